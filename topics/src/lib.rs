@@ -2,4 +2,8 @@
 //! retained messages, access rules. Bytes and time come in, effects go out: no sockets, no clock,
 //! no actix, so that two peers can be joined in memory and stepped by hand.
 
+pub mod device;
+pub mod filter;
+pub mod name;
 pub mod packet;
+pub mod pattern;
