@@ -1,1 +1,11 @@
-//! placeholder
+//! The daemon: the only place that wires. It turns settings into checked settings, opens listeners
+//! and files, starts the actors of the crate `actors`, and stops them again. What a message means
+//! is decided in `topics`, `models` and `actors`; nothing here knows a protocol rule.
+
+pub mod admin;
+pub mod cli;
+pub mod daemon;
+pub mod http;
+pub mod security;
+pub mod settings;
+pub mod telemetry;

@@ -1,0 +1,79 @@
+//! `clawdbot check`: everything that would stop the daemon from starting, said at once.
+
+use clap::Args;
+
+use super::serve::ServeFlags;
+use super::{Failure, GlobalFlags};
+use crate::security::{DataDir, DataDirError, KeyError, keys};
+use crate::settings::{DEFAULT_TOML, Settings};
+
+#[derive(Debug, Args)]
+pub(super) struct CheckFlags {
+    #[command(flatten)]
+    serve: ServeFlags,
+    /// Print all settings with their defaults and explanations, and check nothing
+    #[arg(long)]
+    defaults: bool,
+}
+
+pub(super) fn run(global: &GlobalFlags, flags: CheckFlags) -> Result<(), Failure> {
+    if flags.defaults {
+        print!("{DEFAULT_TOML}");
+        return Ok(());
+    }
+    let settings = global.settings(flags.serve.settings().into_iter().collect())?;
+    println!(
+        "settings: fine (MQTT on {}, HTTP on {})",
+        settings.mqtt.tcp, settings.metrics.listen
+    );
+
+    let findings = [data_dir(&settings), model(&settings)];
+    let mut faults = Vec::new();
+    for finding in findings {
+        match finding {
+            Ok(line) => println!("{line}"),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Misconfigured(faults.join("\nclawdbot: ")))
+}
+
+/// Looks without creating anything: what is missing now is made at the first start.
+fn data_dir(settings: &Settings) -> Result<String, String> {
+    let path = settings.data_dir.display();
+    let dir = match DataDir::open(&settings.data_dir) {
+        Ok(dir) => dir,
+        Err(DataDirError::Missing(_)) => {
+            return Ok(format!(
+                "data directory: {path} (does not exist yet; serve creates it)"
+            ));
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    dir.check_keys().map_err(|error| error.to_string())?;
+    match keys::load(&dir) {
+        Ok(_) => Ok(format!("data directory: {path} (fine, with a signing key)")),
+        Err(KeyError::Missing(_)) => Ok(format!(
+            "data directory: {path} (fine; serve makes the signing key)"
+        )),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn model(settings: &Settings) -> Result<String, String> {
+    let Some(path) = &settings.model.path else {
+        return Ok(
+            "model: none (requests are answered with an explanation; set one with --model PATH)".to_owned(),
+        );
+    };
+    if !path.exists() {
+        return Err(format!(
+            "model.path: there is no file {}; correct --model or model.path",
+            path.display()
+        ));
+    }
+    Ok(format!("model: {}", path.display()))
+}

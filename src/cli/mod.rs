@@ -1,0 +1,191 @@
+//! The command line: a file per subcommand, and what they share. Answers go to stdout, everything
+//! else to stderr, so that answers can be piped.
+
+mod ask;
+mod check;
+mod serve;
+mod status;
+mod token;
+mod worker;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::settings::{self, Flag, Settings, SettingsError, Sources};
+
+/// A private assistant hub: devices ask over MQTT, a model on this machine answers.
+#[derive(Debug, Parser)]
+#[command(name = "clawdbot", version, about, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalFlags,
+    // A bare `clawdbot --model FILE` serves, so the flags of `serve` stand here too.
+    #[command(flatten)]
+    serve: serve::ServeFlags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const AFTER_HELP: &str = "\
+Without a command, clawdbot serves.
+
+Every setting can also be given as an environment variable (CLAWDBOT__MQTT__TCP=127.0.0.1:18830) or in a
+file; `clawdbot check --defaults` lists all of them with their explanation.
+
+Exit codes: 0 fine, 1 a failure at run time, 2 a wrong invocation or configuration.";
+
+#[derive(Debug, Args)]
+struct GlobalFlags {
+    /// Settings file [default: clawdbot.toml in the data directory, or in the platform's configuration directory]
+    #[arg(long, global = true, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Directory with the keys and the status socket (setting data_dir)
+    // Text, because settings are text: clap refuses a path that is not UTF-8 with a message.
+    #[arg(long, global = true, value_name = "PATH")]
+    data_dir: Option<String>,
+    /// Any setting, stronger than file and environment; may be repeated
+    #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE", value_parser = parse_assignment)]
+    assignments: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: MQTT in, the model's words out
+    Serve(serve::ServeFlags),
+    /// Ask a running daemon something and print the answer as it comes
+    Ask(ask::AskFlags),
+    /// Print a token with which a device can connect
+    Token(token::TokenFlags),
+    /// Say how a running daemon is doing
+    Status(status::StatusFlags),
+    /// Check the configuration, the data directory and the model file
+    Check(check::CheckFlags),
+    /// The process in which the model runs; started by the daemon only
+    #[command(hide = true)]
+    InferenceWorker(worker::WorkerFlags),
+}
+
+/// How a command failed, which decides the exit code.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Something went wrong while it ran: exit code 1.
+    AtRunTime(String),
+    /// It cannot work as it was invoked or configured: exit code 2.
+    Misconfigured(String),
+    /// The user ended it: exit code 130, as shells have it for Ctrl-C.
+    Interrupted,
+}
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors: clap knows which goes where, and its code is 0 or 2.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let outcome = dispatch(cli);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Failure::AtRunTime(message) | Failure::Misconfigured(message) = &failure {
+                eprintln!("clawdbot: {message}");
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let Cli {
+        global,
+        serve,
+        command,
+    } = cli;
+    match command {
+        None => serve::run(&global, &[serve]),
+        Some(Command::Serve(flags)) => serve::run(&global, &[serve, flags]),
+        Some(Command::InferenceWorker(flags)) => worker::run(flags),
+        Some(_) if serve.is_given() => Err(Failure::Misconfigured(
+            "--model belongs to `clawdbot serve` and `clawdbot check`; write it behind that command"
+                .to_owned(),
+        )),
+        Some(Command::Ask(flags)) => ask::run(&global, flags),
+        Some(Command::Token(flags)) => token::run(&global, flags),
+        Some(Command::Status(flags)) => status::run(&global, flags),
+        Some(Command::Check(flags)) => check::run(&global, flags),
+    }
+}
+
+impl GlobalFlags {
+    /// The settings as these flags, further flags of the command, and the other sources give them.
+    fn settings(&self, further: Vec<Flag>) -> Result<Settings, SettingsError> {
+        let data_dir = self.data_dir.iter().map(|path| Flag {
+            name: "--data-dir",
+            key: "data_dir".to_owned(),
+            value: path.clone(),
+        });
+        let assignments = self.assignments.iter().map(|(key, value)| Flag {
+            name: "--set",
+            key: key.clone(),
+            value: value.clone(),
+        });
+        // A flag with its own name is more deliberate than `--set`.
+        let flags = assignments.chain(data_dir).chain(further).collect();
+        settings::load(&Sources::of_process(self.config.clone(), flags))
+    }
+}
+
+fn parse_assignment(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("write it as SECTION.KEY=VALUE, for example log.level=debug")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+/// A runtime for the commands that talk to a daemon: one thread is enough for one conversation.
+fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::AtRunTime(format!("no asynchronous runtime could be started: {error}")))?
+        .block_on(future)
+}
+
+impl Failure {
+    pub(crate) fn at_run_time(error: impl Error) -> Failure {
+        Failure::AtRunTime(error.to_string())
+    }
+
+    pub(crate) fn misconfigured(error: impl Error) -> Failure {
+        Failure::Misconfigured(error.to_string())
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::AtRunTime(_) => ExitCode::from(1),
+            Failure::Misconfigured(_) => ExitCode::from(2),
+            Failure::Interrupted => ExitCode::from(130),
+        }
+    }
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Failure {
+        Failure::misconfigured(error)
+    }
+}
+
+#[cfg(test)]
+#[path = "cli_tests.rs"]
+mod tests;

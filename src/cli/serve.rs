@@ -1,0 +1,61 @@
+//! `clawdbot serve`: settings, logs, then the daemon until a signal comes.
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, GlobalFlags};
+use crate::settings::Flag;
+use crate::{daemon, telemetry};
+
+#[derive(Debug, Args)]
+pub(super) struct ServeFlags {
+    /// The model: a GGUF file, or a directory with safetensors (setting model.path)
+    #[arg(long, value_name = "PATH")]
+    model: Option<String>,
+}
+
+/// `given` are the flags before and behind the word `serve`; the later ones are stronger.
+pub(super) fn run(global: &GlobalFlags, given: &[ServeFlags]) -> Result<(), Failure> {
+    let settings = global.settings(given.iter().flat_map(ServeFlags::settings).collect())?;
+    telemetry::logging::install(&settings.log);
+    let system = actix::System::new();
+    system.block_on(async {
+        daemon::run(settings, stop_signal()?)
+            .await
+            .map_err(Failure::at_run_time)
+    })
+}
+
+/// Ready at SIGTERM (from the system) or SIGINT (Ctrl-C). The handlers are in place when this
+/// returns, so a signal during the start is not lost.
+fn stop_signal() -> Result<impl Future<Output = ()> + 'static, Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| {
+            Failure::AtRunTime(format!("signals cannot be received: {error}; start it again"))
+        })
+    };
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    Ok(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "stopping");
+    })
+}
+
+impl ServeFlags {
+    pub(super) fn is_given(&self) -> bool {
+        self.model.is_some()
+    }
+
+    pub(super) fn settings(&self) -> Option<Flag> {
+        let value = self.model.clone()?;
+        Some(Flag {
+            name: "--model",
+            key: "model.path".to_owned(),
+            value,
+        })
+    }
+}

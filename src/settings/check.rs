@@ -1,0 +1,389 @@
+//! From raw to checked: every value in its range, every pair of values in agreement.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::raw::{Given, RawSettings};
+use super::{
+    Auth, AuthMode, Conversation, Log, LogFormat, Memory, Metrics, Model, Mqtt, Origin, Problem, Scheduler,
+    Settings, Shutdown, Supervisor,
+};
+use crate::telemetry::logging;
+
+/// A day, the longest that anything here waits; longer is a slip of the finger or the wrong unit.
+const DAY_S: u64 = 24 * 60 * 60;
+/// A gibibyte; room for one machine's queues and far from overflowing anything.
+const GIB: u64 = 1 << 30;
+/// A million: more connections, messages or tokens than one machine has.
+const MILLION: u64 = 1_000_000;
+/// The largest packet that MQTT's length field can announce, fixed header included.
+const MQTT_MAX_PACKET_BYTES: u64 = 268_435_455 + 5;
+
+/// Collects faults while it converts. A faulty value is replaced by some harmless one: nobody sees
+/// it, because with a fault there are no settings.
+pub(super) struct Checker<'a> {
+    pub(super) origins: &'a HashMap<String, Origin>,
+    pub(super) platform_data_dir: Option<&'a Path>,
+    pub(super) problems: Vec<Problem>,
+}
+
+impl Checker<'_> {
+    pub(super) fn settings(&mut self, raw: RawSettings) -> Settings {
+        let settings = Settings {
+            data_dir: self.data_dir(raw.data_dir),
+            mqtt: Mqtt {
+                tcp: self.address("mqtt.tcp", raw.mqtt.tcp),
+                allow_plaintext_beyond_loopback: self.plain(
+                    "mqtt.allow_plaintext_beyond_loopback",
+                    raw.mqtt.allow_plaintext_beyond_loopback,
+                ),
+                max_connections: self.number("mqtt.max_connections", raw.mqtt.max_connections, 1..=MILLION),
+                max_packet_bytes: self.number(
+                    "mqtt.max_packet_bytes",
+                    raw.mqtt.max_packet_bytes,
+                    1024..=MQTT_MAX_PACKET_BYTES,
+                ),
+                connect_timeout: self.seconds("mqtt.connect_timeout_s", raw.mqtt.connect_timeout_s, 1..=3600),
+                max_keep_alive_s: self.number("mqtt.max_keep_alive_s", raw.mqtt.max_keep_alive_s, 0..=65_535),
+                receive_maximum: self.number("mqtt.receive_maximum", raw.mqtt.receive_maximum, 1..=65_535),
+                max_queued_messages: self.number(
+                    "mqtt.max_queued_messages",
+                    raw.mqtt.max_queued_messages,
+                    1..=MILLION,
+                ),
+                max_queued_bytes: self.number("mqtt.max_queued_bytes", raw.mqtt.max_queued_bytes, 1024..=GIB),
+                max_session_expiry_s: self.number(
+                    "mqtt.max_session_expiry_s",
+                    raw.mqtt.max_session_expiry_s,
+                    0..=u64::from(u32::MAX),
+                ),
+                max_retained_messages: self.number(
+                    "mqtt.max_retained_messages",
+                    raw.mqtt.max_retained_messages,
+                    1..=MILLION,
+                ),
+                max_retained_bytes: self.number(
+                    "mqtt.max_retained_bytes",
+                    raw.mqtt.max_retained_bytes,
+                    1024..=GIB,
+                ),
+                max_subscriptions: self.number(
+                    "mqtt.max_subscriptions",
+                    raw.mqtt.max_subscriptions,
+                    1..=MILLION,
+                ),
+            },
+            auth: Auth {
+                mode: self.choice(
+                    "auth.mode",
+                    raw.auth.mode,
+                    &[("token", AuthMode::Token), ("none", AuthMode::None)],
+                    AuthMode::Token,
+                ),
+                token_lifetime: self.seconds("auth.token_lifetime_s", raw.auth.token_lifetime_s, 1..=DAY_S),
+            },
+            model: Model {
+                path: Some(self.text("model.path", raw.model.path))
+                    .filter(|path| !path.is_empty())
+                    .map(PathBuf::from),
+                max_sequences: self.number("model.max_sequences", raw.model.max_sequences, 1..=1024),
+                load_timeout: self.seconds("model.load_timeout_s", raw.model.load_timeout_s, 1..=DAY_S),
+            },
+            conversation: Conversation {
+                max_prompt_bytes: self.number(
+                    "conversation.max_prompt_bytes",
+                    raw.conversation.max_prompt_bytes,
+                    1..=MQTT_MAX_PACKET_BYTES,
+                ),
+                max_queued: self.number(
+                    "conversation.max_queued",
+                    raw.conversation.max_queued,
+                    0..=MILLION,
+                ),
+                default_max_tokens: self.number(
+                    "conversation.default_max_tokens",
+                    raw.conversation.default_max_tokens,
+                    1..=MILLION,
+                ),
+                max_tokens_limit: self.number(
+                    "conversation.max_tokens_limit",
+                    raw.conversation.max_tokens_limit,
+                    1..=MILLION,
+                ),
+                undeliverable_grace: self.seconds(
+                    "conversation.undeliverable_grace_s",
+                    raw.conversation.undeliverable_grace_s,
+                    0..=DAY_S,
+                ),
+                idle: self.seconds("conversation.idle_s", raw.conversation.idle_s, 1..=DAY_S),
+            },
+            scheduler: Scheduler {
+                max_queued: self.number("scheduler.max_queued", raw.scheduler.max_queued, 1..=MILLION),
+            },
+            supervisor: Supervisor {
+                min_backoff: self.milliseconds("supervisor.min_backoff_ms", raw.supervisor.min_backoff_ms),
+                max_backoff: self.milliseconds("supervisor.max_backoff_ms", raw.supervisor.max_backoff_ms),
+                random_factor: self.fraction("supervisor.random_factor", raw.supervisor.random_factor),
+                reset_backoff_after: self.seconds(
+                    "supervisor.reset_backoff_after_s",
+                    raw.supervisor.reset_backoff_after_s,
+                    1..=DAY_S,
+                ),
+                heartbeat_interval: self.seconds(
+                    "supervisor.heartbeat_interval_s",
+                    raw.supervisor.heartbeat_interval_s,
+                    1..=3600,
+                ),
+                heartbeat_timeout: self.seconds(
+                    "supervisor.heartbeat_timeout_s",
+                    raw.supervisor.heartbeat_timeout_s,
+                    1..=3600,
+                ),
+            },
+            memory: Memory {
+                warn_below_free_percent: self.number(
+                    "memory.warn_below_free_percent",
+                    raw.memory.warn_below_free_percent,
+                    0..=100,
+                ),
+                interval: self.seconds("memory.interval_s", raw.memory.interval_s, 1..=3600),
+            },
+            metrics: Metrics {
+                listen: self.address("metrics.listen", raw.metrics.listen),
+                allow_beyond_loopback: self
+                    .plain("metrics.allow_beyond_loopback", raw.metrics.allow_beyond_loopback),
+            },
+            log: Log {
+                format: self.choice(
+                    "log.format",
+                    raw.log.format,
+                    &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)],
+                    LogFormat::Pretty,
+                ),
+                level: self.log_level(raw.log.level),
+            },
+            shutdown: Shutdown {
+                timeout: self.seconds("shutdown.timeout_s", raw.shutdown.timeout_s, 1..=3600),
+            },
+        };
+        // Pairs are only compared when each value alone is right, or one slip would be told twice.
+        if self.problems.is_empty() {
+            self.exposure(&settings);
+            self.agreement(&settings);
+        }
+        settings
+    }
+
+    /// What would let strangers in.
+    fn exposure(&mut self, settings: &Settings) {
+        let mqtt = settings.mqtt.tcp;
+        let metrics = settings.metrics.listen;
+        if !mqtt.ip().is_loopback() && !settings.mqtt.allow_plaintext_beyond_loopback {
+            self.refuse(
+                "mqtt.tcp",
+                mqtt,
+                "plain TCP beyond loopback shows tokens to the network; listen on 127.0.0.1, or set \
+                 mqtt.allow_plaintext_beyond_loopback = true if that network is yours alone",
+            );
+        }
+        if !metrics.ip().is_loopback() && !settings.metrics.allow_beyond_loopback {
+            self.refuse(
+                "metrics.listen",
+                metrics,
+                "health and metrics would be open to everybody on that network; listen on 127.0.0.1, or set \
+                 metrics.allow_beyond_loopback = true",
+            );
+        }
+        if settings.auth.mode == AuthMode::None {
+            for (name, address) in [("mqtt.tcp", mqtt), ("metrics.listen", metrics)] {
+                if !address.ip().is_loopback() {
+                    self.refuse(
+                        "auth.mode",
+                        "\"none\"",
+                        &format!(
+                            "without authentication every listener must be on loopback, and {name} = {address} is \
+                             not; use auth.mode = \"token\", or listen on 127.0.0.1"
+                        ),
+                    );
+                }
+            }
+        }
+    }
+
+    /// What cannot work together.
+    fn agreement(&mut self, settings: &Settings) {
+        if settings.mqtt.tcp == settings.metrics.listen && settings.mqtt.tcp.port() != 0 {
+            self.refuse(
+                "metrics.listen",
+                settings.metrics.listen,
+                "mqtt.tcp has the same address; change one port",
+            );
+        }
+        let conversation = &settings.conversation;
+        if conversation.default_max_tokens > conversation.max_tokens_limit {
+            self.refuse(
+                "conversation.default_max_tokens",
+                conversation.default_max_tokens,
+                &format!(
+                    "it is above conversation.max_tokens_limit = {}; lower it",
+                    conversation.max_tokens_limit
+                ),
+            );
+        }
+        let supervisor = &settings.supervisor;
+        if supervisor.min_backoff > supervisor.max_backoff {
+            self.refuse(
+                "supervisor.min_backoff_ms",
+                supervisor.min_backoff.as_millis(),
+                &format!(
+                    "it is above supervisor.max_backoff_ms = {}; lower it",
+                    supervisor.max_backoff.as_millis()
+                ),
+            );
+        }
+        if supervisor.heartbeat_interval >= supervisor.heartbeat_timeout {
+            self.refuse(
+                "supervisor.heartbeat_interval_s",
+                supervisor.heartbeat_interval.as_secs(),
+                &format!(
+                    "the first heartbeat would come when supervisor.heartbeat_timeout_s = {} is over; lower it",
+                    supervisor.heartbeat_timeout.as_secs()
+                ),
+            );
+        }
+    }
+
+    fn data_dir(&mut self, given: Given<String>) -> PathBuf {
+        let text = self.text("data_dir", given);
+        let path = if text.is_empty() {
+            self.platform_data_dir
+        } else {
+            Some(Path::new(&text))
+        };
+        let Some(path) = path else {
+            let reason =
+                "this system names no home directory, so there is no default; set data_dir (flag --data-dir)";
+            self.refuse("data_dir", "\"\"", reason);
+            return PathBuf::new();
+        };
+        // The inference process and later commands may run elsewhere; they must mean the same place.
+        std::path::absolute(path).unwrap_or_else(|error| {
+            self.refuse(
+                "data_dir",
+                path.display(),
+                &format!("it cannot be made absolute: {error}; write it in full"),
+            );
+            PathBuf::new()
+        })
+    }
+
+    fn log_level(&mut self, given: Given<String>) -> String {
+        let level = self.text("log.level", given);
+        if let Err(error) = logging::check_level(&level) {
+            let reason =
+                format!("not a log filter: {error}; write for example \"info\" or \"info,clawdbot=debug\"");
+            self.refuse("log.level", format!("{level:?}"), &reason);
+        }
+        level
+    }
+
+    fn address(&mut self, key: &str, given: Given<String>) -> SocketAddr {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        match given {
+            Given::Right(text) => text.trim().parse().unwrap_or_else(|_| {
+                let reason =
+                    "not an IP address and a port; write for example \"127.0.0.1:1883\" or \"[::1]:1883\"";
+                self.refuse(key, format!("{text:?}"), reason);
+                nowhere
+            }),
+            wrong => self.wrong_type(key, wrong, nowhere),
+        }
+    }
+
+    fn seconds(&mut self, key: &str, given: Given<u64>, range: RangeInclusive<u64>) -> Duration {
+        Duration::from_secs(self.number(key, given, range))
+    }
+
+    fn milliseconds(&mut self, key: &str, given: Given<u64>) -> Duration {
+        Duration::from_millis(self.number(key, given, 1..=DAY_S * 1000))
+    }
+
+    fn number<T: TryFrom<u64> + Default>(
+        &mut self,
+        key: &str,
+        given: Given<u64>,
+        range: RangeInclusive<u64>,
+    ) -> T {
+        let number = match given {
+            Given::Right(number) => number,
+            wrong => return self.wrong_type(key, wrong, T::default()),
+        };
+        match T::try_from(number) {
+            Ok(fitting) if range.contains(&number) => fitting,
+            _ => {
+                let reason = format!("out of range; choose from {} to {}", range.start(), range.end());
+                self.refuse(key, number, &reason);
+                T::default()
+            }
+        }
+    }
+
+    fn fraction(&mut self, key: &str, given: Given<f64>) -> f64 {
+        match given {
+            Given::Right(number) if (0.0..=1.0).contains(&number) => number,
+            Given::Right(number) => {
+                self.refuse(key, number, "out of range; choose from 0.0 to 1.0");
+                0.0
+            }
+            wrong => self.wrong_type(key, wrong, 0.0),
+        }
+    }
+
+    fn choice<T: Copy>(&mut self, key: &str, given: Given<String>, choices: &[(&str, T)], otherwise: T) -> T {
+        let text = match given {
+            Given::Right(text) => text,
+            wrong => return self.wrong_type(key, wrong, otherwise),
+        };
+        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text.trim()) {
+            return *value;
+        }
+        let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+        self.refuse(
+            key,
+            format!("{text:?}"),
+            &format!("not one of the choices; write {}", names.join(" or ")),
+        );
+        otherwise
+    }
+
+    fn text(&mut self, key: &str, given: Given<String>) -> String {
+        self.plain(key, given)
+    }
+
+    fn plain<T: Default>(&mut self, key: &str, given: Given<T>) -> T {
+        match given {
+            Given::Right(value) => value,
+            wrong => self.wrong_type(key, wrong, T::default()),
+        }
+    }
+
+    fn wrong_type<T, R>(&mut self, key: &str, given: Given<T>, otherwise: R) -> R {
+        if let Given::Wrong { found, expected } = given {
+            self.refuse(key, found, &format!("the wrong type; write {expected}"));
+        }
+        otherwise
+    }
+
+    fn refuse(&mut self, key: &str, value: impl Display, reason: &str) {
+        self.problems.push(Problem {
+            key: key.to_owned(),
+            value: value.to_string(),
+            origin: self.origins.get(key).cloned().unwrap_or(Origin::Default),
+            reason: reason.to_owned(),
+        });
+    }
+}

@@ -1,0 +1,244 @@
+//! Settings after every check has passed: the only form that the rest of the daemon sees. What is
+//! here can be acted upon without another question, so nothing below this room validates again.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Everything that can be set, checked. `config/default.toml` explains each value in words.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where keys, the status socket and later the store live.
+    pub data_dir: PathBuf,
+    /// The MQTT listener and its bounds.
+    pub mqtt: Mqtt,
+    /// Who may connect.
+    pub auth: Auth,
+    /// The model file and its process.
+    pub model: Model,
+    /// What one device may ask for.
+    pub conversation: Conversation,
+    /// The queue before the model.
+    pub scheduler: Scheduler,
+    /// How fallen parts are started again.
+    pub supervisor: Supervisor,
+    /// Watching the machine's memory.
+    pub memory: Memory,
+    /// Health and metrics over HTTP.
+    pub metrics: Metrics,
+    /// Log output.
+    pub log: Log,
+    /// How long stopping may take.
+    pub shutdown: Shutdown,
+}
+
+/// The MQTT listener and the bounds that keep one client from harming the others.
+#[derive(Clone, Debug)]
+pub struct Mqtt {
+    /// Address and port of the plain TCP listener.
+    pub tcp: SocketAddr,
+    /// Whether `tcp` may leave the machine although plain TCP shows tokens to the network.
+    pub allow_plaintext_beyond_loopback: bool,
+    /// Connections at the same time; one more is turned away.
+    pub max_connections: usize,
+    /// Largest packet accepted, its fixed header included.
+    pub max_packet_bytes: usize,
+    /// Time between the TCP accept and a complete CONNECT.
+    pub connect_timeout: Duration,
+    /// Longest keep-alive granted in seconds; 0 takes whatever the client wants.
+    pub max_keep_alive_s: u16,
+    /// QoS 1 and 2 messages that one client may have unacknowledged towards us.
+    pub receive_maximum: u16,
+    /// Messages queued for one session.
+    pub max_queued_messages: usize,
+    /// Bytes queued for one session.
+    pub max_queued_bytes: usize,
+    /// Longest session expiry granted, in seconds as on the wire.
+    pub max_session_expiry_s: u32,
+    /// Retained messages kept in all.
+    pub max_retained_messages: usize,
+    /// Bytes of retained messages kept in all.
+    pub max_retained_bytes: usize,
+    /// Subscriptions of one client.
+    pub max_subscriptions: usize,
+}
+
+/// Who may connect.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// How a client proves who it is.
+    pub mode: AuthMode,
+    /// Lifetime of the tokens that we sign.
+    pub token_lifetime: Duration,
+}
+
+/// How a client proves who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMode {
+    /// A JWT in the MQTT password field.
+    Token,
+    /// Nothing is asked: only on loopback, for benchmarks and conformance runs.
+    None,
+}
+
+/// The model file and its process.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// GGUF file, or directory with safetensors; none means that requests get an explanation instead.
+    pub path: Option<PathBuf>,
+    /// Sequences that run at the same time.
+    pub max_sequences: usize,
+    /// How long the model may take to load.
+    pub load_timeout: Duration,
+}
+
+/// What one device may ask for.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    /// Longest prompt.
+    pub max_prompt_bytes: usize,
+    /// Requests of one device that wait behind the running one.
+    pub max_queued: usize,
+    /// Tokens generated where the request does not say.
+    pub default_max_tokens: usize,
+    /// Most tokens that a request may ask for.
+    pub max_tokens_limit: usize,
+    /// How long an answer goes on that nobody can receive.
+    pub undeliverable_grace: Duration,
+    /// How long a conversation with nothing to do stays in memory.
+    pub idle: Duration,
+}
+
+/// The queue before the model.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    /// Requests waiting, of all devices together.
+    pub max_queued: usize,
+}
+
+/// How fallen parts are started again; the words are Akka's.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    /// Wait before the first restart.
+    pub min_backoff: Duration,
+    /// Longest wait between restarts.
+    pub max_backoff: Duration,
+    /// Share of the wait that is added at random, 0 to 1.
+    pub random_factor: f64,
+    /// Time of good behaviour after which the wait starts small again.
+    pub reset_backoff_after: Duration,
+    /// Time between heartbeats of the inference process.
+    pub heartbeat_interval: Duration,
+    /// Silence after which the inference process counts as hung.
+    pub heartbeat_timeout: Duration,
+}
+
+/// Watching the machine's memory.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// Share of free memory below which a warning is logged.
+    pub warn_below_free_percent: u8,
+    /// Time between readings.
+    pub interval: Duration,
+}
+
+/// Health and metrics over HTTP.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Address and port of `/health` and `/metrics`.
+    pub listen: SocketAddr,
+    /// Whether `listen` may leave the machine although nothing there asks who is reading.
+    pub allow_beyond_loopback: bool,
+}
+
+/// Log output.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Which lines appear, in tracing's `EnvFilter` syntax; parses, since it was checked.
+    pub level: String,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people at a terminal.
+    Pretty,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+/// How long stopping may take.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// Time from the signal to the exit.
+    pub timeout: Duration,
+}
+
+impl Settings {
+    /// The defaults, but nothing that two tests at the same time could fight over: ports chosen by
+    /// the system and a data directory of one's own.
+    pub fn default_for_tests(data_dir: &Path) -> Settings {
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        Settings {
+            data_dir: data_dir.to_path_buf(),
+            mqtt: Mqtt {
+                tcp: any_port,
+                allow_plaintext_beyond_loopback: false,
+                max_connections: 10_000,
+                max_packet_bytes: 1 << 20,
+                connect_timeout: Duration::from_secs(10),
+                max_keep_alive_s: 0,
+                receive_maximum: 100,
+                max_queued_messages: 1000,
+                max_queued_bytes: 4 << 20,
+                max_session_expiry_s: 604_800,
+                max_retained_messages: 10_000,
+                max_retained_bytes: 64 << 20,
+                max_subscriptions: 100,
+            },
+            auth: Auth {
+                mode: AuthMode::Token,
+                token_lifetime: Duration::from_secs(900),
+            },
+            model: Model {
+                path: None,
+                max_sequences: 4,
+                load_timeout: Duration::from_secs(120),
+            },
+            conversation: Conversation {
+                max_prompt_bytes: 65_536,
+                max_queued: 16,
+                default_max_tokens: 256,
+                max_tokens_limit: 4096,
+                undeliverable_grace: Duration::from_secs(30),
+                idle: Duration::from_secs(300),
+            },
+            scheduler: Scheduler { max_queued: 1024 },
+            supervisor: Supervisor {
+                min_backoff: Duration::from_millis(200),
+                max_backoff: Duration::from_secs(30),
+                random_factor: 0.2,
+                reset_backoff_after: Duration::from_secs(60),
+                heartbeat_interval: Duration::from_secs(2),
+                heartbeat_timeout: Duration::from_secs(30),
+            },
+            memory: Memory {
+                warn_below_free_percent: 20,
+                interval: Duration::from_secs(5),
+            },
+            metrics: Metrics {
+                listen: any_port,
+                allow_beyond_loopback: false,
+            },
+            log: Log {
+                format: LogFormat::Pretty,
+                level: "info".to_owned(),
+            },
+            shutdown: Shutdown {
+                timeout: Duration::from_secs(10),
+            },
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Settings: from where they come, what they must look like, and what is said when they do not.
+//!
+//! Four sources, each stronger than the one before: the defaults that are built in, one file,
+//! `CLAWDBOT__SECTION__KEY` variables, flags. [`load`] merges them with the `config` crate and turns
+//! [`raw`] settings into [`checked`] ones; everything that is wrong comes out at once, each with the
+//! place it was written at.
+
+mod check;
+mod checked;
+mod error;
+mod locate;
+mod raw;
+
+use std::collections::HashMap;
+
+use config::Config;
+
+use self::check::Checker;
+use self::locate::{Entry, Layer};
+use self::raw::RawSettings;
+
+pub use checked::{
+    Auth, AuthMode, Conversation, Log, LogFormat, Memory, Metrics, Model, Mqtt, Scheduler, Settings,
+    Shutdown, Supervisor,
+};
+pub use error::{Problem, SettingsError};
+pub use locate::{Flag, Origin, Sources};
+
+/// The defaults, with an explanation of every setting: also what `clawdbot check --defaults` prints.
+pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
+
+/// Reads, merges and checks everything. Nothing is written, nothing is opened but the one file.
+pub fn load(sources: &Sources) -> Result<Settings, SettingsError> {
+    let mut problems = Vec::new();
+    let mut layers = sources.layers(&mut problems);
+    refuse_unknown_keys(&mut layers, &mut problems);
+
+    // Later layers are stronger, so what they insert is what remains.
+    let origins: HashMap<String, Origin> = layers
+        .iter()
+        .flat_map(|layer| &layer.entries)
+        .map(|entry| (entry.key.clone(), entry.origin.clone()))
+        .collect();
+    let builder = layers
+        .into_iter()
+        .fold(Config::builder(), |builder, layer| builder.add_source(layer));
+    let raw = match builder.build().and_then(Config::try_deserialize::<RawSettings>) {
+        Ok(raw) => raw,
+        Err(error) => {
+            // Every key is known and every type is held, so only a fault of the program gets here.
+            problems.push(Problem {
+                key: String::new(),
+                value: String::new(),
+                origin: Origin::Default,
+                reason: format!("the settings could not be merged: {error}; please report this"),
+            });
+            return Err(SettingsError { problems });
+        }
+    };
+
+    let platform_data_dir = sources.platform_data_dir.as_deref();
+    let mut checker = Checker {
+        origins: &origins,
+        platform_data_dir,
+        problems: Vec::new(),
+    };
+    let settings = checker.settings(raw);
+    problems.append(&mut checker.problems);
+    if problems.is_empty() {
+        Ok(settings)
+    } else {
+        Err(SettingsError { problems })
+    }
+}
+
+/// Takes out the keys that do not exist, so that the others can still be checked.
+fn refuse_unknown_keys(layers: &mut [Layer], problems: &mut Vec<Problem>) {
+    let [defaults, given @ ..] = layers else { return };
+    let known: Vec<&str> = defaults.entries.iter().map(|entry| entry.key.as_str()).collect();
+    for layer in given {
+        layer.entries.retain(|entry| {
+            let is_known = known.contains(&entry.key.as_str());
+            if !is_known {
+                problems.push(Problem {
+                    key: entry.key.clone(),
+                    value: entry.kind.to_string(),
+                    origin: entry.origin.clone(),
+                    reason: unknown(entry, &known),
+                });
+            }
+            is_known
+        });
+    }
+}
+
+fn unknown(entry: &Entry, known: &[&str]) -> String {
+    let key = entry.key.as_str();
+    if known.iter().any(|name| name.starts_with(&format!("{key}."))) {
+        return format!("{key} is a section, not a setting; write its settings under [{key}]");
+    }
+    let written = |name: &str| match &entry.origin {
+        Origin::Variable(_) => locate::variable_name(name),
+        _ => name.to_owned(),
+    };
+    match suggestion(key, known) {
+        Some(name) => format!("there is no such setting; did you mean {}?", written(name)),
+        None => "there is no such setting; `clawdbot check --defaults` lists all with their explanation"
+            .to_owned(),
+    }
+}
+
+/// The setting that was probably meant: the same name in another section, or nearly the same name.
+fn suggestion<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    let last = |name: &str| name.rsplit('.').next().map(str::to_owned);
+    if let Some(name) = known.iter().find(|name| last(name) == last(key)) {
+        return Some(name);
+    }
+    let near = known.iter().map(|name| (strsim::jaro_winkler(name, key), *name));
+    near.filter(|(likeness, _)| *likeness > 0.85)
+        .max_by(|left, right| left.0.total_cmp(&right.0))
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests;

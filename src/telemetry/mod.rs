@@ -1,0 +1,6 @@
+//! What can be seen from outside: log lines and metrics.
+
+pub mod logging;
+pub mod metrics;
+
+pub use metrics::Metrics;
