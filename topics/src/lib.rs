@@ -7,3 +7,5 @@ pub mod filter;
 pub mod name;
 pub mod packet;
 pub mod pattern;
+pub mod retained;
+pub mod subscriptions;
