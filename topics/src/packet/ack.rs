@@ -3,7 +3,10 @@
 
 use bytestring::ByteString;
 
-use super::{ReasonCode, UserProperties};
+use super::header::PacketType;
+use super::properties::{Explanation, ExplanationOf};
+use super::wire::{Body, Reader, Sink};
+use super::{DecodeError, ProtocolVersion, ReasonCode, UserProperties};
 
 /// The body of PUBACK, PUBREC, PUBREL and PUBCOMP [MQTT5 3.4 to 3.7].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +29,77 @@ impl Ack {
             reason,
             reason_string: None,
             user_properties: UserProperties::new(),
+        }
+    }
+}
+
+impl Ack {
+    pub(super) fn decode(
+        mut reader: Reader,
+        version: ProtocolVersion,
+        packet_type: PacketType,
+    ) -> Result<Self, DecodeError> {
+        let packet = packet_type.name();
+        let mut ack = Ack::new(reader.packet_id(packet)?, ReasonCode::Success);
+        // The reason may be left out, and then the properties too [MQTT5 3.4.2.1].
+        if version == ProtocolVersion::V5 && !reader.is_empty() {
+            ack.reason = decode_reason(reader.u8()?, packet_type)?;
+            if !reader.is_empty() {
+                let explanation = Explanation::read(&mut reader, packet)?;
+                ack.reason_string = explanation.reason_string;
+                ack.user_properties = explanation.user_properties;
+            }
+        }
+        reader.finish()?;
+        Ok(ack)
+    }
+
+    fn explanation(&self) -> ExplanationOf<'_> {
+        ExplanationOf {
+            reason_string: &self.reason_string,
+            user_properties: &self.user_properties,
+        }
+    }
+}
+
+fn decode_reason(value: u8, packet_type: PacketType) -> Result<ReasonCode, DecodeError> {
+    let refused = DecodeError::ReasonCode {
+        packet: packet_type.name(),
+        value,
+    };
+    let Ok(reason) = ReasonCode::try_from(value) else {
+        return Err(refused);
+    };
+    let answers_publish = matches!(packet_type, PacketType::PubAck | PacketType::PubRec);
+    match reason {
+        ReasonCode::Success => Ok(reason),
+        ReasonCode::NoMatchingSubscribers
+        | ReasonCode::UnspecifiedError
+        | ReasonCode::ImplementationSpecificError
+        | ReasonCode::NotAuthorized
+        | ReasonCode::TopicNameInvalid
+        | ReasonCode::PacketIdentifierInUse
+        | ReasonCode::QuotaExceeded
+        | ReasonCode::PayloadFormatInvalid
+            if answers_publish =>
+        {
+            Ok(reason)
+        }
+        ReasonCode::PacketIdentifierNotFound if !answers_publish => Ok(reason),
+        _ => Err(refused),
+    }
+}
+
+impl Body for Ack {
+    fn write<S: Sink>(&self, version: ProtocolVersion, sink: &mut S) {
+        sink.u16(self.packet_id);
+        let explanation = self.explanation();
+        if version < ProtocolVersion::V5 || (self.reason == ReasonCode::Success && explanation.is_empty()) {
+            return;
+        }
+        sink.u8(self.reason as u8);
+        if !explanation.is_empty() {
+            sink.section(&explanation, version);
         }
     }
 }

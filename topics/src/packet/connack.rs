@@ -6,7 +6,10 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::connect::Redacted;
-use super::{QoS, ReasonCode, UserProperties};
+use super::header::PacketType;
+use super::properties::{Property, PropertyId, PropertyReader, PropertySink};
+use super::wire::{Body, Reader, Sink};
+use super::{DecodeError, ProtocolVersion, QoS, ReasonCode, UserProperties};
 
 /// The server's answer to a CONNECT [MQTT5 3.2].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,5 +103,155 @@ impl fmt::Debug for ConnAckProperties {
             .field("authentication_method", &self.authentication_method)
             .field("authentication_data", &Redacted::of(&self.authentication_data))
             .finish()
+    }
+}
+
+impl ConnAck {
+    pub(super) fn decode(mut reader: Reader, version: ProtocolVersion) -> Result<Self, DecodeError> {
+        let flags = reader.u8()?;
+        let reason = decode_reason(reader.u8()?, version)?;
+        // MQTT 3.1 knows no sessions here and leaves the byte open.
+        let session_present = flags & 1 != 0 && version > ProtocolVersion::V31;
+        if flags > 1 || (session_present && reason.is_error()) {
+            return Err(DecodeError::ConnAckFlags { flags });
+        }
+        let properties = match version {
+            ProtocolVersion::V5 => ConnAckProperties::decode(&mut reader)?,
+            _ => ConnAckProperties::default(),
+        };
+        reader.finish()?;
+        Ok(ConnAck {
+            session_present,
+            reason,
+            properties,
+        })
+    }
+}
+
+fn decode_reason(value: u8, version: ProtocolVersion) -> Result<ReasonCode, DecodeError> {
+    let refused = DecodeError::ReasonCode {
+        packet: PacketType::ConnAck.name(),
+        value,
+    };
+    if version < ProtocolVersion::V5 {
+        return ReasonCode::from_connack_v311(value).ok_or(refused);
+    }
+    let Ok(reason) = ReasonCode::try_from(value) else {
+        return Err(refused);
+    };
+    match reason {
+        ReasonCode::Success
+        | ReasonCode::UnspecifiedError
+        | ReasonCode::MalformedPacket
+        | ReasonCode::ProtocolError
+        | ReasonCode::ImplementationSpecificError
+        | ReasonCode::UnsupportedProtocolVersion
+        | ReasonCode::ClientIdentifierNotValid
+        | ReasonCode::BadUserNameOrPassword
+        | ReasonCode::NotAuthorized
+        | ReasonCode::ServerUnavailable
+        | ReasonCode::ServerBusy
+        | ReasonCode::Banned
+        | ReasonCode::BadAuthenticationMethod
+        | ReasonCode::TopicNameInvalid
+        | ReasonCode::PacketTooLarge
+        | ReasonCode::QuotaExceeded
+        | ReasonCode::PayloadFormatInvalid
+        | ReasonCode::RetainNotSupported
+        | ReasonCode::QoSNotSupported
+        | ReasonCode::UseAnotherServer
+        | ReasonCode::ServerMoved
+        | ReasonCode::ConnectionRateExceeded => Ok(reason),
+        _ => Err(refused),
+    }
+}
+
+impl ConnAckProperties {
+    fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
+        let mut found = ConnAckProperties::default();
+        let mut properties = PropertyReader::new(reader, PacketType::ConnAck.name())?;
+        while let Some(property) = properties.next()? {
+            match property {
+                Property::SessionExpiryInterval(value) => found.session_expiry_interval_s = Some(value),
+                Property::ReceiveMaximum(value) => found.receive_maximum = Some(value.get()),
+                Property::MaximumQoS(value) => found.maximum_qos = Some(value),
+                Property::RetainAvailable(value) => found.retain_available = Some(value),
+                Property::MaximumPacketSize(value) => found.maximum_packet_size = Some(value.get()),
+                Property::AssignedClientIdentifier(value) => found.assigned_client_identifier = Some(value),
+                Property::TopicAliasMaximum(value) => found.topic_alias_maximum = Some(value),
+                Property::ReasonString(value) => found.reason_string = Some(value),
+                Property::UserProperty(value) => found.user_properties.push(value),
+                Property::WildcardSubscriptionAvailable(value) => {
+                    found.wildcard_subscription_available = Some(value);
+                }
+                Property::SubscriptionIdentifiersAvailable(value) => {
+                    found.subscription_identifiers_available = Some(value);
+                }
+                Property::SharedSubscriptionAvailable(value) => {
+                    found.shared_subscription_available = Some(value);
+                }
+                Property::ServerKeepAlive(value) => found.server_keep_alive_s = Some(value),
+                Property::ResponseInformation(value) => found.response_information = Some(value),
+                Property::ServerReference(value) => found.server_reference = Some(value),
+                Property::AuthenticationMethod(value) => found.authentication_method = Some(value),
+                Property::AuthenticationData(value) => found.authentication_data = Some(value),
+                other => return Err(properties.refuse(&other)),
+            }
+        }
+        if found.authentication_data.is_some() && found.authentication_method.is_none() {
+            return Err(DecodeError::AuthenticationDataWithoutMethod);
+        }
+        Ok(found)
+    }
+}
+
+impl Body for ConnAck {
+    fn write<S: Sink>(&self, version: ProtocolVersion, sink: &mut S) {
+        sink.u8(u8::from(self.session_present && version > ProtocolVersion::V31));
+        if version < ProtocolVersion::V5 {
+            sink.u8(self.reason.connack_v311());
+        } else {
+            sink.u8(self.reason as u8);
+            sink.section(&self.properties, version);
+        }
+    }
+}
+
+impl Body for ConnAckProperties {
+    fn write<S: Sink>(&self, _version: ProtocolVersion, sink: &mut S) {
+        // The order is free; the first three stand as Mosquitto writes them, so that its recorded packets
+        // come out byte for byte.
+        sink.property_u16(PropertyId::TopicAliasMaximum, self.topic_alias_maximum);
+        sink.property_u32(PropertyId::MaximumPacketSize, self.maximum_packet_size);
+        sink.property_u16(PropertyId::ReceiveMaximum, self.receive_maximum);
+        sink.property_u32(PropertyId::SessionExpiryInterval, self.session_expiry_interval_s);
+        if let Some(qos @ (QoS::AtMostOnce | QoS::AtLeastOnce)) = self.maximum_qos {
+            sink.u8(PropertyId::MaximumQoS as u8);
+            sink.u8(qos as u8);
+        }
+        sink.property_bool(PropertyId::RetainAvailable, self.retain_available);
+        sink.property_text(
+            PropertyId::AssignedClientIdentifier,
+            &self.assigned_client_identifier,
+        );
+        sink.property_text(PropertyId::ReasonString, &self.reason_string);
+        sink.property_bool(
+            PropertyId::WildcardSubscriptionAvailable,
+            self.wildcard_subscription_available,
+        );
+        sink.property_bool(
+            PropertyId::SubscriptionIdentifiersAvailable,
+            self.subscription_identifiers_available,
+        );
+        sink.property_bool(
+            PropertyId::SharedSubscriptionAvailable,
+            self.shared_subscription_available,
+        );
+        sink.property_u16(PropertyId::ServerKeepAlive, self.server_keep_alive_s);
+        sink.property_text(PropertyId::ResponseInformation, &self.response_information);
+        sink.property_text(PropertyId::ServerReference, &self.server_reference);
+        sink.property_text(PropertyId::AuthenticationMethod, &self.authentication_method);
+        sink.property_binary(PropertyId::AuthenticationData, &self.authentication_data);
+        sink.user_properties(&self.user_properties);
     }
 }

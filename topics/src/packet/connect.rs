@@ -5,7 +5,10 @@ use std::fmt;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use super::{ProtocolVersion, PublishProperties, QoS, UserProperties};
+use super::header::PacketType;
+use super::properties::{Property, PropertyId, PropertyReader, PropertySink};
+use super::wire::{Body, Reader, Sink};
+use super::{DecodeError, ProtocolVersion, PublishProperties, QoS, UserProperties};
 
 /// The first packet of a connection [MQTT5 3.1].
 #[derive(Clone, PartialEq, Eq)]
@@ -114,5 +117,262 @@ impl Redacted {
 impl fmt::Debug for Redacted {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(if self.0 { "Some(redacted)" } else { "None" })
+    }
+}
+
+impl Connect {
+    pub(super) fn decode(mut reader: Reader, header_flags: u8) -> Result<Self, DecodeError> {
+        let protocol = decode_protocol(&mut reader)?;
+        let flags = ConnectFlags(reader.u8()?);
+        flags.judge(protocol)?;
+        if header_flags != 0 && protocol > ProtocolVersion::V31 {
+            return Err(DecodeError::Flags {
+                packet: PacketType::Connect.name(),
+                flags: header_flags,
+            });
+        }
+        let keep_alive_s = reader.u16()?;
+        let properties = match protocol {
+            ProtocolVersion::V5 => ConnectProperties::decode(&mut reader)?,
+            _ => ConnectProperties::default(),
+        };
+        let client_id = reader.name().map_err(|fault| match fault {
+            DecodeError::Utf8 | DecodeError::ControlCharacter => DecodeError::ClientIdentifier,
+            other => other,
+        })?;
+        let will = match flags.has(ConnectFlags::WILL) {
+            true => Some(Will::decode(&mut reader, protocol, flags)?),
+            false => None,
+        };
+        let username = match flags.has(ConnectFlags::USERNAME) {
+            true => Some(reader.name()?),
+            false => None,
+        };
+        let password = match flags.has(ConnectFlags::PASSWORD) {
+            true => Some(reader.binary()?),
+            false => None,
+        };
+        reader.finish()?;
+        let clean_start = flags.has(ConnectFlags::CLEAN_START);
+        Ok(Connect {
+            protocol,
+            clean_start,
+            keep_alive_s,
+            client_id,
+            username,
+            password,
+            will,
+            properties,
+        })
+    }
+}
+
+impl Connect {
+    /// Older versions take a password only with a user name.
+    pub(super) fn lacks_username(&self) -> bool {
+        self.protocol < ProtocolVersion::V5 && self.password.is_some() && self.username.is_none()
+    }
+}
+
+/// Which version a client asks for [MQTT5 3.1.2.1, 3.1.2.2].
+fn decode_protocol(reader: &mut Reader) -> Result<ProtocolVersion, DecodeError> {
+    let name = reader.binary()?;
+    if !matches!(&name[..], b"MQTT" | b"MQIsdp") {
+        return Err(DecodeError::ProtocolName);
+    }
+    let level = reader.u8()?;
+    match (&name[..], level) {
+        (b"MQIsdp", 3) => Ok(ProtocolVersion::V31),
+        (b"MQTT", 4) => Ok(ProtocolVersion::V311),
+        (b"MQTT", 5) => Ok(ProtocolVersion::V5),
+        // A level that exists, with the other name: its client reads the old CONNACK.
+        (_, 3 | 4) => Err(DecodeError::UnsupportedProtocolVersion {
+            level,
+            answer_in: ProtocolVersion::V311,
+        }),
+        _ => Err(DecodeError::UnsupportedProtocolVersion {
+            level,
+            answer_in: ProtocolVersion::V5,
+        }),
+    }
+}
+
+/// The byte that says what else is in the packet [MQTT5 3.1.2.3].
+#[derive(Clone, Copy)]
+struct ConnectFlags(u8);
+
+impl ConnectFlags {
+    const RESERVED: u8 = 0b0000_0001;
+    const CLEAN_START: u8 = 0b0000_0010;
+    const WILL: u8 = 0b0000_0100;
+    const WILL_QOS_SHIFT: u8 = 3;
+    const WILL_RETAIN: u8 = 0b0010_0000;
+    const PASSWORD: u8 = 0b0100_0000;
+    const USERNAME: u8 = 0b1000_0000;
+
+    fn has(self, bit: u8) -> bool {
+        self.0 & bit != 0
+    }
+
+    fn will_qos(self) -> u8 {
+        self.0 >> Self::WILL_QOS_SHIFT & 0b11
+    }
+
+    fn judge(self, protocol: ProtocolVersion) -> Result<(), DecodeError> {
+        let contradiction = Err(DecodeError::ConnectFlags { flags: self.0 });
+        // MQTT 3.1 calls the lowest bit unused, not reserved.
+        if self.has(Self::RESERVED) && protocol > ProtocolVersion::V31 {
+            return contradiction;
+        }
+        if !self.has(Self::WILL) && (self.will_qos() != 0 || self.has(Self::WILL_RETAIN)) {
+            return contradiction;
+        }
+        if self.has(Self::PASSWORD) && !self.has(Self::USERNAME) && protocol < ProtocolVersion::V5 {
+            return Err(DecodeError::PasswordWithoutUsername);
+        }
+        Ok(())
+    }
+}
+
+impl From<&Connect> for ConnectFlags {
+    fn from(connect: &Connect) -> Self {
+        let bit_if = |condition: bool, bit: u8| if condition { bit } else { 0 };
+        let will = connect.will.as_ref().map_or(0, |will| {
+            Self::WILL | (will.qos as u8) << Self::WILL_QOS_SHIFT | bit_if(will.retain, Self::WILL_RETAIN)
+        });
+        ConnectFlags(
+            bit_if(connect.clean_start, Self::CLEAN_START)
+                | will
+                | bit_if(connect.password.is_some(), Self::PASSWORD)
+                | bit_if(connect.username.is_some(), Self::USERNAME),
+        )
+    }
+}
+
+impl ConnectProperties {
+    fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
+        let mut found = ConnectProperties::default();
+        let mut properties = PropertyReader::new(reader, PacketType::Connect.name())?;
+        while let Some(property) = properties.next()? {
+            match property {
+                Property::SessionExpiryInterval(value) => found.session_expiry_interval_s = Some(value),
+                Property::ReceiveMaximum(value) => found.receive_maximum = Some(value.get()),
+                Property::MaximumPacketSize(value) => found.maximum_packet_size = Some(value.get()),
+                Property::TopicAliasMaximum(value) => found.topic_alias_maximum = Some(value),
+                Property::RequestResponseInformation(value) => {
+                    found.request_response_information = Some(value);
+                }
+                Property::RequestProblemInformation(value) => found.request_problem_information = Some(value),
+                Property::UserProperty(value) => found.user_properties.push(value),
+                Property::AuthenticationMethod(value) => found.authentication_method = Some(value),
+                Property::AuthenticationData(value) => found.authentication_data = Some(value),
+                other => return Err(properties.refuse(&other)),
+            }
+        }
+        if found.authentication_data.is_some() && found.authentication_method.is_none() {
+            return Err(DecodeError::AuthenticationDataWithoutMethod);
+        }
+        Ok(found)
+    }
+}
+
+impl Will {
+    fn decode(
+        reader: &mut Reader,
+        protocol: ProtocolVersion,
+        flags: ConnectFlags,
+    ) -> Result<Self, DecodeError> {
+        let mut delay_interval_s = 0;
+        let mut properties = None;
+        if protocol == ProtocolVersion::V5 {
+            (delay_interval_s, properties) = Self::decode_properties(reader)?;
+        }
+        Ok(Will {
+            topic: reader.topic_name()?,
+            payload: reader.binary()?,
+            qos: QoS::try_from(flags.will_qos())?,
+            retain: flags.has(ConnectFlags::WILL_RETAIN),
+            delay_interval_s,
+            properties,
+        })
+    }
+
+    fn decode_properties(reader: &mut Reader) -> Result<(u32, Option<Box<PublishProperties>>), DecodeError> {
+        let mut delay_interval_s = 0;
+        let mut found: Option<Box<PublishProperties>> = None;
+        let mut properties = PropertyReader::new(reader, "will")?;
+        while let Some(property) = properties.next()? {
+            match property {
+                Property::WillDelayInterval(value) => delay_interval_s = value,
+                other => found.get_or_insert_default().take(other, &properties)?,
+            }
+        }
+        Ok((delay_interval_s, found))
+    }
+}
+
+impl Body for Connect {
+    fn write<S: Sink>(&self, _version: ProtocolVersion, sink: &mut S) {
+        let protocol = self.protocol;
+        let (name, level) = match protocol {
+            ProtocolVersion::V31 => ("MQIsdp", 3),
+            ProtocolVersion::V311 => ("MQTT", 4),
+            ProtocolVersion::V5 => ("MQTT", 5),
+        };
+        sink.sized(name.as_bytes());
+        sink.u8(level);
+        sink.u8(ConnectFlags::from(self).0);
+        sink.u16(self.keep_alive_s);
+        if protocol == ProtocolVersion::V5 {
+            sink.section(&self.properties, protocol);
+        }
+        sink.sized(self.client_id.as_bytes());
+        if let Some(will) = &self.will {
+            if protocol == ProtocolVersion::V5 {
+                sink.section(&WillProperties(will), protocol);
+            }
+            sink.sized(will.topic.as_bytes());
+            sink.sized(&will.payload);
+        }
+        if let Some(username) = &self.username {
+            sink.sized(username.as_bytes());
+        }
+        if let Some(password) = &self.password {
+            sink.sized(password);
+        }
+    }
+}
+
+impl Body for ConnectProperties {
+    fn write<S: Sink>(&self, _version: ProtocolVersion, sink: &mut S) {
+        sink.property_u32(PropertyId::SessionExpiryInterval, self.session_expiry_interval_s);
+        sink.property_u16(PropertyId::ReceiveMaximum, self.receive_maximum);
+        sink.property_u32(PropertyId::MaximumPacketSize, self.maximum_packet_size);
+        sink.property_u16(PropertyId::TopicAliasMaximum, self.topic_alias_maximum);
+        sink.property_bool(
+            PropertyId::RequestResponseInformation,
+            self.request_response_information,
+        );
+        sink.property_bool(
+            PropertyId::RequestProblemInformation,
+            self.request_problem_information,
+        );
+        sink.property_text(PropertyId::AuthenticationMethod, &self.authentication_method);
+        sink.property_binary(PropertyId::AuthenticationData, &self.authentication_data);
+        sink.user_properties(&self.user_properties);
+    }
+}
+
+struct WillProperties<'a>(&'a Will);
+
+impl Body for WillProperties<'_> {
+    fn write<S: Sink>(&self, version: ProtocolVersion, sink: &mut S) {
+        let will = self.0;
+        // Absent and 0 mean the same [MQTT5 3.1.3.2.2].
+        let delay_interval_s = Some(will.delay_interval_s).filter(|&seconds| seconds > 0);
+        sink.property_u32(PropertyId::WillDelayInterval, delay_interval_s);
+        if let Some(properties) = &will.properties {
+            properties.write(version, sink);
+        }
     }
 }

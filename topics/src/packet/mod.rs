@@ -13,18 +13,23 @@ mod auth;
 mod connack;
 mod connect;
 mod disconnect;
+mod error;
+mod header;
+mod properties;
 mod publish;
 mod reason;
 mod suback;
 mod subscribe;
 mod unsuback;
 mod unsubscribe;
+mod wire;
 
 pub use ack::Ack;
 pub use auth::Auth;
 pub use connack::{ConnAck, ConnAckProperties};
 pub use connect::{Connect, ConnectProperties, Will};
 pub use disconnect::Disconnect;
+pub use error::{DecodeError, EncodeError};
 pub use publish::{Publish, PublishProperties};
 pub use reason::{ReasonCode, UnknownReasonCode};
 pub use suback::SubAck;
@@ -32,8 +37,74 @@ pub use subscribe::{RetainHandling, Subscribe, SubscribeFilter, SubscriptionOpti
 pub use unsuback::UnsubAck;
 pub use unsubscribe::Unsubscribe;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use bytestring::ByteString;
+
+use header::{FixedHeader, PacketType};
+use wire::{Nothing, Reader};
+
+/// Takes one whole packet off the front of `buf`; None when more bytes are needed.
+///
+/// `version` is None until a CONNECT said which one is spoken: only a CONNECT is accepted then. A packet
+/// larger than `max_packet_bytes`, header included, is refused as soon as its header says so; no room is
+/// made for it. After an error the contents of `buf` mean nothing any more.
+pub fn decode(
+    buf: &mut BytesMut,
+    version: Option<ProtocolVersion>,
+    max_packet_bytes: usize,
+) -> Result<Option<Packet>, DecodeError> {
+    decode_from(buf, version, max_packet_bytes, false)
+}
+
+/// [`decode`] for a server, which is owed no CONNACK, SUBACK, UNSUBACK or PINGRESP: they are refused by
+/// their first byte, whatever may follow it.
+pub fn decode_from_client(
+    buf: &mut BytesMut,
+    version: Option<ProtocolVersion>,
+    max_packet_bytes: usize,
+) -> Result<Option<Packet>, DecodeError> {
+    decode_from(buf, version, max_packet_bytes, true)
+}
+
+fn decode_from(
+    buf: &mut BytesMut,
+    version: Option<ProtocolVersion>,
+    max_packet_bytes: usize,
+    from_client: bool,
+) -> Result<Option<Packet>, DecodeError> {
+    let Some(header) = FixedHeader::peek(buf, version, from_client, max_packet_bytes)? else {
+        return Ok(None);
+    };
+    if buf.len() < header.packet_bytes {
+        return Ok(None);
+    }
+    let mut packet = buf.split_to(header.packet_bytes).freeze();
+    packet.advance(header.header_bytes);
+    // Only a CONNECT comes this far without a version, and it brings its own.
+    let version = version.unwrap_or(ProtocolVersion::V5);
+    decode_body(header, Reader::new(packet), version).map(Some)
+}
+
+fn decode_body(header: FixedHeader, body: Reader, version: ProtocolVersion) -> Result<Packet, DecodeError> {
+    let packet_type = header.packet_type;
+    Ok(match packet_type {
+        PacketType::Publish => Packet::Publish(Publish::decode(body, version, header.flags)?),
+        PacketType::PubAck => Packet::PubAck(Ack::decode(body, version, packet_type)?),
+        PacketType::PubRec => Packet::PubRec(Ack::decode(body, version, packet_type)?),
+        PacketType::PubRel => Packet::PubRel(Ack::decode(body, version, packet_type)?),
+        PacketType::PubComp => Packet::PubComp(Ack::decode(body, version, packet_type)?),
+        PacketType::Connect => Packet::Connect(Box::new(Connect::decode(body, header.flags)?)),
+        PacketType::ConnAck => Packet::ConnAck(ConnAck::decode(body, version)?),
+        PacketType::Subscribe => Packet::Subscribe(Subscribe::decode(body, version)?),
+        PacketType::SubAck => Packet::SubAck(SubAck::decode(body, version)?),
+        PacketType::Unsubscribe => Packet::Unsubscribe(Unsubscribe::decode(body, version)?),
+        PacketType::UnsubAck => Packet::UnsubAck(UnsubAck::decode(body, version)?),
+        PacketType::PingReq => body.finish().map(|()| Packet::PingReq)?,
+        PacketType::PingResp => body.finish().map(|()| Packet::PingResp)?,
+        PacketType::Disconnect => Packet::Disconnect(Disconnect::decode(body, version)?),
+        PacketType::Auth => Packet::Auth(Auth::decode(body)?),
+    })
+}
 
 /// Name and value pairs that applications pass along, in order, repeated names allowed [MQTT5 3.1.2.11.8].
 pub type UserProperties = Vec<(ByteString, ByteString)>;
@@ -97,60 +168,9 @@ pub enum QoS {
     ExactlyOnce = 2,
 }
 
-impl Packet {
-    /// The specification's name of the packet's type, for logs and errors.
-    pub fn packet_type_name(&self) -> &'static str {
-        match self {
-            Packet::Connect(_) => "CONNECT",
-            Packet::ConnAck(_) => "CONNACK",
-            Packet::Publish(_) => "PUBLISH",
-            Packet::PubAck(_) => "PUBACK",
-            Packet::PubRec(_) => "PUBREC",
-            Packet::PubRel(_) => "PUBREL",
-            Packet::PubComp(_) => "PUBCOMP",
-            Packet::Subscribe(_) => "SUBSCRIBE",
-            Packet::SubAck(_) => "SUBACK",
-            Packet::Unsubscribe(_) => "UNSUBSCRIBE",
-            Packet::UnsubAck(_) => "UNSUBACK",
-            Packet::PingReq => "PINGREQ",
-            Packet::PingResp => "PINGRESP",
-            Packet::Disconnect(_) => "DISCONNECT",
-            Packet::Auth(_) => "AUTH",
-        }
-    }
-}
-
-/// Takes one whole packet off the front of `buf`; None when more bytes are needed.
-pub fn decode(
-    _buf: &mut BytesMut,
-    _version: Option<ProtocolVersion>,
-    _max_packet_bytes: usize,
-) -> Result<Option<Packet>, DecodeError> {
-    Ok(None)
-}
-
-impl Packet {
-    /// Writes the packet as `version` has it.
-    pub fn encode(&self, _version: ProtocolVersion, _out: &mut BytesMut) -> Result<(), EncodeError> {
-        Ok(())
-    }
-    /// How many bytes `encode` writes.
-    pub fn encoded_len(&self, _version: ProtocolVersion) -> usize {
-        0
-    }
-}
-impl Publish {
-    /// Writes the packet as `version` has it.
-    pub fn encode(&self, _version: ProtocolVersion, _out: &mut BytesMut) -> Result<(), EncodeError> {
-        Ok(())
-    }
-    /// How many bytes `encode` writes.
-    pub fn encoded_len(&self, _version: ProtocolVersion) -> usize {
-        0
-    }
-}
 impl TryFrom<u8> for QoS {
     type Error = DecodeError;
+
     fn try_from(value: u8) -> Result<Self, DecodeError> {
         match value {
             0 => Ok(QoS::AtMostOnce),
@@ -161,26 +181,105 @@ impl TryFrom<u8> for QoS {
     }
 }
 
-/// Placeholder until the codec lands.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// A QoS of 3.
-    #[error("QoS {value} does not exist")]
-    QoS {
-        /// What stood there.
-        value: u8,
-    },
-}
-impl DecodeError {
-    /// The reason to answer with.
-    pub fn reason(&self) -> ReasonCode {
-        ReasonCode::MalformedPacket
+impl Packet {
+    /// Appends the packet to `out` as `version` has it, or nothing if it cannot be written. A CONNECT is
+    /// written in its own protocol. What a version has no room for is left out: before MQTT 5 all
+    /// properties and most reasons.
+    ///
+    /// Texts are taken as they are: that a topic has no wildcard and no string a U+0000 is for those to see
+    /// to who make them.
+    pub fn encode(&self, version: ProtocolVersion, out: &mut BytesMut) -> Result<(), EncodeError> {
+        self.judge(version)?;
+        let first_byte = self.packet_type().first_byte();
+        match self {
+            Packet::Connect(connect) => wire::encode(first_byte, &**connect, version, out),
+            Packet::ConnAck(connack) => wire::encode(first_byte, connack, version, out),
+            Packet::Publish(publish) => publish.encode(version, out),
+            Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
+                wire::encode(first_byte, ack, version, out)
+            }
+            Packet::Subscribe(subscribe) => wire::encode(first_byte, subscribe, version, out),
+            Packet::SubAck(suback) => wire::encode(first_byte, suback, version, out),
+            Packet::Unsubscribe(unsubscribe) => wire::encode(first_byte, unsubscribe, version, out),
+            Packet::UnsubAck(unsuback) => wire::encode(first_byte, unsuback, version, out),
+            Packet::PingReq | Packet::PingResp => wire::encode(first_byte, &Nothing, version, out),
+            Packet::Disconnect(disconnect) => wire::encode(first_byte, disconnect, version, out),
+            Packet::Auth(auth) => wire::encode(first_byte, auth, version, out),
+        }
     }
-}
-/// Placeholder until the codec lands.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EncodeError {
-    /// Too long.
-    #[error("the packet is too long for MQTT")]
-    PacketTooLong,
+
+    /// How many bytes [`encode`](Self::encode) appends, to be held against the receiver's maximum packet
+    /// size.
+    pub fn encoded_len(&self, version: ProtocolVersion) -> usize {
+        match self {
+            Packet::Connect(connect) => wire::encoded_len(&**connect, version),
+            Packet::ConnAck(connack) => wire::encoded_len(connack, version),
+            Packet::Publish(publish) => publish.encoded_len(version),
+            Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
+                wire::encoded_len(ack, version)
+            }
+            Packet::Subscribe(subscribe) => wire::encoded_len(subscribe, version),
+            Packet::SubAck(suback) => wire::encoded_len(suback, version),
+            Packet::Unsubscribe(unsubscribe) => wire::encoded_len(unsubscribe, version),
+            Packet::UnsubAck(unsuback) => wire::encoded_len(unsuback, version),
+            Packet::PingReq | Packet::PingResp => wire::encoded_len(&Nothing, version),
+            Packet::Disconnect(disconnect) => wire::encoded_len(disconnect, version),
+            Packet::Auth(auth) => wire::encoded_len(auth, version),
+        }
+    }
+
+    /// The specification's name of the packet's type, for logs and errors.
+    pub fn packet_type_name(&self) -> &'static str {
+        self.packet_type().name()
+    }
+
+    /// Refuses what the other side would have to take for a broken packet.
+    fn judge(&self, version: ProtocolVersion) -> Result<(), EncodeError> {
+        let (packet_id, payload_is_empty) = match self {
+            Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
+                (ack.packet_id, false)
+            }
+            Packet::Subscribe(subscribe) => (subscribe.packet_id, subscribe.filters.is_empty()),
+            Packet::SubAck(suback) => (suback.packet_id, suback.reasons.is_empty()),
+            Packet::Unsubscribe(unsubscribe) => (unsubscribe.packet_id, unsubscribe.filters.is_empty()),
+            Packet::UnsubAck(unsuback) => (
+                unsuback.packet_id,
+                unsuback.reasons.is_empty() && version == ProtocolVersion::V5,
+            ),
+            Packet::Connect(connect) if connect.lacks_username() => {
+                return Err(EncodeError::NotInVersion {
+                    what: "a password without a user name",
+                });
+            }
+            Packet::Auth(_) if version < ProtocolVersion::V5 => {
+                return Err(EncodeError::NotInVersion { what: "an AUTH" });
+            }
+            _ => return Ok(()),
+        };
+        match (packet_id, payload_is_empty) {
+            (0, _) => Err(EncodeError::PacketIdZero),
+            (_, true) => Err(EncodeError::EmptyPayload),
+            _ => Ok(()),
+        }
+    }
+
+    const fn packet_type(&self) -> PacketType {
+        match self {
+            Packet::Connect(_) => PacketType::Connect,
+            Packet::ConnAck(_) => PacketType::ConnAck,
+            Packet::Publish(_) => PacketType::Publish,
+            Packet::PubAck(_) => PacketType::PubAck,
+            Packet::PubRec(_) => PacketType::PubRec,
+            Packet::PubRel(_) => PacketType::PubRel,
+            Packet::PubComp(_) => PacketType::PubComp,
+            Packet::Subscribe(_) => PacketType::Subscribe,
+            Packet::SubAck(_) => PacketType::SubAck,
+            Packet::Unsubscribe(_) => PacketType::Unsubscribe,
+            Packet::UnsubAck(_) => PacketType::UnsubAck,
+            Packet::PingReq => PacketType::PingReq,
+            Packet::PingResp => PacketType::PingResp,
+            Packet::Disconnect(_) => PacketType::Disconnect,
+            Packet::Auth(_) => PacketType::Auth,
+        }
+    }
 }

@@ -1,9 +1,12 @@
 //! PUBLISH: a message on its way [MQTT5 3.3].
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 
-use super::{QoS, UserProperties};
+use super::header::PacketType;
+use super::properties::{Property, PropertyId, PropertyReader, PropertySink, VariableNotZero};
+use super::wire::{self, Body, Reader, Sink, has_wildcards};
+use super::{DecodeError, EncodeError, ProtocolVersion, QoS, UserProperties};
 
 /// A message on its way, in either direction [MQTT5 3.3].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,5 +70,143 @@ impl PublishProperties {
             && subscription_identifiers.is_empty()
             && user_properties.is_empty()
             && content_type.is_none()
+    }
+}
+
+impl Publish {
+    /// Appends the packet to `out` as `version` has it: properties are left out before MQTT 5. Nothing is
+    /// allocated but room in `out`.
+    pub fn encode(&self, version: ProtocolVersion, out: &mut BytesMut) -> Result<(), EncodeError> {
+        if self.qos > QoS::AtMostOnce && self.packet_id == 0 {
+            return Err(EncodeError::PacketIdZero);
+        }
+        if self.topic.is_empty() && version < ProtocolVersion::V5 {
+            return Err(EncodeError::NotInVersion {
+                what: "a topic alias",
+            });
+        }
+        wire::encode(self.first_byte(), self, version, out)
+    }
+
+    /// How many bytes [`encode`](Self::encode) appends.
+    pub fn encoded_len(&self, version: ProtocolVersion) -> usize {
+        wire::encoded_len(self, version)
+    }
+
+    pub(super) fn decode(
+        mut reader: Reader,
+        version: ProtocolVersion,
+        flags: u8,
+    ) -> Result<Self, DecodeError> {
+        let packet = PacketType::Publish.name();
+        let qos = QoS::try_from(flags >> 1 & 0b11)?;
+        let dup = flags & 0b1000 != 0;
+        if dup && qos == QoS::AtMostOnce {
+            return Err(DecodeError::DupAtQoS0);
+        }
+        let topic = reader.name()?;
+        let packet_id = if qos == QoS::AtMostOnce {
+            0
+        } else {
+            reader.packet_id(packet)?
+        };
+        let properties = match version {
+            ProtocolVersion::V5 => PublishProperties::decode(&mut reader)?,
+            _ => None,
+        };
+        let has_alias = properties
+            .as_ref()
+            .is_some_and(|properties| properties.topic_alias.is_some());
+        if has_wildcards(&topic) || (topic.is_empty() && !has_alias) {
+            return Err(DecodeError::TopicName);
+        }
+        let retain = flags & 0b0001 != 0;
+        Ok(Publish {
+            dup,
+            qos,
+            retain,
+            topic,
+            packet_id,
+            properties,
+            payload: reader.rest(),
+        })
+    }
+
+    fn first_byte(&self) -> u8 {
+        PacketType::Publish.first_byte()
+            | u8::from(self.dup) << 3
+            | (self.qos as u8) << 1
+            | u8::from(self.retain)
+    }
+}
+
+impl Body for Publish {
+    fn write<S: Sink>(&self, version: ProtocolVersion, sink: &mut S) {
+        sink.sized(self.topic.as_bytes());
+        if self.qos > QoS::AtMostOnce {
+            sink.u16(self.packet_id);
+        }
+        if version == ProtocolVersion::V5 {
+            match &self.properties {
+                Some(properties) => sink.section(&**properties, version),
+                None => sink.variable(0),
+            }
+        }
+        sink.raw(&self.payload);
+    }
+}
+
+impl PublishProperties {
+    fn decode(reader: &mut Reader) -> Result<Option<Box<Self>>, DecodeError> {
+        let mut found: Option<Box<Self>> = None;
+        let mut properties = PropertyReader::new(reader, PacketType::Publish.name())?;
+        while let Some(property) = properties.next()? {
+            let publish = found.get_or_insert_default();
+            match property {
+                Property::TopicAlias(0) => return Err(DecodeError::TopicAliasZero),
+                Property::TopicAlias(value) => publish.topic_alias = Some(value),
+                Property::SubscriptionIdentifier(VariableNotZero(value)) => {
+                    publish.subscription_identifiers.push(value);
+                }
+                other => publish.take(other, &properties)?,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes what describes a message, in a PUBLISH as in a will, and refuses the rest.
+    pub(super) fn take(
+        &mut self,
+        property: Property,
+        properties: &PropertyReader,
+    ) -> Result<(), DecodeError> {
+        match property {
+            Property::PayloadFormatIndicator(value) => self.payload_format_is_utf8 = Some(value),
+            Property::MessageExpiryInterval(value) => self.message_expiry_interval_s = Some(value),
+            Property::ContentType(value) => self.content_type = Some(value),
+            Property::ResponseTopic(value) if value.is_empty() || has_wildcards(&value) => {
+                return Err(DecodeError::ResponseTopic);
+            }
+            Property::ResponseTopic(value) => self.response_topic = Some(value),
+            Property::CorrelationData(value) => self.correlation_data = Some(value),
+            Property::UserProperty(value) => self.user_properties.push(value),
+            other => return Err(properties.refuse(&other)),
+        }
+        Ok(())
+    }
+}
+
+impl Body for PublishProperties {
+    fn write<S: Sink>(&self, _version: ProtocolVersion, sink: &mut S) {
+        sink.property_bool(PropertyId::PayloadFormatIndicator, self.payload_format_is_utf8);
+        sink.property_u32(PropertyId::MessageExpiryInterval, self.message_expiry_interval_s);
+        sink.property_u16(PropertyId::TopicAlias, self.topic_alias);
+        sink.property_text(PropertyId::ResponseTopic, &self.response_topic);
+        sink.property_binary(PropertyId::CorrelationData, &self.correlation_data);
+        for &value in &self.subscription_identifiers {
+            sink.property_variable(PropertyId::SubscriptionIdentifier, value);
+        }
+        sink.property_text(PropertyId::ContentType, &self.content_type);
+        sink.user_properties(&self.user_properties);
     }
 }
