@@ -2,6 +2,7 @@
 //! retained messages, access rules. Bytes and time come in, effects go out: no sockets, no clock,
 //! no actix, so that two peers can be joined in memory and stepped by hand.
 
+pub mod access;
 pub mod device;
 pub mod filter;
 pub mod name;
