@@ -52,7 +52,10 @@ impl Auth {
         // Success may be left out together with the properties [MQTT5 3.15.2.1].
         if !reader.is_empty() {
             auth.reason = decode_reason(reader.u8()?)?;
-            auth.decode_properties(&mut reader)?;
+            // As with the acknowledgements; the specification does not say whether it may be so here.
+            if !reader.is_empty() {
+                auth.decode_properties(&mut reader)?;
+            }
         }
         reader.finish()?;
         Ok(auth)

@@ -34,6 +34,9 @@ pub enum DecodeError {
         /// The lower half of the first byte.
         flags: u8,
     },
+    /// The packet's length has more than four bytes, or in MQTT 5 more than it needs [MQTT5 2.1.4].
+    #[error("the packet's length is written with more bytes than it may have")]
+    RemainingLength,
     /// A variable byte integer of more than four bytes, or of more than its value needs [MQTT5 1.5.5].
     #[error("a variable byte integer has more bytes than it may have")]
     VariableByteInteger,
@@ -185,7 +188,6 @@ impl DecodeError {
             | DecodeError::ConnectExpected { .. }
             | DecodeError::ServerOnly { .. }
             | DecodeError::ResponseTopic
-            | DecodeError::PropertyNotAllowed { .. }
             | DecodeError::DuplicateProperty { .. }
             | DecodeError::PropertyValue { .. }
             | DecodeError::AuthenticationDataWithoutMethod
@@ -193,17 +195,25 @@ impl DecodeError {
             | DecodeError::ConnAckFlags { .. }
             | DecodeError::NoLocalOnShared => ReasonCode::ProtocolError,
 
-            // The specification calls both of these malformed; Mosquitto's tests know better for some packets.
+            // The specification calls wrong flags malformed and the other two protocol errors; Mosquitto's
+            // tests have it the other way round for these packets.
             DecodeError::Flags {
-                packet: "PUBREL" | "DISCONNECT" | "AUTH",
+                packet: "CONNACK" | "PUBREL" | "DISCONNECT" | "AUTH",
                 ..
             } => ReasonCode::ProtocolError,
             DecodeError::PacketIdZero {
                 packet: "SUBSCRIBE" | "UNSUBSCRIBE",
+            }
+            | DecodeError::PropertyNotAllowed {
+                packet: "SUBSCRIBE" | "UNSUBSCRIBE",
+                ..
             } => ReasonCode::MalformedPacket,
-            DecodeError::PacketIdZero { .. } => ReasonCode::ProtocolError,
+            DecodeError::PacketIdZero { .. } | DecodeError::PropertyNotAllowed { .. } => {
+                ReasonCode::ProtocolError
+            }
 
             DecodeError::Flags { .. }
+            | DecodeError::RemainingLength
             | DecodeError::VariableByteInteger
             | DecodeError::Truncated
             | DecodeError::TrailingBytes { .. }

@@ -111,12 +111,13 @@ impl FixedHeader {
         };
         let flags = first_byte & 0x0F;
         let packet_type = judge_first_byte(first_byte, version, from_client)?;
-        let Some(remaining_length) = read_variable(after)? else {
+        let remaining_length = read_variable(after).map_err(|_| DecodeError::RemainingLength)?;
+        let Some(remaining_length) = remaining_length else {
             return Ok(None);
         };
         // Older versions never asked for the shortest form, and there are clients that reserve four bytes.
         if version == Some(ProtocolVersion::V5) && !remaining_length.is_shortest() {
-            return Err(DecodeError::VariableByteInteger);
+            return Err(DecodeError::RemainingLength);
         }
         let header_bytes = 1 + remaining_length.bytes;
         let packet_bytes = header_bytes.saturating_add(remaining_length.value as usize);
@@ -150,12 +151,14 @@ fn judge_first_byte(
         (PacketType::Connect, _) => return Ok(packet_type),
         (_, None) => return Err(DecodeError::ConnectExpected { packet }),
         (PacketType::Auth, Some(older)) if older < ProtocolVersion::V5 => return Err(reserved),
-        _ if from_client && packet_type.is_server_only() => return Err(DecodeError::ServerOnly { packet }),
         _ => {}
     }
     let flags = first_byte & 0x0F;
     if packet_type != PacketType::Publish && flags != packet_type.flags() {
         return Err(DecodeError::Flags { packet, flags });
+    }
+    if from_client && packet_type.is_server_only() {
+        return Err(DecodeError::ServerOnly { packet });
     }
     Ok(packet_type)
 }
