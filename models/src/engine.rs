@@ -1,42 +1,34 @@
-//! The engine: many sequences, stepped together. (Being written: signatures stand, `load` refuses.)
+//! The engine: many sequences on one model, joining and leaving at token boundaries.
+//!
+//! A sequence is first *prefilled*, its prompt fed in chunks, then *decoded*, one token a step. Each step gives every
+//! sequence its turn, in the order they came: a long prompt costs the others one chunk a step, not its whole length.
+//! Each sequence has its own cache, sampler and limits and is computed by itself, so what runs beside it changes its
+//! pace but never its tokens.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ModelError, Problem, RequestError};
-use crate::request::{Begun, Event, GenerateRequest, SequenceId};
+use crate::error::{ModelError, RequestError};
+use crate::kv_cache::KvCache;
+use crate::model::Model;
+use crate::request::{Begun, Event, FinishReason, GenerateRequest, Sampling, SequenceId};
+use crate::sampler::Sampler;
+use crate::stop::StopFilter;
+use crate::summary::ModelSummary;
+use crate::template::Date;
+use crate::tokenizer::TextStream;
 
-/// What a model is, known without reading its weights.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelSummary {
-    /// The file's own name for the model, else the file's or directory's.
-    pub name: String,
-    /// The model family, `llama` for example.
-    pub architecture: String,
-    /// Number of weights.
-    pub parameters: u64,
-    /// Bytes of the weights in the file.
-    pub weights_bytes: u64,
-    /// The most tokens of prompt and answer together.
-    pub context_length: usize,
-    /// Number of tokens the model knows.
-    pub vocabulary_size: usize,
-    /// Whether the model brings a chat template.
-    pub has_chat_template: bool,
-    /// The file format and the type of most weights: `gguf f32`, `safetensors bf16`.
-    pub format: String,
-}
-
-/// Checks a model without reading its weights.
-///
-/// # Errors
-/// What [`Engine::load`] would fail with.
-pub fn inspect(path: &Path) -> Result<ModelSummary, ModelError> {
-    Err(ModelError::new(
-        path,
-        Problem::NotAModel("not written yet".into()),
-    ))
+/// A loaded model and the sequences that run on it.
+#[derive(Debug)]
+pub struct Engine {
+    model: Model,
+    options: EngineOptions,
+    today: Option<Date>,
+    /// In the order they came.
+    sequences: Vec<Sequence>,
+    /// Events that arose outside of a step, for the next one to report.
+    waiting: Vec<Event>,
 }
 
 /// Bounds that the engine's owner sets.
@@ -48,47 +40,263 @@ pub struct EngineOptions {
     pub max_context_tokens: Option<usize>,
 }
 
-/// A loaded model and the sequences that run on it.
-pub struct Engine {
-    summary: ModelSummary,
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            max_sequences: 8,
+            max_context_tokens: None,
+        }
+    }
 }
 
 impl Engine {
-    /// Loads a model.
+    /// Loads a model. See [`inspect`](crate::inspect) for what `path` may be.
     ///
     /// # Errors
-    /// A [`ModelError`] naming the file.
-    pub fn load(path: &Path, _options: EngineOptions) -> Result<Engine, ModelError> {
+    /// A [`ModelError`] naming the file and the remedy.
+    pub fn load(path: &Path, options: EngineOptions) -> Result<Engine, ModelError> {
         Ok(Engine {
-            summary: inspect(path)?,
+            model: Model::load(path)?,
+            options,
+            today: None,
+            sequences: Vec::new(),
+            waiting: Vec::new(),
         })
     }
 
     /// What was loaded.
     pub fn summary(&self) -> &ModelSummary {
-        &self.summary
+        self.model.summary()
     }
 
-    /// Takes a request in.
+    /// Tells chat templates the day; until then those that ask for it do without.
+    pub fn set_today(&mut self, today: Date) {
+        self.today = Some(today);
+    }
+
+    /// The most tokens of prompt and answer together that a sequence may have.
+    pub fn context_tokens(&self) -> usize {
+        let own = self.model.summary().context_length;
+        self.options
+            .max_context_tokens
+            .map_or(own, |limit| limit.min(own))
+    }
+
+    /// Takes a request in: checks it and splits its prompt into tokens. The first [`step`](Self::step) after that
+    /// begins to compute it.
     ///
     /// # Errors
-    /// A [`RequestError`].
-    pub fn begin(&mut self, _id: SequenceId, _request: &GenerateRequest) -> Result<Begun, RequestError> {
-        Err(RequestError::EmptyPrompt)
+    /// A [`RequestError`] that says what to change; nothing has begun then.
+    pub fn begin(&mut self, id: SequenceId, request: &GenerateRequest) -> Result<Begun, RequestError> {
+        request.validate()?;
+        self.check_room(id)?;
+        let prompt = self
+            .model
+            .encode(&request.prompt, self.prompt_limit(), self.today)?;
+        self.begin_tokens(id, &prompt, request.max_tokens, &request.sampling, &request.stop)
     }
 
-    /// One step for every running sequence.
+    /// Like [`begin`](Self::begin), from token ids: nothing is added to them, so that an otherwise empty prompt can
+    /// be just the beginning-of-text token.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin), and [`RequestError::UnknownToken`].
+    pub fn begin_tokens(
+        &mut self,
+        id: SequenceId,
+        prompt: &[u32],
+        max_tokens: usize,
+        sampling: &Sampling,
+        stop: &[String],
+    ) -> Result<Begun, RequestError> {
+        self.check_room(id)?;
+        sampling.validate()?;
+        self.model.check_tokens(prompt)?;
+        if prompt.is_empty() {
+            return Err(RequestError::EmptyPrompt);
+        }
+        if max_tokens == 0 {
+            return Err(RequestError::InvalidMaxTokens);
+        }
+        let limit = self.prompt_limit();
+        if prompt.len() > limit {
+            return Err(RequestError::PromptTooLong {
+                tokens: prompt.len(),
+                limit,
+            });
+        }
+        let max_tokens = max_tokens.min(self.context_tokens() - prompt.len());
+        let mut sampler = Sampler::new(sampling, FALLBACK_SEED ^ id);
+        prompt.iter().for_each(|&token| sampler.observe(token));
+        self.sequences.push(Sequence {
+            id,
+            cache: self.model.new_cache(prompt.len() + max_tokens),
+            to_feed: prompt.to_vec(),
+            fed: 0,
+            prompt_tokens: prompt.len(),
+            generated: 0,
+            reported: 0,
+            max_tokens,
+            sampler,
+            stream: self.model.tokenizer().stream(prompt),
+            stop: StopFilter::new(stop),
+        });
+        Ok(Begun {
+            prompt_tokens: prompt.len(),
+            max_tokens,
+        })
+    }
+
+    /// Computes one step for every running sequence, a chunk of its prompt or one token of its answer, and says what
+    /// came of it. Empty at once when nothing runs.
     pub fn step(&mut self) -> Vec<Event> {
-        Vec::new()
+        let mut events = std::mem::take(&mut self.waiting);
+        let model = &self.model;
+        self.sequences
+            .retain_mut(|sequence| sequence.step(model, &mut events));
+        events
     }
 
-    /// Ends a sequence.
-    pub fn cancel(&mut self, _id: SequenceId) -> bool {
+    /// Ends a sequence; the next step reports it as [`FinishReason::Cancelled`]. False if no such sequence runs.
+    pub fn cancel(&mut self, id: SequenceId) -> bool {
+        let Some(index) = self.sequences.iter().position(|sequence| sequence.id == id) else {
+            return false;
+        };
+        let mut sequence = self.sequences.remove(index);
+        sequence.finish(FinishReason::Cancelled, &mut self.waiting);
+        true
+    }
+
+    /// Sequences that run. Events of cancelled ones may still wait for the next step: see
+    /// [`is_idle`](Self::is_idle).
+    pub fn running(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// Whether a step would do and say nothing.
+    pub fn is_idle(&self) -> bool {
+        self.sequences.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Bytes of all sequences' caches.
+    pub fn cache_bytes(&self) -> usize {
+        self.sequences.iter().map(|sequence| sequence.cache.bytes()).sum()
+    }
+
+    /// An answer needs room for at least one token.
+    fn prompt_limit(&self) -> usize {
+        self.context_tokens().saturating_sub(1)
+    }
+
+    fn check_room(&self, id: SequenceId) -> Result<(), RequestError> {
+        if self.sequences.iter().any(|sequence| sequence.id == id) {
+            return Err(RequestError::DuplicateSequence { id });
+        }
+        let limit = self.options.max_sequences;
+        if self.sequences.len() >= limit {
+            return Err(RequestError::TooManySequences { limit });
+        }
+        Ok(())
+    }
+}
+
+/// Tokens of a prompt that are fed in one step: enough to use matrix products, few enough not to hold up others.
+const PREFILL_CHUNK_TOKENS: usize = 64;
+/// Stands in for a seed where the request gives none; any constant would do.
+const FALLBACK_SEED: u64 = 0x5eed_5eed_5eed_5eed;
+
+#[derive(Debug)]
+struct Sequence {
+    id: SequenceId,
+    cache: KvCache,
+    /// The prompt, later the token chosen last.
+    to_feed: Vec<u32>,
+    /// How many of those the cache has seen.
+    fed: usize,
+    prompt_tokens: usize,
+    generated: usize,
+    /// How many of the generated tokens an event has counted.
+    reported: usize,
+    max_tokens: usize,
+    sampler: Sampler,
+    stream: TextStream,
+    stop: StopFilter,
+}
+
+impl Sequence {
+    /// Whether the sequence goes on.
+    fn step(&mut self, model: &Model, events: &mut Vec<Event>) -> bool {
+        let end = self.to_feed.len().min(self.fed + PREFILL_CHUNK_TOKENS);
+        let logits = match model.forward(&mut self.cache, &self.to_feed[self.fed..end]) {
+            Ok(logits) => logits,
+            Err(error) => return self.fail(error.to_string(), events),
+        };
+        self.fed = end;
+        if self.fed < self.to_feed.len() {
+            return true;
+        }
+        let Some(token) = self.sampler.sample(&logits) else {
+            return self.fail(
+                "the model computed no usable number; its file may be damaged".into(),
+                events,
+            );
+        };
+        self.sampler.observe(token);
+        self.generated += 1;
+        if model.tokenizer().is_end(token) {
+            return self.finish(FinishReason::Stop, events);
+        }
+        let piece = self.stream.push(model.tokenizer(), token);
+        let passed = self.stop.push(&piece);
+        self.say(passed.text, events);
+        if passed.stopped {
+            return self.done(FinishReason::Stop, events);
+        }
+        if self.generated >= self.max_tokens {
+            return self.finish(FinishReason::Length, events);
+        }
+        self.to_feed.clear();
+        self.to_feed.push(token);
+        self.fed = 0;
+        true
+    }
+
+    /// Gives out what was held back, then ends; a stop text may still complete in the last half character.
+    fn finish(&mut self, reason: FinishReason, events: &mut Vec<Event>) -> bool {
+        let rest = self.stream.finish();
+        let passed = self.stop.push(&rest);
+        let mut text = passed.text;
+        if !passed.stopped {
+            text.push_str(&self.stop.finish());
+        }
+        self.say(text, events);
+        self.done(reason, events)
+    }
+
+    fn say(&mut self, text: String, events: &mut Vec<Event>) {
+        if !text.is_empty() {
+            let tokens = self.generated - self.reported;
+            self.reported = self.generated;
+            events.push(Event::Text {
+                id: self.id,
+                text,
+                tokens,
+            });
+        }
+    }
+
+    fn done(&mut self, finish_reason: FinishReason, events: &mut Vec<Event>) -> bool {
+        events.push(Event::Done {
+            id: self.id,
+            finish_reason,
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.generated,
+        });
         false
     }
 
-    /// Sequences that run.
-    pub fn running(&self) -> usize {
-        0
+    fn fail(&mut self, message: String, events: &mut Vec<Event>) -> bool {
+        events.push(Event::Failed { id: self.id, message });
+        false
     }
 }

@@ -8,10 +8,27 @@
 //! What comes from outside is of two kinds, and each has its error: files that make up a model ([`ModelError`], always
 //! naming the file) and requests ([`RequestError`], with a stable [code](RequestError::code)).
 
+mod architecture;
+pub mod backend;
 mod engine;
 mod error;
+pub mod format;
+mod kv_cache;
+mod model;
 mod request;
+mod sampler;
+mod stop;
+mod summary;
+mod template;
+mod tokenizer;
 
-pub use engine::{Engine, EngineOptions, ModelSummary, inspect};
+pub use engine::{Engine, EngineOptions};
 pub use error::{ModelError, Problem, RequestError};
+pub use kv_cache::KvCache;
+pub use model::Model;
 pub use request::{Begun, ChatMessage, Event, FinishReason, GenerateRequest, Prompt, Sampling, SequenceId};
+pub use sampler::Sampler;
+pub use stop::{Passed, StopFilter};
+pub use summary::{ModelSummary, inspect};
+pub use template::Date;
+pub use tokenizer::{TextStream, Tokenizer};

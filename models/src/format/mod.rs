@@ -1,0 +1,404 @@
+//! Model files. Whatever the format, the rest of the crate sees one [`Checkpoint`]: a configuration, a tokenizer, a
+//! template, and tensors by one set of names.
+//!
+//! The names are GGUF's short ones (`blk.0.attn_q.weight`), shapes are rows first (outputs × inputs).
+
+pub mod gguf;
+mod safetensors;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use serde_json::Value;
+
+use crate::error::{ModelError, Problem};
+use crate::summary::ModelSummary;
+use crate::tokenizer::Tokenizer;
+
+/// A model's files, opened and checked; weights are read only by [`Checkpoint::tensor`].
+pub(crate) struct Checkpoint {
+    pub(crate) name: String,
+    pub(crate) config: ModelConfig,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<String>,
+    /// The file that holds the weights.
+    path: PathBuf,
+    format: &'static str,
+    file: Mmap,
+    tensors: BTreeMap<String, Stored>,
+}
+
+/// The numbers that shape a decoder-only transformer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ModelConfig {
+    pub(crate) architecture: String,
+    pub(crate) context_length: usize,
+    pub(crate) hidden_size: usize,
+    pub(crate) layers: usize,
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_size: usize,
+    pub(crate) feed_forward_size: usize,
+    pub(crate) norm_epsilon: f64,
+    pub(crate) rope_theta: f64,
+    pub(crate) rope_pairs: RopePairs,
+}
+
+/// Which rows of the query and key projections a rotation turns against each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RopePairs {
+    /// Row `i` of a head with row `i + half`: Hugging Face's layout.
+    Halves,
+    /// Row `2i` with row `2i + 1`: the original layout, to which llama GGUF files are permuted back.
+    Neighbours,
+}
+
+/// A tensor in the file.
+#[derive(Clone, Debug)]
+struct Stored {
+    shape: Vec<usize>,
+    element: Element,
+    data: Range<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Element {
+    F32,
+    F16,
+    Bf16,
+    /// Known by name only.
+    Other(String),
+}
+
+impl Checkpoint {
+    /// Opens a `.gguf` file, a directory with `config.json`, or a `.safetensors` file in such a directory.
+    pub(crate) fn open(path: &Path) -> Result<Self, ModelError> {
+        let metadata = std::fs::metadata(path).map_err(|error| ModelError::new(path, error.into()))?;
+        if metadata.is_dir() {
+            return safetensors::open_directory(path);
+        }
+        let file = map(path)?;
+        if is_gguf(&file) {
+            return open_gguf(path, file);
+        }
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "safetensors")
+        {
+            return safetensors::open(path, file);
+        }
+        let found = if file.is_empty() {
+            "the file is empty"
+        } else {
+            "it is neither GGUF nor named .safetensors"
+        };
+        Err(ModelError::new(path, Problem::NotAModel(found.into())))
+    }
+
+    pub(crate) fn error(&self, problem: Problem) -> ModelError {
+        ModelError::new(&self.path, problem)
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Rows first.
+    pub(crate) fn shape(&self, name: &str) -> Result<&[usize], ModelError> {
+        self.stored(name).map(|stored| stored.shape.as_slice())
+    }
+
+    /// Checks that a tensor is there, fits, and can be run; reads nothing of it.
+    pub(crate) fn check(&self, name: &str, expected: &[usize]) -> Result<(), ModelError> {
+        let stored = self.stored(name)?;
+        if stored.shape != expected {
+            return Err(self.error(Problem::WrongShape {
+                tensor: name.to_owned(),
+                found: stored.shape.clone(),
+                expected: expected.to_vec(),
+            }));
+        }
+        if let Element::Other(tensor_type) = &stored.element {
+            return Err(self.error(Problem::UnsupportedTensorType {
+                tensor: name.to_owned(),
+                tensor_type: tensor_type.clone(),
+            }));
+        }
+        Ok(())
+    }
+
+    /// A tensor's elements as 32-bit floats, rows first.
+    pub(crate) fn tensor(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>, ModelError> {
+        self.check(name, expected)?;
+        let stored = self.stored(name)?;
+        let bytes = &self.file[stored.data.clone()];
+        Ok(match stored.element {
+            Element::F32 => elements(bytes, f32::from_le_bytes),
+            Element::F16 => elements(bytes, |pair| f16::from_le_bytes(pair).to_f32()),
+            Element::Bf16 => elements(bytes, |pair| bf16::from_le_bytes(pair).to_f32()),
+            Element::Other(_) => Vec::new(),
+        })
+    }
+
+    pub(crate) fn summary(&self, vocabulary_size: usize) -> ModelSummary {
+        let mut parameters = 0;
+        let mut weights_bytes = 0;
+        let mut bytes_of: BTreeMap<&str, usize> = BTreeMap::new();
+        for stored in self.tensors.values() {
+            // Shapes were checked against the file's length, so the product fits.
+            parameters += stored
+                .shape
+                .iter()
+                .map(|&dimension| dimension as u64)
+                .product::<u64>();
+            weights_bytes += stored.data.len() as u64;
+            *bytes_of.entry(stored.element.name()).or_default() += stored.data.len();
+        }
+        let most = bytes_of
+            .iter()
+            .max_by_key(|(_, bytes)| **bytes)
+            .map_or("empty", |(name, _)| name);
+        ModelSummary {
+            name: self.name.clone(),
+            architecture: self.config.architecture.clone(),
+            parameters,
+            weights_bytes,
+            context_length: self.config.context_length,
+            vocabulary_size,
+            has_chat_template: self.template.is_some(),
+            format: format!("{} {}", self.format, most.to_lowercase()),
+        }
+    }
+
+    fn stored(&self, name: &str) -> Result<&Stored, ModelError> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| self.error(Problem::MissingTensor(name.to_owned())))
+    }
+}
+
+impl ModelConfig {
+    /// What must hold for any architecture before its tensors are looked at; the tensors' shapes then bound the
+    /// sizes.
+    fn check(self) -> Result<Self, Problem> {
+        let sizes = [
+            ("context length", self.context_length),
+            ("hidden size", self.hidden_size),
+            ("number of layers", self.layers),
+            ("number of heads", self.heads),
+            ("number of key-value heads", self.kv_heads),
+            ("head size", self.head_size),
+            ("feed-forward size", self.feed_forward_size),
+        ];
+        if let Some((what, size)) = sizes
+            .iter()
+            .find(|(_, size)| *size == 0 || *size > u32::MAX as usize)
+        {
+            return Err(Problem::Configuration(format!("its {what} is {size}")));
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return Err(Problem::Configuration(format!(
+                "{} heads cannot share {} key-value heads",
+                self.heads, self.kv_heads
+            )));
+        }
+        if !self.head_size.is_multiple_of(2) {
+            return Err(Problem::Configuration(format!(
+                "heads of {} values cannot be rotated",
+                self.head_size
+            )));
+        }
+        let numbers = [
+            ("norm epsilon", self.norm_epsilon),
+            ("RoPE base", self.rope_theta),
+        ];
+        if let Some((what, number)) = numbers
+            .iter()
+            .find(|(_, number)| !(number.is_finite() && *number > 0.0))
+        {
+            return Err(Problem::Configuration(format!("its {what} is {number}")));
+        }
+        Ok(self)
+    }
+}
+
+impl Element {
+    fn name(&self) -> &str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+fn open_gguf(path: &Path, file: Mmap) -> Result<Checkpoint, ModelError> {
+    let error = |problem| ModelError::new(path, problem);
+    let gguf = gguf::Gguf::parse(&file).map_err(error)?;
+    let config = gguf_config(&gguf).map_err(error)?;
+    let tokenizer = Tokenizer::from_gguf(&gguf).map_err(error)?;
+    let template = gguf.string("tokenizer.chat_template").map(str::to_owned);
+    let name = gguf
+        .string("general.name")
+        .map_or_else(|| stem(path), str::to_owned);
+    let stored = |tensor: &gguf::TensorInfo<'_>| {
+        let element = match tensor.tensor_type {
+            gguf::TensorType::F32 => Element::F32,
+            gguf::TensorType::F16 => Element::F16,
+            gguf::TensorType::BF16 => Element::Bf16,
+            other => Element::Other(other.name()),
+        };
+        let stored = Stored {
+            shape: tensor.shape.clone(),
+            element,
+            data: tensor.data.clone(),
+        };
+        (tensor.name.to_owned(), stored)
+    };
+    let tensors = gguf.tensors.iter().map(stored).collect();
+    Ok(Checkpoint {
+        name,
+        config,
+        tokenizer,
+        template,
+        path: path.to_owned(),
+        format: "gguf",
+        file,
+        tensors,
+    })
+}
+
+fn gguf_config(gguf: &gguf::Gguf<'_>) -> Result<ModelConfig, Problem> {
+    let Some(architecture) = gguf.string("general.architecture") else {
+        return Err(Problem::Configuration("general.architecture is missing".into()));
+    };
+    crate::architecture::check_known(architecture)?;
+    if let Some(parts) = gguf.unsigned("split.count").filter(|parts| *parts > 1) {
+        return Err(Problem::Unsupported {
+            what: format!("the model is split into {parts} files"),
+            remedy: "join them with `llama-gguf-split --merge`, or download a single file",
+        });
+    }
+    let optional = |key: &str| gguf.unsigned(&format!("{architecture}.{key}"));
+    let size = |key: &str| {
+        let value = optional(key).ok_or_else(|| {
+            Problem::Configuration(format!("{architecture}.{key} is missing or not a number"))
+        })?;
+        usize::try_from(value).map_err(|_| Problem::Configuration(format!("{architecture}.{key} is {value}")))
+    };
+    let or = |key: &str, otherwise| {
+        optional(key)
+            .and_then(|value| usize::try_from(value).ok())
+            .unwrap_or(otherwise)
+    };
+    let hidden_size = size("embedding_length")?;
+    let heads = size("attention.head_count")?;
+    let head_size = or(
+        "attention.key_length",
+        hidden_size.checked_div(heads).unwrap_or(0),
+    );
+    if or("attention.value_length", head_size) != head_size {
+        return Err(Problem::Configuration(
+            "keys and values have different sizes".into(),
+        ));
+    }
+    let scaling = gguf
+        .string(&format!("{architecture}.rope.scaling.type"))
+        .filter(|kind| *kind != "none");
+    let frequencies = gguf
+        .tensors
+        .iter()
+        .any(|tensor| tensor.name == "rope_freqs.weight");
+    if scaling.is_some() || frequencies || or("rope.dimension_count", head_size) != head_size {
+        return Err(rope_unsupported(scaling.unwrap_or("by frequency or dimension")));
+    }
+    ModelConfig {
+        architecture: architecture.to_owned(),
+        context_length: size("context_length")?,
+        hidden_size,
+        layers: size("block_count")?,
+        heads,
+        kv_heads: or("attention.head_count_kv", heads),
+        head_size,
+        feed_forward_size: size("feed_forward_length")?,
+        norm_epsilon: gguf
+            .float(&format!("{architecture}.attention.layer_norm_rms_epsilon"))
+            .ok_or_else(|| Problem::Configuration("attention.layer_norm_rms_epsilon is missing".into()))?,
+        rope_theta: gguf
+            .float(&format!("{architecture}.rope.freq_base"))
+            .unwrap_or(10_000.0),
+        rope_pairs: RopePairs::Neighbours,
+    }
+    .check()
+}
+
+fn rope_unsupported(scaling: &str) -> Problem {
+    Problem::Unsupported {
+        what: format!("RoPE scaling ({scaling}) cannot be run so far"),
+        remedy: "choose a model without it, such as Llama 2, TinyLlama or SmolLM2",
+    }
+}
+
+/// Whether a file claims to be GGUF.
+pub(crate) fn is_gguf(file: &[u8]) -> bool {
+    file.starts_with(b"GGUF")
+}
+
+/// Maps a file into memory, so that weights are neither copied nor counted as this process's own memory.
+#[allow(
+    unsafe_code,
+    reason = "mapping a file is unsafe because others may change it; memmap2 offers no safe way"
+)]
+pub(crate) fn map(path: &Path) -> Result<Mmap, ModelError> {
+    let error = |error: std::io::Error| ModelError::new(path, error.into());
+    let file = File::open(path).map_err(error)?;
+    if !file.metadata().map_err(error)?.is_file() {
+        return Err(error(std::io::Error::other("it is not a file")));
+    }
+    // SAFETY: the mapping is read-only and private to this process. It must hold that nobody truncates or rewrites
+    // the file while it is mapped, which no program can enforce: a truncated file ends this process with SIGBUS
+    // (which is why the engine runs in a process of its own), a rewritten one gives wrong numbers. Nothing but
+    // floats and already copied texts is read from it after it was checked.
+    unsafe { Mmap::map(&file) }.map_err(error)
+}
+
+/// Reads a JSON file; `None` if there is none.
+pub(crate) fn read_json(path: &Path) -> Result<Option<Value>, ModelError> {
+    let error = |problem| ModelError::new(path, problem);
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_JSON_BYTES + 1).read_to_end(&mut text));
+    match read {
+        Ok(_) => {}
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(other) => return Err(error(other.into())),
+    }
+    if text.len() as u64 > MAX_JSON_BYTES {
+        return Err(error(Problem::Malformed(format!(
+            "it is longer than {MAX_JSON_BYTES} bytes"
+        ))));
+    }
+    let parsed = serde_json::from_slice(&text);
+    parsed
+        .map(Some)
+        .map_err(|problem| error(Problem::Malformed(format!("it is not JSON: {problem}"))))
+}
+
+/// The largest known tokenizer.json has about 35 MB.
+const MAX_JSON_BYTES: u64 = 256 << 20;
+
+/// The file's or directory's name without its extension.
+fn stem(path: &Path) -> String {
+    path.file_stem()
+        .map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned())
+}
+
+fn elements<const N: usize>(bytes: &[u8], element: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    let (chunks, _) = bytes.as_chunks::<N>();
+    chunks.iter().map(|chunk| element(*chunk)).collect()
+}

@@ -1,0 +1,48 @@
+//! What is known of a model without reading its weights.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::architecture;
+use crate::error::ModelError;
+use crate::format::Checkpoint;
+use crate::template::Template;
+
+/// What a model is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelSummary {
+    /// The file's own name for the model, else the file's or directory's.
+    pub name: String,
+    /// The model family, `llama` for example.
+    pub architecture: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Bytes of the weights in the file.
+    pub weights_bytes: u64,
+    /// The most tokens of prompt and answer together.
+    pub context_length: usize,
+    /// Number of tokens the model knows.
+    pub vocabulary_size: usize,
+    /// Whether the model brings a chat template.
+    pub has_chat_template: bool,
+    /// The file format and the type of most weights: `gguf f32`, `safetensors bf16`.
+    pub format: String,
+}
+
+/// Checks a model without reading its weights: header, configuration, tokenizer, template, and that every tensor is
+/// there with the right shape, in a type that can be run, inside the file.
+///
+/// `path` is a `.gguf` file, a directory with `config.json`, `model.safetensors` and `tokenizer.json`, or that
+/// `model.safetensors` itself.
+///
+/// # Errors
+/// What [`Engine::load`](crate::Engine::load) would fail with, always naming the file.
+pub fn inspect(path: &Path) -> Result<ModelSummary, ModelError> {
+    let checkpoint = Checkpoint::open(path)?;
+    if let Some(source) = &checkpoint.template {
+        Template::new(source).map_err(|problem| checkpoint.error(problem))?;
+    }
+    let vocabulary_size = architecture::check(&checkpoint)?;
+    Ok(checkpoint.summary(vocabulary_size))
+}
