@@ -1,5 +1,11 @@
 //! Each rule that a packet can break, with a packet that breaks this one only, and the reason to answer.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "clippy.toml exempts tests, but sees none in an integration test's helpers"
+)]
+
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use topics::packet::*;

@@ -1,6 +1,12 @@
 //! What holds for every packet: it is read as it was written, in each version, and nothing that comes from
 //! the network makes the decoder panic or take memory.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "clippy.toml exempts tests, but sees none in an integration test's helpers"
+)]
+
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use proptest::collection::vec;
@@ -12,7 +18,7 @@ use topics::packet::*;
 const MAX_PACKET_BYTES: usize = 1 << 20;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
     fn what_is_written_is_read_as_the_same_packet((version, packet) in any_packet()) {
