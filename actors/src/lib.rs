@@ -1,1 +1,24 @@
-//! placeholder
+//! The rooms: every actix actor of Clawdbot, and only here `Actor` and `Handler` code.
+//!
+//! What actix does not give is made up for here: every mailbox is bounded and each sender names
+//! what happens when it is full (wait, refuse with an item, reject to the publisher, drop and
+//! count); supervision starts new values, not the same one; requests outlive the worker they run
+//! on; nothing queues in a `SyncArbiter`. Where an actor needs the outside (a token check), the
+//! trait stands here and the daemon implements it.
+
+pub mod auth_checker;
+pub mod conversation;
+pub mod device_session;
+pub mod inference_worker;
+pub mod memory_governor;
+pub mod metrics;
+pub mod outbox;
+pub mod policy;
+mod presence;
+pub mod reception;
+pub mod scheduler;
+pub mod stats;
+pub mod supervisor;
+pub mod switchboard;
+pub mod topic_router;
+pub mod worker_protocol;

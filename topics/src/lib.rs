@@ -5,8 +5,10 @@
 pub mod access;
 pub mod device;
 pub mod filter;
+pub mod message;
 pub mod name;
 pub mod packet;
 pub mod pattern;
 pub mod retained;
+pub mod session;
 pub mod subscriptions;

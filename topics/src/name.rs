@@ -34,6 +34,11 @@ impl TopicName {
         Ok(Self(text))
     }
 
+    /// The name's bytes, to be shared without a copy.
+    pub fn as_byte_string(&self) -> &ByteString {
+        &self.0
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

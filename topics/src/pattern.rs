@@ -111,7 +111,7 @@ impl TopicPattern {
 /// Values for the named levels of a pattern, in the pattern's order.
 ///
 /// Equal params mean the same bound actor; clones share one allocation.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Hash)]
 pub struct Params {
     pairs: Arc<[(ByteString, ByteString)]>,
 }

@@ -1,1 +1,4 @@
-//! placeholder
+//! The calls to the operating system, one small module a concern, without C dependencies, so that
+//! every system's half is type-checked on every other.
+
+pub mod memory;

@@ -1,0 +1,128 @@
+//! The actor that decides who comes in. It is asked once, at CONNECT, and answers with compiled
+//! rules that the session keeps; it is not asked again for each message.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use bytestring::ByteString;
+use topics::access::AccessRules;
+use topics::device::DeviceId;
+use topics::packet::ReasonCode;
+
+use crate::stats::Stats;
+
+/// Connections wait for room in the mailbox, each within its connect timeout.
+const MAILBOX: usize = 1024;
+
+/// Checks tokens. The daemon implements it; here nothing is known of keys or formats.
+pub trait TokenVerifier: Send + Unpin + 'static {
+    /// Who the token says its bearer is, or in words that can be logged why it is not believed.
+    fn verify(&self, token: &[u8], now: SystemTime) -> Result<Identity, String>;
+}
+
+/// What a good token says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The subject: the device.
+    pub device: String,
+}
+
+/// Who is let in, and how that is decided.
+pub enum Admittance {
+    /// By a token in the password field.
+    Token(Box<dyn TokenVerifier>),
+    /// Everybody, with every right: for benchmarks and conformance runs on loopback.
+    Everybody,
+}
+
+/// See the module.
+pub struct AuthChecker {
+    admittance: Admittance,
+    stats: Arc<Stats>,
+}
+
+impl AuthChecker {
+    /// An actor not started yet.
+    pub fn new(admittance: Admittance, stats: Arc<Stats>) -> Self {
+        Self { admittance, stats }
+    }
+}
+
+impl Actor for AuthChecker {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+    }
+}
+
+/// May this client come in?
+#[derive(Message)]
+#[rtype(result = "Result<Admission, Refusal>")]
+pub struct Authenticate {
+    /// The client identifier, assigned by the broker if the client had none.
+    pub client_id: ByteString,
+    /// The user name, if any.
+    pub username: Option<ByteString>,
+    /// The token, if any.
+    pub password: Option<Bytes>,
+}
+
+/// Who came in, and what it may do.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// The device; None only where everybody is let in.
+    pub device_id: Option<DeviceId>,
+    /// Its rules, compiled.
+    pub rules: Arc<AccessRules>,
+}
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For the client.
+    pub reason: ReasonCode,
+    /// For the log.
+    pub why: String,
+}
+
+impl Handler<Authenticate> for AuthChecker {
+    type Result = Result<Admission, Refusal>;
+
+    fn handle(&mut self, msg: Authenticate, _: &mut Self::Context) -> Self::Result {
+        let answer = self.decide(&msg);
+        if answer.is_err() {
+            self.stats.authentication_failures.add(1);
+        }
+        answer
+    }
+}
+
+impl AuthChecker {
+    fn decide(&self, msg: &Authenticate) -> Result<Admission, Refusal> {
+        let verifier = match &self.admittance {
+            Admittance::Token(verifier) => verifier,
+            Admittance::Everybody => return Ok(everybody(msg)),
+        };
+        let Some(token) = &msg.password else {
+            return Err(Refusal {
+                reason: ReasonCode::NotAuthorized,
+                why: "no token; put one from `clawdbot token DEVICE` into the password field".into(),
+            });
+        };
+        let bad = |why| Refusal { reason: ReasonCode::BadUserNameOrPassword, why };
+        let identity = verifier.verify(token, SystemTime::now()).map_err(bad)?;
+        let device_id = DeviceId::parse(identity.device.into())
+            .map_err(|e| bad(format!("the token's subject is no device id: {e}")))?;
+        let rules = Arc::new(AccessRules::device_default(&device_id));
+        Ok(Admission { device_id: Some(device_id), rules })
+    }
+}
+
+/// Without tokens a device is who it says it is, by its user name; most clients then are nobody's.
+fn everybody(msg: &Authenticate) -> Admission {
+    let device_id = msg.username.clone().and_then(|name| DeviceId::parse(name).ok());
+    Admission { device_id: device_id.map(|d| d.detached()), rules: Arc::new(AccessRules::unrestricted()) }
+}

@@ -1,0 +1,66 @@
+//! One item of a streamed answer, as JSON on the wire.
+
+use models::FinishReason;
+use serde::Serialize;
+
+/// See the module. `seq` counts from 0 without a gap; exactly one item of a request, its last, has
+/// `done`.
+#[derive(Debug, Serialize)]
+pub(super) struct Item<'a> {
+    pub(super) id: &'a str,
+    pub(super) seq: u64,
+    pub(super) delta: &'a str,
+    #[serde(flatten)]
+    pub(super) end: Option<End<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct End<'a> {
+    pub(super) done: bool,
+    pub(super) finish_reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<ItemError<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) usage: Option<Usage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) timings: Option<Timings>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ItemError<'a> {
+    pub(super) code: &'a str,
+    pub(super) message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retry_after_ms: Option<u64>,
+}
+
+/// Tokens of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// In the prompt, the template's among them.
+    pub prompt_tokens: usize,
+    /// Generated.
+    pub completion_tokens: usize,
+}
+
+/// Where a request's time went, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Timings {
+    /// From its acceptance to its beginning.
+    pub queue_s: f64,
+    /// From its acceptance to its first text; absent if none came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_to_first_token_s: Option<f64>,
+    /// From its acceptance to its end.
+    pub duration_s: f64,
+}
+
+pub(super) fn finish_reason(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::Cancelled => "cancelled",
+    }
+}

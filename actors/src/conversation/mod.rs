@@ -1,0 +1,394 @@
+//! The actor that owns `clawdbot/{device_id}/command` and `clawdbot/{device_id}/cancel` of one
+//! device: it reads requests, asks the [`Scheduler`] for one answer at a time, and publishes the
+//! answer item by item.
+//!
+//! A request accepted here ends with exactly one item that has `done`: complete, failed or
+//! cancelled. It is cancelled early only by an explicit cancel, or when for a grace time nobody,
+//! connected or with a session that outlives its connection, could receive its reply topic.
+
+mod item;
+mod request;
+
+use std::collections::VecDeque;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use models::FinishReason;
+use topics::message::Message as AppMessage;
+use topics::name::TopicName;
+use topics::packet::{PublishProperties, QoS};
+use topics::pattern::{Params, TopicPattern};
+
+use crate::scheduler::{CancelJob, JobId, Progress, Scheduler, Submit};
+use crate::switchboard::{Inbound, Overflow, Switchboard};
+use crate::topic_router::{BindEach, LazyActor, Retire, RouteFirst};
+
+use item::{End, Item, ItemError, finish_reason};
+pub use item::{Timings, Usage};
+pub use request::RequestLimits;
+use request::{CancelTarget, Invalid, Request};
+
+/// See [`ConversationConfig::max_queued`]: the mailbox holds as many commands and as many cancels,
+/// and some tokens.
+const MAILBOX_BEYOND_QUEUE: usize = 256;
+
+/// How often a request's receivers are looked for.
+const RECEIVER_CHECK: Duration = Duration::from_secs(1);
+
+/// From the settings.
+#[derive(Clone, Debug)]
+pub struct ConversationConfig {
+    /// What a request may ask for.
+    pub limits: RequestLimits,
+    /// Requests of one device that wait behind the one at hand; one more is refused with an item.
+    pub max_queued: usize,
+    /// How long a request goes on while nobody can receive its reply topic.
+    pub undeliverable_grace: Duration,
+    /// How long a conversation with nothing to do is kept.
+    pub idle: Duration,
+}
+
+/// See the module.
+pub struct Conversation {
+    config: ConversationConfig,
+    switchboard: Switchboard,
+    scheduler: Addr<Scheduler>,
+    default_reply_topic: Option<TopicName>,
+    current: Option<Running>,
+    queue: VecDeque<Pending>,
+    watch: Option<SpawnHandle>,
+    retired: bool,
+}
+
+/// Where an answer goes.
+#[derive(Clone, Debug)]
+struct ReplyTo {
+    topic: TopicName,
+    correlation_data: Option<Bytes>,
+}
+
+struct Pending {
+    id: String,
+    request: Request,
+    reply: ReplyTo,
+    expires_at: Option<Instant>,
+    last_receiver_seen: Instant,
+    accepted_at: Instant,
+}
+
+struct Running {
+    job: JobId,
+    id: String,
+    reply: ReplyTo,
+    seq: u64,
+    last_receiver_seen: Instant,
+}
+
+impl Conversation {
+    /// The binding by which the router makes one conversation a device.
+    pub fn binding(
+        config: ConversationConfig,
+        switchboard: Switchboard,
+        scheduler: Addr<Scheduler>,
+    ) -> Result<BindEach, topics::pattern::PatternError> {
+        let patterns = vec![
+            TopicPattern::parse("clawdbot/{device_id}/command")?,
+            TopicPattern::parse("clawdbot/{device_id}/cancel")?,
+        ];
+        let idle = config.idle;
+        let factory = Box::new(move |params: &Params| {
+            let device = params.get("device_id").unwrap_or_default();
+            let conversation = Self {
+                config: config.clone(),
+                switchboard: switchboard.clone(),
+                scheduler: scheduler.clone(),
+                default_reply_topic: TopicName::parse(format!("clawdbot/{device}/reply").into()).ok(),
+                current: None,
+                queue: VecDeque::new(),
+                watch: None,
+                retired: false,
+            }
+            .start();
+            LazyActor { mailbox: conversation.clone().recipient(), retire: conversation.recipient() }
+        });
+        Ok(BindEach { actor: "Conversation", patterns, overflow: Overflow::Reject, idle, factory })
+    }
+}
+
+impl Actor for Conversation {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(2 * self.config.max_queued + MAILBOX_BEYOND_QUEUE);
+    }
+}
+
+impl Handler<Inbound> for Conversation {
+    type Result = ();
+
+    fn handle(&mut self, msg: Inbound, ctx: &mut Self::Context) {
+        if self.retired {
+            // Unbound, but this publisher still had the old snapshot: its message goes to the successor.
+            let asked = self.switchboard.router().send(RouteFirst { message: msg.message, from: msg.from });
+            ctx.spawn(async move { let _ = asked.await; }.into_actor(self));
+            return;
+        }
+        if msg.message.topic.as_str().ends_with("/cancel") {
+            self.cancel(&msg, ctx);
+        } else {
+            self.command(&msg, ctx);
+        }
+    }
+}
+
+impl Handler<Retire> for Conversation {
+    type Result = bool;
+
+    fn handle(&mut self, _: Retire, _: &mut Self::Context) -> bool {
+        self.retired = self.current.is_none() && self.queue.is_empty();
+        self.retired
+    }
+}
+
+impl Handler<Progress> for Conversation {
+    type Result = ();
+
+    fn handle(&mut self, progress: Progress, ctx: &mut Self::Context) {
+        let Some(mut running) = self.current.take_if(|running| running.job == progress.job()) else { return };
+        match progress {
+            Progress::Text { text, .. } => {
+                self.publish(&running.reply, &Item { id: &running.id, seq: running.seq, delta: &text, end: None });
+                running.seq += 1;
+                self.current = Some(running);
+            }
+            Progress::Done { reason, usage, timings, model, .. } => {
+                let end = End {
+                    done: true,
+                    finish_reason: finish_reason(reason),
+                    error: None,
+                    model: Some(&model),
+                    usage: Some(usage),
+                    timings: Some(timings),
+                };
+                self.end(&running.reply, &running.id, running.seq, end);
+                self.next(ctx);
+            }
+            Progress::Failed { code, message, retry_after_ms, .. } => {
+                let error = ItemError { code: &code, message: &message, retry_after_ms };
+                self.fail(&running.reply, &running.id, running.seq, error);
+                self.next(ctx);
+            }
+        }
+    }
+}
+
+impl Conversation {
+    fn command(&mut self, msg: &Inbound, ctx: &mut Context<Self>) {
+        let Some(reply) = self.reply_to(msg) else { return };
+        let request = match request::parse(&msg.message.payload, &self.config.limits) {
+            Ok(request) => request,
+            Err(invalid) => return self.reject(&reply, &invalid),
+        };
+        let now = Instant::now();
+        let id = request.id.clone().unwrap_or_else(generated_id);
+        if self.queue.len() >= self.config.max_queued {
+            let message = format!(
+                "{} requests of this device wait already (conversation.max_queued); wait for an answer, then ask again",
+                self.queue.len()
+            );
+            let error = ItemError { code: "queue_full", message: &message, retry_after_ms: Some(1000) };
+            return self.fail(&reply, &id, 0, error);
+        }
+        self.queue.push_back(Pending {
+            id,
+            request,
+            reply,
+            expires_at: msg.message.expires_at,
+            last_receiver_seen: now,
+            accepted_at: now,
+        });
+        if self.watch.is_none() {
+            self.watch = Some(ctx.run_interval(RECEIVER_CHECK, Self::look_for_receivers));
+        }
+        if self.current.is_none() {
+            self.next(ctx);
+        }
+    }
+
+    /// Takes the next request up.
+    fn next(&mut self, ctx: &mut Context<Self>) {
+        while let Some(pending) = self.queue.pop_front() {
+            if pending.expires_at.is_some_and(|at| at <= Instant::now()) {
+                let message = "its Message Expiry Interval passed while it waited; ask again with a longer one";
+                let error = ItemError { code: "expired", message, retry_after_ms: None };
+                self.fail(&pending.reply, &pending.id, 0, error);
+                continue;
+            }
+            let mut request = pending.request.generate;
+            // The engine has no source of chance of its own; a seed asked for is kept.
+            request.sampling.seed.get_or_insert_with(random);
+            let job = JobId::next();
+            let submit = Submit {
+                job,
+                priority: pending.request.priority,
+                request,
+                accepted_at: pending.accepted_at,
+                progress: ctx.address().recipient(),
+            };
+            if self.scheduler.try_send(submit).is_err() {
+                let message = "the daemon has more requests than it can look at; ask again shortly";
+                let error = ItemError { code: "overloaded", message, retry_after_ms: Some(1000) };
+                self.fail(&pending.reply, &pending.id, 0, error);
+                continue;
+            }
+            self.current = Some(Running {
+                job,
+                id: pending.id,
+                reply: pending.reply,
+                seq: 0,
+                last_receiver_seen: pending.last_receiver_seen,
+            });
+            return;
+        }
+        if let Some(watch) = self.watch.take() {
+            ctx.cancel_future(watch);
+        }
+    }
+
+    fn cancel(&mut self, msg: &Inbound, ctx: &mut Context<Self>) {
+        let target = match request::parse_cancel(&msg.message.payload) {
+            Ok(target) => target,
+            Err(invalid) => {
+                if let Some(reply) = self.reply_to(msg) {
+                    self.reject(&reply, &invalid);
+                }
+                return;
+            }
+        };
+        let hit = |id: &str| match &target {
+            CancelTarget::All => true,
+            CancelTarget::Id(wanted) => wanted == id,
+        };
+        if let Some(job) = self.current.as_ref().filter(|r| hit(&r.id)).map(|r| r.job) {
+            self.cancel_job(job, ctx);
+        }
+        let (gone, kept): (VecDeque<_>, _) = self.queue.drain(..).partition(|pending| hit(&pending.id));
+        self.queue = kept;
+        for pending in gone {
+            self.cancelled(&pending);
+        }
+    }
+
+    /// The last item comes from the engine, when it has stopped.
+    fn cancel_job(&self, job: JobId, ctx: &mut Context<Self>) {
+        let asked = self.scheduler.send(CancelJob { job });
+        ctx.spawn(async move { let _ = asked.await; }.into_actor(self));
+    }
+
+    fn look_for_receivers(&mut self, ctx: &mut Context<Self>) {
+        let (now, grace) = (Instant::now(), self.config.undeliverable_grace);
+        let seen = |switchboard: &Switchboard, reply: &ReplyTo, last: &mut Instant| {
+            if switchboard.has_receiver(&reply.topic) {
+                *last = now;
+            }
+            now.saturating_duration_since(*last) < grace
+        };
+        let mut abandoned = None;
+        if let Some(running) = &mut self.current
+            && !seen(&self.switchboard, &running.reply, &mut running.last_receiver_seen)
+        {
+            tracing::info!(id = running.id, topic = %running.reply.topic, "nobody can receive the answer: cancelled");
+            abandoned = Some(running.job);
+        }
+        if let Some(job) = abandoned {
+            self.cancel_job(job, ctx);
+        }
+        let switchboard = &self.switchboard;
+        self.queue.retain_mut(|pending| seen(switchboard, &pending.reply, &mut pending.last_receiver_seen));
+    }
+
+    /// The Response Topic if the client named one it may publish to, else the device's reply topic.
+    fn reply_to(&self, msg: &Inbound) -> Option<ReplyTo> {
+        let fallback = self.default_reply_topic.clone()?;
+        let correlation_data = msg.message.correlation_data().map(|data| Bytes::copy_from_slice(data));
+        let Some(asked) = msg.message.response_topic() else {
+            return Some(ReplyTo { topic: fallback, correlation_data });
+        };
+        let topic = TopicName::parse(asked.clone()).map(|topic| topic.detached());
+        match topic {
+            Ok(topic) if msg.from.rules.may_publish(&topic, QoS::AtLeastOnce as u8, false).is_allowed() => {
+                Some(ReplyTo { topic, correlation_data })
+            }
+            _ => {
+                let message = format!(
+                    "the Response Topic {asked} is not this device's to use; choose one under its own topics"
+                );
+                let reply = ReplyTo { topic: fallback, correlation_data };
+                let error = ItemError { code: "not_authorized", message: &message, retry_after_ms: None };
+                self.fail(&reply, &generated_id(), 0, error);
+                None
+            }
+        }
+    }
+
+    fn reject(&self, reply: &ReplyTo, invalid: &Invalid) {
+        let id = invalid.id.clone().unwrap_or_else(generated_id);
+        let error = ItemError { code: invalid.code, message: &invalid.message, retry_after_ms: None };
+        self.fail(reply, &id, 0, error);
+    }
+
+    fn cancelled(&self, pending: &Pending) {
+        let end = End {
+            done: true,
+            finish_reason: finish_reason(FinishReason::Cancelled),
+            error: None,
+            model: None,
+            usage: None,
+            timings: None,
+        };
+        self.end(&pending.reply, &pending.id, 0, end);
+    }
+
+    fn fail(&self, reply: &ReplyTo, id: &str, seq: u64, error: ItemError<'_>) {
+        let end = End {
+            done: true,
+            finish_reason: "error",
+            error: Some(error),
+            model: None,
+            usage: None,
+            timings: None,
+        };
+        self.end(reply, id, seq, end);
+    }
+
+    fn end(&self, reply: &ReplyTo, id: &str, seq: u64, end: End<'_>) {
+        self.publish(reply, &Item { id, seq, delta: "", end: Some(end) });
+    }
+
+    fn publish(&self, reply: &ReplyTo, item: &Item<'_>) {
+        let payload = match serde_json::to_vec(item) {
+            Ok(payload) => payload,
+            Err(error) => return tracing::error!(%error, "an item that is no JSON"),
+        };
+        let mut message = AppMessage::new(reply.topic.clone(), payload, QoS::AtLeastOnce);
+        message.properties = reply.correlation_data.as_ref().map(|data| {
+            Box::new(PublishProperties { correlation_data: Some(data.clone()), ..Default::default() })
+        });
+        self.switchboard.publish(message);
+    }
+}
+
+/// For a request whose client gave it no name.
+fn generated_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!("r{}", NEXT.fetch_add(1, Relaxed))
+}
+
+/// From the hasher's keys, which the system seeds.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,188 @@
+//! The byte side of a session: one stream that flushes what is to be sent, hands over what was
+//! routed here, and reads what the client says. The connection in it is replaceable.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use futures_core::Stream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::OwnedSemaphorePermit;
+use topics::session::Delivery;
+
+use crate::switchboard::SessionHandle;
+
+/// Bytes to and from a client, whatever carries them.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+/// While more than this waits to be written, nothing more is taken from the outbox or read from
+/// the client: a client that does not read its answers slows itself.
+const HIGH_WATER_BYTES: usize = 256 * 1024;
+
+/// Deliveries handed over at once.
+const BATCH: usize = 256;
+
+/// One read. Chunks of it are handed on without a copy; all sessions of an arbiter share it.
+const READ_BYTES: usize = 64 * 1024;
+
+/// How long a connection that ends may take to write its last words.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A connection as reception hands it over.
+pub struct Connection {
+    /// The bytes.
+    pub stream: Box<dyn ByteStream>,
+    /// Held as long as the connection is open; `mqtt.max_connections` counts them.
+    pub permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(super) enum IoEvent {
+    /// The client said something.
+    Received(BytesMut),
+    /// Messages for the client.
+    Deliveries(Vec<Delivery>),
+    /// The connection is gone.
+    Closed(Option<io::Error>),
+}
+
+/// The connection, its write buffer and the outbox; shared by the actor and its stream.
+pub(super) struct Io {
+    handle: Arc<SessionHandle>,
+    connection: Option<Connection>,
+    pub(super) out: BytesMut,
+    waker: Option<Waker>,
+    read_first: bool,
+}
+
+impl Io {
+    pub(super) fn new(handle: Arc<SessionHandle>) -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self { handle, connection: None, out: BytesMut::new(), waker: None, read_first: false }))
+    }
+
+    /// Puts a connection in the place of none.
+    pub(super) fn connect(&mut self, connection: Connection) {
+        self.connection = Some(connection);
+        self.wake();
+    }
+
+    /// Sends what is left and closes, without holding up the session.
+    pub(super) fn close(&mut self) {
+        let out = std::mem::take(&mut self.out);
+        let Some(Connection { mut stream, permit }) = self.connection.take() else { return };
+        actix_rt::spawn(async move {
+            // What fails here fails for a client that is gone already.
+            let _ = tokio::time::timeout(LINGER, async {
+                stream.write_all(&out).await?;
+                stream.shutdown().await
+            })
+            .await;
+            drop(permit);
+        });
+    }
+
+    /// Makes the stream look again: there is something to write.
+    pub(super) fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        while !self.out.is_empty() {
+            match Pin::new(&mut connection.stream).poll_write(cx, &self.out) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(written)) => self.out.advance(written),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => return Ok(()),
+            }
+        }
+        // An idle session holds no buffer.
+        self.out = BytesMut::new();
+        match Pin::new(&mut connection.stream).poll_flush(cx) {
+            Poll::Ready(Err(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<IoEvent> {
+        let Some(connection) = &mut self.connection else { return Poll::Pending };
+        match poll_read_chunk(&mut connection.stream, cx) {
+            Poll::Ready(Ok(chunk)) if !chunk.is_empty() => Poll::Ready(IoEvent::Received(chunk)),
+            Poll::Ready(end) => {
+                self.connection = None;
+                self.out = BytesMut::new();
+                Poll::Ready(IoEvent::Closed(end.err()))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn poll_deliveries(&mut self, cx: &mut Context<'_>) -> Poll<IoEvent> {
+        let mut batch = Vec::new();
+        match self.handle.outbox.poll_drain(cx, BATCH, &mut batch) {
+            Poll::Ready(()) => Poll::Ready(IoEvent::Deliveries(batch)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// Reads once into the arbiter's buffer and splits off what came; empty at the end of the stream.
+pub(crate) fn poll_read_chunk(stream: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<BytesMut>> {
+    thread_local! {
+        static ARENA: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    }
+    ARENA.with_borrow_mut(|arena| {
+        if arena.capacity() < READ_BYTES / 4 {
+            arena.reserve(READ_BYTES);
+        }
+        let read = pin!(stream.read_buf(arena)).poll(cx);
+        read.map_ok(|_| arena.split())
+    })
+}
+
+/// The session's side of [`Io`] as a stream that never ends.
+pub(super) struct IoStream(pub(super) Rc<RefCell<Io>>);
+
+impl Stream for IoStream {
+    type Item = IoEvent;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<IoEvent>> {
+        let io = &mut *self.0.borrow_mut();
+        if let Err(error) = io.poll_write(cx) {
+            io.connection = None;
+            io.out = BytesMut::new();
+            return Poll::Ready(Some(IoEvent::Closed(Some(error))));
+        }
+        match &mut io.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            empty => *empty = Some(cx.waker().clone()),
+        }
+        if io.out.len() >= HIGH_WATER_BYTES {
+            return Poll::Pending;
+        }
+        // Turn about, so that neither a busy client nor a busy outbox starves the other.
+        io.read_first = !io.read_first;
+        let event = if io.read_first {
+            match io.poll_read(cx) {
+                Poll::Pending => io.poll_deliveries(cx),
+                ready => ready,
+            }
+        } else {
+            match io.poll_deliveries(cx) {
+                Poll::Pending => io.poll_read(cx),
+                ready => ready,
+            }
+        };
+        event.map(Some)
+    }
+}

@@ -1,0 +1,447 @@
+//! The actor of one MQTT session: a client id, not a connection. The connection is a part that is
+//! handed to it and taken from it, so that take-over, offline queues and wills have a home.
+//!
+//! It knows the protocol only through [`topics::session::Session`]: bytes become packets, packets
+//! become effects, effects are carried out here.
+
+mod io;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use actix::prelude::*;
+use bytes::BytesMut;
+use bytestring::ByteString;
+use topics::access::Decision;
+use topics::device::DeviceId;
+use topics::filter::TopicFilter;
+use topics::message::Message as AppMessage;
+use topics::packet::{self, Connect, Packet, ReasonCode};
+use topics::session::{Detach, DropReason, Effect, Session, SessionConfig, Wanted};
+
+use crate::auth_checker::Admission;
+use crate::outbox::Outbox;
+use crate::presence;
+use crate::switchboard::{Publisher, Routed, SessionHandle, Switchboard};
+use crate::topic_router::{RouteFirst, Subscribe, Unsubscribe};
+
+pub(crate) use io::poll_read_chunk;
+pub use io::{ByteStream, Connection};
+use io::{Io, IoEvent, IoStream};
+
+/// Only connections and the end of the daemon come through the mailbox; a sender waits for room.
+const MAILBOX: usize = 16;
+
+/// See the module.
+pub struct DeviceSession {
+    session: Session,
+    max_packet_bytes: usize,
+    handle: Arc<SessionHandle>,
+    switchboard: Switchboard,
+    admission: Admission,
+    publisher: Arc<Publisher>,
+    io: Rc<RefCell<Io>>,
+    input: BytesMut,
+    /// While the router is being asked, the client's next packets wait.
+    waiting_for_router: bool,
+    timer: Option<(Instant, SpawnHandle)>,
+    connected: bool,
+}
+
+impl DeviceSession {
+    /// A session that waits for its first connection.
+    pub fn new(
+        client_id: ByteString,
+        config: &Arc<SessionConfig>,
+        switchboard: Switchboard,
+        admission: Admission,
+    ) -> Self {
+        let outbox = Outbox::new(config.max_queued_messages.max(64), config.max_queued_bytes);
+        let handle = SessionHandle::new(client_id.clone(), outbox);
+        let publisher = publisher(&client_id, &admission);
+        Self {
+            session: Session::new(config.clone(), client_id),
+            max_packet_bytes: config.max_packet_bytes,
+            io: Io::new(handle.clone()),
+            handle,
+            switchboard,
+            admission,
+            publisher,
+            input: BytesMut::new(),
+            waiting_for_router: false,
+            timer: None,
+            connected: false,
+        }
+    }
+
+    /// The address-independent part that publishers see.
+    pub fn handle(&self) -> &Arc<SessionHandle> {
+        &self.handle
+    }
+}
+
+impl Actor for DeviceSession {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        ctx.add_stream(IoStream(self.io.clone()));
+        self.switchboard.stats().sessions.add(1);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.handle.outbox.close();
+        self.switchboard.stats().sessions.sub(1);
+        if self.connected {
+            self.disconnected();
+        }
+    }
+}
+
+/// A connection whose CONNECT was read and admitted.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Attach {
+    /// The connection.
+    pub connection: Connection,
+    /// What the client asked for.
+    pub connect: Box<Connect>,
+    /// What came after CONNECT already.
+    pub input: BytesMut,
+    /// Who it is.
+    pub admission: Admission,
+    /// The client identifier, where the broker chose it.
+    pub assigned: Option<ByteString>,
+}
+
+impl Handler<Attach> for DeviceSession {
+    type Result = ();
+
+    fn handle(&mut self, msg: Attach, ctx: &mut Self::Context) {
+        let now = Instant::now();
+        let previous = self.connected.then(|| self.admission.device_id.clone());
+        if self.session.is_connected() {
+            self.give_way(now, ctx);
+        }
+        self.publisher = publisher(self.session.client_id(), &msg.admission);
+        self.admission = msg.admission;
+        let mut effects = Vec::new();
+        let attached = self.session.attach(now, &msg.connect, msg.assigned, &mut effects);
+        match &attached {
+            Ok(_) => {
+                self.connected = true;
+                self.switchboard.stats().connections.add(1);
+                self.io.borrow_mut().connect(msg.connection);
+                self.input = msg.input;
+                if let Some(device) = &self.admission.device_id {
+                    presence::came(&self.switchboard, device);
+                }
+                // Counted out after the new one is counted in: a take-over announces nothing.
+                if let Some(device) = previous {
+                    self.count_out(device.as_ref());
+                }
+                self.apply(effects, ctx);
+                self.read_packets(ctx);
+            }
+            Err(reason) => {
+                // Reception looked at the will before; this is for a session made in vain.
+                tracing::debug!(client_id = %self.session.client_id(), %reason, "connection not attached");
+                self.end(ctx);
+            }
+        }
+        self.arm_timer(ctx);
+    }
+}
+
+/// The daemon stops: say so to the client and close.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ShutDown;
+
+impl Handler<ShutDown> for DeviceSession {
+    type Result = ();
+
+    fn handle(&mut self, _: ShutDown, ctx: &mut Self::Context) {
+        let mut effects = Vec::new();
+        self.session.fail(ReasonCode::ServerShuttingDown, &mut effects);
+        self.apply(effects, ctx);
+    }
+}
+
+impl StreamHandler<IoEvent> for DeviceSession {
+    fn handle(&mut self, event: IoEvent, ctx: &mut Self::Context) {
+        match event {
+            IoEvent::Received(bytes) => {
+                if self.input.is_empty() {
+                    self.input = bytes;
+                } else {
+                    self.input.extend_from_slice(&bytes);
+                }
+                self.read_packets(ctx);
+            }
+            IoEvent::Deliveries(batch) => {
+                let now = Instant::now();
+                let mut effects = Vec::with_capacity(batch.len());
+                for delivery in batch {
+                    self.session.deliver(now, delivery, &mut effects);
+                }
+                self.apply(effects, ctx);
+            }
+            IoEvent::Closed(error) => {
+                if let Some(error) = error {
+                    tracing::debug!(client_id = %self.session.client_id(), %error, "connection broke");
+                }
+                self.detach(ctx);
+            }
+        }
+        self.arm_timer(ctx);
+    }
+}
+
+impl DeviceSession {
+    /// Handles every whole packet that came, unless the router must be waited for.
+    fn read_packets(&mut self, ctx: &mut Context<Self>) {
+        let mut effects = Vec::new();
+        while !self.waiting_for_router && self.session.is_connected() {
+            match packet::decode(&mut self.input, self.session.version(), self.max_packet_bytes) {
+                Ok(Some(packet)) => {
+                    if let Packet::Publish(_) = packet {
+                        self.switchboard.stats().messages_received.add(1);
+                    }
+                    self.session.receive(Instant::now(), packet, &mut effects);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.switchboard.stats().protocol_errors.add(1);
+                    tracing::info!(client_id = %self.session.client_id(), %error, "closing a connection");
+                    self.session.fail(error.reason(), &mut effects);
+                }
+            }
+            self.apply(std::mem::take(&mut effects), ctx);
+        }
+        // What is left of a packet must not hold the whole read buffer while the rest is awaited.
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        } else if !self.waiting_for_router {
+            self.input = BytesMut::from(&self.input[..]);
+        }
+    }
+
+    /// Carries out effects in their order.
+    fn apply(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(packet) => self.send(&packet),
+                Effect::Route { message, packet_id } => self.route(message, packet_id, ctx),
+                Effect::Subscribe { packet_id, wanted } => self.subscribe(packet_id, wanted, ctx),
+                Effect::Unsubscribe { packet_id, filters } => self.unsubscribe(packet_id, filters, ctx),
+                Effect::Forget(filters) => self.forget(filters),
+                Effect::PublishWill(message) => self.publish_will(message),
+                Effect::Dropped(reason) => self.count_drop(reason),
+                Effect::Close => {
+                    self.io.borrow_mut().close();
+                    self.detach(ctx);
+                }
+                Effect::End => self.end(ctx),
+            }
+        }
+        self.io.borrow_mut().wake();
+    }
+
+    fn send(&mut self, packet: &Packet) {
+        let Some(version) = self.session.version() else { return };
+        if let Packet::Publish(_) = packet {
+            self.switchboard.stats().messages_sent.add(1);
+        }
+        if let Err(error) = packet.encode(version, &mut self.io.borrow_mut().out) {
+            let kind = packet.packet_type_name();
+            tracing::error!(client_id = %self.session.client_id(), kind, %error, "packet not sent");
+        }
+    }
+
+    fn route(&mut self, message: AppMessage, packet_id: u16, ctx: &mut Context<Self>) {
+        let decision = self.admission.rules.may_publish(&message.topic, message.qos as u8, message.retain);
+        if !decision.is_allowed() {
+            self.denied("publish", message.topic.as_str(), &decision);
+            return self.routed(packet_id, ReasonCode::NotAuthorized, ctx);
+        }
+        let message = Arc::new(message);
+        match self.switchboard.route(&message, &self.publisher) {
+            Routed::First => {
+                let first = RouteFirst { message, from: self.publisher.clone() };
+                self.ask_router(first, ctx, move |act, routed, ctx| {
+                    act.routed(packet_id, routed.map_or(ReasonCode::UnspecifiedError, Routed::reason), ctx);
+                });
+            }
+            routed => self.routed(packet_id, routed.reason(), ctx),
+        }
+    }
+
+    fn routed(&mut self, packet_id: u16, reason: ReasonCode, ctx: &mut Context<Self>) {
+        if packet_id > 0 {
+            let mut effects = Vec::new();
+            self.session.routed(packet_id, reason, &mut effects);
+            self.apply(effects, ctx);
+        }
+    }
+
+    fn subscribe(&mut self, packet_id: u16, mut wanted: Vec<Wanted>, ctx: &mut Context<Self>) {
+        for wanted in &mut wanted {
+            let Ok(filter) = &wanted.filter else { continue };
+            let decision = self.admission.rules.may_subscribe(filter, wanted.options.qos as u8);
+            if !decision.is_allowed() {
+                self.denied("subscribe", filter.as_str(), &decision);
+                wanted.filter = Err(ReasonCode::NotAuthorized);
+            }
+        }
+        let ask = Subscribe { session: self.handle.clone(), wanted: wanted.clone() };
+        self.ask_router(ask, ctx, move |act, reasons, ctx| {
+            let reasons = reasons.unwrap_or_else(|| vec![ReasonCode::UnspecifiedError; wanted.len()]);
+            let mut effects = Vec::new();
+            act.session.subscribed(packet_id, &wanted, reasons, &mut effects);
+            act.apply(effects, ctx);
+        });
+    }
+
+    fn unsubscribe(&mut self, packet_id: u16, filters: Vec<Option<TopicFilter>>, ctx: &mut Context<Self>) {
+        let ask =
+            Unsubscribe { session: self.handle.clone(), filters: filters.iter().flatten().cloned().collect() };
+        self.ask_router(ask, ctx, move |act, _, ctx| {
+            let mut effects = Vec::new();
+            act.session.unsubscribed(packet_id, &filters, &mut effects);
+            act.apply(effects, ctx);
+        });
+    }
+
+    /// Asks the router and holds the client's next packets until it has answered, so that they
+    /// keep their order.
+    fn ask_router<M, F>(&mut self, message: M, ctx: &mut Context<Self>, then: F)
+    where
+        M: actix::Message + Send + 'static,
+        M::Result: Send,
+        crate::topic_router::TopicRouter: Handler<M>,
+        F: FnOnce(&mut Self, Option<M::Result>, &mut Context<Self>) + 'static,
+    {
+        self.waiting_for_router = true;
+        let asked = self.switchboard.router().send(message).into_actor(self);
+        ctx.wait(asked.map(move |answer, act, ctx| {
+            act.waiting_for_router = false;
+            then(act, answer.ok(), ctx);
+            act.read_packets(ctx);
+            act.arm_timer(ctx);
+        }));
+    }
+
+    /// The router need not be waited for: it handles this before anything a later subscription
+    /// of this session brings.
+    fn forget(&mut self, filters: Vec<TopicFilter>) {
+        let asked = self.switchboard.router().send(Unsubscribe { session: self.handle.clone(), filters });
+        actix_rt::spawn(async move { let _ = asked.await; });
+    }
+
+    fn publish_will(&mut self, will: AppMessage) {
+        let decision = self.admission.rules.may_publish(&will.topic, will.qos as u8, will.retain);
+        if !decision.is_allowed() {
+            return self.denied("will", will.topic.as_str(), &decision);
+        }
+        let message = Arc::new(will);
+        if self.switchboard.route(&message, &self.publisher) == Routed::First {
+            let asked = self.switchboard.router().send(RouteFirst { message, from: self.publisher.clone() });
+            actix_rt::spawn(async move { let _ = asked.await; });
+        }
+    }
+
+    fn denied(&self, action: &'static str, topic: &str, decision: &Decision) {
+        self.switchboard.stats().access_denied.add(1);
+        tracing::info!(client_id = %self.session.client_id(), action, topic, rule = %decision, "not authorized");
+    }
+
+    fn count_drop(&self, reason: DropReason) {
+        let stats = self.switchboard.stats();
+        match reason {
+            DropReason::Expired => &stats.dropped_expired,
+            DropReason::QueueFull => &stats.dropped_queue_full,
+            DropReason::Offline => &stats.dropped_offline,
+            DropReason::TooLarge => &stats.dropped_too_large,
+        }
+        .add(1);
+    }
+
+    fn detach(&mut self, ctx: &mut Context<Self>) {
+        if !self.session.is_connected() {
+            return;
+        }
+        self.input = BytesMut::new();
+        let mut effects = Vec::new();
+        self.session.detach(Instant::now(), Detach::Lost, &mut effects);
+        // The will is told before `offline` is: a will on the status topic must not be the last word.
+        self.apply(effects, ctx);
+        if self.connected {
+            self.disconnected();
+        }
+    }
+
+    /// Another connection of this client comes: the one at hand hears why it goes.
+    fn give_way(&mut self, now: Instant, ctx: &mut Context<Self>) {
+        let mut effects = Vec::new();
+        self.session.fail(ReasonCode::SessionTakenOver, &mut effects);
+        effects.retain(|effect| matches!(effect, Effect::Send(_)));
+        self.apply(effects, ctx);
+        self.io.borrow_mut().close();
+        let mut effects = Vec::new();
+        self.session.detach(now, Detach::TakenOver, &mut effects);
+        // A session that ends here begins anew with the connection that took it over.
+        effects.retain(|effect| !matches!(effect, Effect::End));
+        self.apply(effects, ctx);
+    }
+
+    fn disconnected(&mut self) {
+        self.connected = false;
+        self.count_out(self.admission.device_id.as_ref());
+    }
+
+    fn count_out(&self, device: Option<&DeviceId>) {
+        self.switchboard.stats().connections.sub(1);
+        if let Some(device) = device {
+            presence::went(&self.switchboard, device);
+        }
+    }
+
+    fn end(&mut self, ctx: &mut Context<Self>) {
+        self.handle.ended.store(true, Relaxed);
+        let me = ctx.address();
+        self.switchboard.sessions().remove_if(self.session.client_id(), |_, entry| entry.session == me);
+        ctx.stop();
+    }
+
+    /// Timers are armed late: one that fires too early because something was heard meanwhile is
+    /// armed again, so that a busy client costs no timer a packet.
+    fn arm_timer(&mut self, ctx: &mut Context<Self>) {
+        let Some(at) = self.session.next_timeout() else { return };
+        if let Some((armed, handle)) = self.timer {
+            if armed <= at {
+                return;
+            }
+            ctx.cancel_future(handle);
+        }
+        let handle = ctx.run_later(at.saturating_duration_since(Instant::now()), |act, ctx| {
+            act.timer = None;
+            let mut effects = Vec::new();
+            act.session.tick(Instant::now(), &mut effects);
+            act.apply(effects, ctx);
+            act.arm_timer(ctx);
+        });
+        self.timer = Some((at, handle));
+    }
+}
+
+fn publisher(client_id: &ByteString, admission: &Admission) -> Arc<Publisher> {
+    Arc::new(Publisher {
+        client_id: client_id.clone(),
+        device_id: admission.device_id.clone(),
+        rules: admission.rules.clone(),
+    })
+}

@@ -1,0 +1,315 @@
+//! The actor that owns the inference process: the same binary, started with a hidden subcommand,
+//! its standard input being one end of a socket pair. Only a process of its own keeps a crash, or
+//! the system's memory killer, away from the broker.
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+use crate::scheduler::{Scheduler, WorkerReady, WorkerSays};
+use crate::supervisor::{Supervisor, WorkerExited};
+use crate::worker_protocol::{FrameReader, FromWorker, ToWorker, VERSION, write_frame};
+
+/// Frames to the child are few: a start and a cancel for each of its sequences. A child that lets
+/// this many wait hangs, and is killed.
+const FRAMES_WAITING: usize = 256;
+
+/// How long a child asked to stop may take before it is killed.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// How the process is started, and what it is to load.
+#[derive(Clone, Debug)]
+pub struct WorkerSpec {
+    /// The binary.
+    pub program: PathBuf,
+    /// The hidden subcommand.
+    pub arguments: Vec<OsString>,
+    /// What to load.
+    pub model: PathBuf,
+    /// Sequences at once.
+    pub max_sequences: usize,
+    /// How long loading may take.
+    pub load_timeout: Duration,
+    /// How often the process says that it is alive.
+    pub heartbeat_interval: Duration,
+    /// How long it may be silent.
+    pub heartbeat_timeout: Duration,
+}
+
+/// See the module.
+pub struct InferenceWorker {
+    spec: WorkerSpec,
+    scheduler: Addr<Scheduler>,
+    supervisor: Addr<Supervisor>,
+    child: Option<Child>,
+    frames: Option<mpsc::Sender<Vec<u8>>>,
+    last_heard: Rc<Cell<Instant>>,
+    started_at: Instant,
+    ready: bool,
+    /// Why we end it ourselves, if we do.
+    verdict: Option<String>,
+    stopping: bool,
+}
+
+impl InferenceWorker {
+    /// An actor not started yet; its process starts with it.
+    pub fn new(spec: WorkerSpec, scheduler: Addr<Scheduler>, supervisor: Addr<Supervisor>) -> Self {
+        let now = Instant::now();
+        Self {
+            spec,
+            scheduler,
+            supervisor,
+            child: None,
+            frames: None,
+            last_heard: Rc::new(Cell::new(now)),
+            started_at: now,
+            ready: false,
+            verdict: None,
+            stopping: false,
+        }
+    }
+
+    fn start_child(&mut self, ctx: &mut Context<Self>) -> io::Result<()> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let child = Command::new(&self.spec.program)
+            .args(&self.spec.arguments)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        tracing::info!(pid = child.id(), model = %self.spec.model.display(), "inference process started");
+        self.child = Some(child);
+        let (read, write) = UnixStream::from_std(ours)?.into_split();
+        let (sender, receiver) = mpsc::channel(FRAMES_WAITING);
+        self.frames = Some(sender);
+        actix_rt::spawn(write_frames(write, receiver));
+        actix_rt::spawn(read_frames(read, ctx.address(), self.last_heard.clone()));
+        self.send(&ToWorker::Load {
+            version: VERSION,
+            model: self.spec.model.clone(),
+            max_sequences: self.spec.max_sequences,
+            heartbeat_interval_ms: self.spec.heartbeat_interval.as_millis() as u64,
+        });
+        Ok(())
+    }
+
+    fn send(&mut self, frame: &ToWorker) {
+        let mut bytes = Vec::new();
+        if let Err(error) = write_frame(frame, &mut bytes) {
+            return tracing::error!(%error, "a frame that cannot be written");
+        }
+        if self.frames.as_ref().is_some_and(|frames| frames.try_send(bytes).is_err()) {
+            self.kill("it does not read what it is told".into());
+        }
+    }
+
+    fn kill(&mut self, why: String) {
+        if let Some(child) = &mut self.child {
+            self.verdict.get_or_insert(why);
+            // It may have ended by itself meanwhile; its end is seen all the same.
+            let _ = child.start_kill();
+        }
+    }
+
+    fn check_heartbeat(&mut self) {
+        let silent = self.last_heard.get().elapsed();
+        if self.ready && silent > self.spec.heartbeat_timeout {
+            self.kill(format!("no heartbeat for {} s", silent.as_secs()));
+        } else if !self.ready && self.started_at.elapsed() > self.spec.load_timeout {
+            self.kill(format!(
+                "the model was not loaded within {} s (model.load_timeout_s)",
+                self.spec.load_timeout.as_secs()
+            ));
+        }
+    }
+
+    fn exited(&mut self, reason: String, ctx: &mut Context<Self>) {
+        let reason = self.verdict.take().unwrap_or(reason);
+        if self.stopping {
+            tracing::info!("inference process stopped");
+        } else {
+            tracing::warn!(reason, "inference process lost");
+        }
+        self.supervisor.do_send(WorkerExited { reason, was_ready: self.ready, expected: self.stopping });
+        ctx.stop();
+    }
+}
+
+impl Actor for InferenceWorker {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(FRAMES_WAITING);
+        if let Err(error) = self.start_child(ctx) {
+            let program = self.spec.program.display();
+            return self.exited(format!("{program} could not be started: {error}"), ctx);
+        }
+        ctx.run_interval(self.spec.heartbeat_interval, |act, _| act.check_heartbeat());
+    }
+}
+
+/// A frame for the process.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ToChild(pub ToWorker);
+
+impl Handler<ToChild> for InferenceWorker {
+    type Result = ();
+
+    fn handle(&mut self, ToChild(frame): ToChild, _: &mut Self::Context) {
+        self.send(&frame);
+    }
+}
+
+/// Ask the process to exit, and kill it if it does not.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StopWorker;
+
+impl Handler<StopWorker> for InferenceWorker {
+    type Result = ();
+
+    fn handle(&mut self, _: StopWorker, ctx: &mut Self::Context) {
+        self.stopping = true;
+        self.send(&ToWorker::Stop);
+        ctx.run_later(STOP_GRACE, |act, _| act.kill("it did not stop when asked".into()));
+    }
+}
+
+/// What the process says.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Frames(Vec<FromWorker>);
+
+impl Handler<Frames> for InferenceWorker {
+    type Result = ();
+
+    fn handle(&mut self, Frames(mut frames): Frames, ctx: &mut Self::Context) {
+        for frame in &frames {
+            match frame {
+                FromWorker::Ready { version, .. } if *version != VERSION => {
+                    self.kill(format!("it speaks version {version}, this daemon {VERSION}: restart the daemon"));
+                }
+                FromWorker::Ready { summary, .. } => {
+                    self.ready = true;
+                    tracing::info!(model = summary.name, "model loaded");
+                    let ready = WorkerReady {
+                        address: ctx.address(),
+                        slots: self.spec.max_sequences,
+                        summary: summary.clone(),
+                    };
+                    self.tell_scheduler(ready, ctx);
+                }
+                FromWorker::LoadFailed { message } => self.verdict = Some(message.clone()),
+                _ => {}
+            }
+        }
+        frames.retain(|frame| matches!(frame, FromWorker::Event { .. } | FromWorker::Refused { .. }));
+        if !frames.is_empty() {
+            self.tell_scheduler(WorkerSays(frames), ctx);
+        }
+    }
+}
+
+impl InferenceWorker {
+    /// Waits for room in the scheduler's mailbox; meanwhile the process is not read, and waits too.
+    fn tell_scheduler<M>(&self, message: M, ctx: &mut Context<Self>)
+    where
+        M: actix::Message<Result = ()> + Send + 'static,
+        Scheduler: Handler<M>,
+    {
+        let told = self.scheduler.send(message);
+        ctx.wait(async move { let _ = told.await; }.into_actor(self));
+    }
+}
+
+/// The process closed its end: it exits, or has.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Closed(Option<String>);
+
+impl Handler<Closed> for InferenceWorker {
+    type Result = ();
+
+    fn handle(&mut self, Closed(problem): Closed, ctx: &mut Self::Context) {
+        if let Some(problem) = problem {
+            self.kill(problem);
+        }
+        let Some(mut child) = self.child.take() else { return };
+        let ended = async move {
+            match tokio::time::timeout(STOP_GRACE, child.wait()).await {
+                Ok(status) => status,
+                Err(_) => {
+                    child.start_kill()?;
+                    child.wait().await
+                }
+            }
+        };
+        ctx.wait(ended.into_actor(self).map(|status, act, ctx| {
+            let reason = status.map_or_else(|e| e.to_string(), describe);
+            act.exited(reason, ctx);
+        }));
+    }
+}
+
+async fn write_frames(mut write: OwnedWriteHalf, mut frames: mpsc::Receiver<Vec<u8>>) {
+    while let Some(frame) = frames.recv().await {
+        // The reader sees the same broken socket and reports it.
+        if write.write_all(&frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read_frames(mut read: OwnedReadHalf, worker: Addr<InferenceWorker>, last_heard: Rc<Cell<Instant>>) {
+    let mut reader = FrameReader::default();
+    let mut buffer = vec![0; 64 * 1024];
+    let problem = loop {
+        let count = match read.read(&mut buffer).await {
+            Ok(0) => break None,
+            Ok(count) => count,
+            Err(error) => break Some(format!("its socket broke: {error}")),
+        };
+        last_heard.set(Instant::now());
+        reader.push(buffer.get(..count).unwrap_or_default());
+        let mut frames = Vec::new();
+        let problem = loop {
+            match reader.next_frame() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break None,
+                Err(error) => break Some(format!("it said {error}")),
+            }
+        };
+        if worker.send(Frames(frames)).await.is_err() {
+            return;
+        }
+        if problem.is_some() {
+            break problem;
+        }
+    };
+    // An actor that is gone needs no word.
+    let _ = worker.send(Closed(problem)).await;
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(9)) => "killed by signal 9; if nobody did it, the system was short of memory".into(),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}

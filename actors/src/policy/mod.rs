@@ -1,0 +1,4 @@
+//! Decisions as pure code: state and time in, decisions out.
+
+pub mod backoff;
+pub mod queue;

@@ -1,0 +1,240 @@
+//! Where a connection is received: CONNECT is read and checked, the client admitted, its session
+//! found or made, and the connection handed to it. Runs on the arbiter the session is to live on.
+
+use std::collections::hash_map::RandomState;
+use std::future::poll_fn;
+use std::hash::{BuildHasher, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::BytesMut;
+use bytestring::ByteString;
+use dashmap::mapref::entry::Entry;
+use tokio::io::AsyncWriteExt;
+use topics::device::DeviceId;
+use topics::name::TopicName;
+use topics::packet::{self, ConnAck, ConnAckProperties, Connect, DecodeError, Packet, ProtocolVersion, ReasonCode};
+use topics::session::SessionConfig;
+
+use crate::auth_checker::{Admission, AuthChecker, Authenticate};
+use crate::device_session::{Attach, Connection, DeviceSession, poll_read_chunk};
+use crate::switchboard::{SessionEntry, Switchboard};
+
+/// What receiving a connection needs. One for the daemon, shared.
+pub struct Reception {
+    /// Routes, sessions, counters.
+    pub switchboard: Switchboard,
+    /// Who may come in.
+    pub auth: Addr<AuthChecker>,
+    /// What sessions are granted.
+    pub sessions: Arc<SessionConfig>,
+    /// How long a connection may take to say CONNECT and be admitted.
+    pub connect_timeout: Duration,
+}
+
+/// Client identifiers are kept for as long as the session: longer ones serve nobody.
+const MAX_CLIENT_ID_BYTES: usize = 256;
+
+/// The largest CONNECT; a will's payload needs room, a stranger none beyond.
+const MAX_CONNECT_BYTES: usize = 128 * 1024;
+
+impl Reception {
+    /// Receives one connection. Returns when it is handed over or closed.
+    pub async fn receive(self: Arc<Self>, mut connection: Connection, peer: Option<SocketAddr>) {
+        let connect = tokio::time::timeout(self.connect_timeout, self.read_connect(&mut connection)).await;
+        let (connect, input) = match connect {
+            Ok(Ok(read)) => read,
+            Ok(Err(Stranger::Gone)) => return,
+            Ok(Err(Stranger::Malformed(error))) => {
+                self.switchboard.stats().protocol_errors.add(1);
+                tracing::info!(?peer, %error, "closing a connection before its CONNECT");
+                // Only a version we do not speak is answered [MQTT-3.1.2-2]; anything else is closed
+                // without a word, since nothing says that the peer speaks MQTT [MQTT-3.1.4-1].
+                if error.reason() == ReasonCode::UnsupportedProtocolVersion {
+                    refuse(connection, ProtocolVersion::V311, error.reason()).await;
+                }
+                return;
+            }
+            Err(_) => {
+                tracing::debug!(?peer, "no CONNECT in time");
+                return;
+            }
+        };
+        let version = connect.protocol;
+        match self.admit(&connect).await {
+            Ok((client_id, assigned, admission)) => {
+                tracing::debug!(?peer, %client_id, "admitted");
+                self.hand_over(connection, connect, input, client_id, assigned, admission).await;
+            }
+            Err((reason, why)) => {
+                tracing::info!(?peer, client_id = %connect.client_id, %reason, why, "connection refused");
+                refuse(connection, version, reason).await;
+            }
+        }
+    }
+
+    async fn read_connect(&self, connection: &mut Connection) -> Result<(Box<Connect>, BytesMut), Stranger> {
+        let limit = self.sessions.max_packet_bytes.min(MAX_CONNECT_BYTES);
+        let mut input = BytesMut::new();
+        loop {
+            let chunk = poll_fn(|cx| poll_read_chunk(&mut connection.stream, cx)).await;
+            match chunk {
+                Ok(chunk) if !chunk.is_empty() => input.extend_from_slice(&chunk),
+                _ => return Err(Stranger::Gone),
+            }
+            match packet::decode(&mut input, None, limit) {
+                Ok(Some(Packet::Connect(connect))) => return Ok((connect, input)),
+                // `decode` lets nothing else through before CONNECT.
+                Ok(Some(_)) => return Err(Stranger::Gone),
+                Ok(None) => {}
+                Err(error) => return Err(Stranger::Malformed(error)),
+            }
+        }
+    }
+
+    async fn admit(
+        &self,
+        connect: &Connect,
+    ) -> Result<(ByteString, Option<ByteString>, Admission), (ReasonCode, String)> {
+        if connect.properties.authentication_method.is_some() {
+            return Err((
+                ReasonCode::BadAuthenticationMethod,
+                "enhanced authentication is not offered; put the token into the password".into(),
+            ));
+        }
+        let assigned = if connect.client_id.is_empty() {
+            if connect.protocol < ProtocolVersion::V5 && !connect.clean_start {
+                return Err((
+                    ReasonCode::ClientIdentifierNotValid,
+                    "a client without an identifier needs a clean session [MQTT-3.1.3-8]".into(),
+                ));
+            }
+            Some(assigned_client_id())
+        } else {
+            None
+        };
+        let client_id = match &assigned {
+            Some(id) => id.clone(),
+            None => ByteString::from(connect.client_id.to_string()),
+        };
+        if client_id.len() > MAX_CLIENT_ID_BYTES {
+            return Err((
+                ReasonCode::ClientIdentifierNotValid,
+                format!("a client identifier has at most {MAX_CLIENT_ID_BYTES} bytes"),
+            ));
+        }
+        let ask = Authenticate {
+            client_id: client_id.clone(),
+            username: connect.username.clone(),
+            password: connect.password.clone(),
+        };
+        let admission = match self.auth.send(ask).await {
+            Ok(Ok(admission)) => admission,
+            Ok(Err(refusal)) => return Err((refusal.reason, refusal.why)),
+            Err(error) => return Err((ReasonCode::ServerUnavailable, error.to_string())),
+        };
+        self.check_client_id(&client_id, &admission)?;
+        if let Some(will) = &connect.will {
+            let topic = TopicName::parse(will.topic.clone())
+                .map_err(|e| (ReasonCode::TopicNameInvalid, format!("the will's topic: {e}")))?;
+            let decision = admission.rules.may_publish(&topic, will.qos as u8, will.retain);
+            if !decision.is_allowed() {
+                self.switchboard.stats().access_denied.add(1);
+                return Err((ReasonCode::NotAuthorized, format!("the will's topic {topic}: {decision}")));
+            }
+        }
+        Ok((client_id, assigned, admission))
+    }
+
+    /// No client takes the identifier of another device's session, or of another device.
+    fn check_client_id(&self, client_id: &ByteString, admission: &Admission) -> Result<(), (ReasonCode, String)> {
+        let Some(device) = &admission.device_id else { return Ok(()) };
+        let taken = self
+            .switchboard
+            .sessions()
+            .get(client_id)
+            .is_some_and(|entry| entry.device_id.as_ref().is_some_and(|owner| owner != device));
+        let names_another = **client_id != *device.as_str()
+            && DeviceId::parse(client_id.clone())
+                .is_ok_and(|named| self.switchboard.devices().contains_key(&named));
+        if taken || names_another {
+            let why = format!("the client identifier belongs to another device than {}", device.as_str());
+            return Err((ReasonCode::ClientIdentifierNotValid, why));
+        }
+        Ok(())
+    }
+
+    async fn hand_over(
+        &self,
+        connection: Connection,
+        connect: Box<Connect>,
+        input: BytesMut,
+        client_id: ByteString,
+        assigned: Option<ByteString>,
+        admission: Admission,
+    ) {
+        let mut attach = Attach { connection, connect, input, admission, assigned };
+        // A session that ends at this very moment, or is being taken over by sixteen others, does not
+        // take the connection; the next try finds its successor.
+        for _ in 0..10 {
+            match self.find_or_make(&client_id, &attach.admission).try_send(attach) {
+                Ok(()) => return,
+                Err(SendError::Closed(back)) => attach = back,
+                Err(SendError::Full(back)) => {
+                    attach = back;
+                    actix_rt::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        tracing::warn!(%client_id, "no session took the connection");
+        refuse(attach.connection, attach.connect.protocol, ReasonCode::ServerBusy).await;
+    }
+
+    fn find_or_make(&self, client_id: &ByteString, admission: &Admission) -> Addr<DeviceSession> {
+        match self.switchboard.sessions().entry(client_id.clone()) {
+            Entry::Occupied(entry) if entry.get().session.connected() => entry.get().session.clone(),
+            entry => {
+                let session = DeviceSession::new(
+                    client_id.clone(),
+                    &self.sessions,
+                    self.switchboard.clone(),
+                    admission.clone(),
+                )
+                .start();
+                let made = SessionEntry { device_id: admission.device_id.clone(), session: session.clone() };
+                entry.insert(made);
+                session
+            }
+        }
+    }
+}
+
+enum Stranger {
+    Gone,
+    Malformed(DecodeError),
+}
+
+async fn refuse(mut connection: Connection, version: ProtocolVersion, reason: ReasonCode) {
+    let refusal = Packet::ConnAck(ConnAck {
+        session_present: false,
+        reason,
+        properties: ConnAckProperties::default(),
+    });
+    let mut out = BytesMut::new();
+    if refusal.encode(version, &mut out).is_ok() {
+        // A client that does not wait for its refusal loses nothing.
+        let _ = tokio::time::timeout(Duration::from_secs(2), async {
+            connection.stream.write_all(&out).await?;
+            connection.stream.shutdown().await
+        })
+        .await;
+    }
+}
+
+/// 128 bits from the hasher's keys, which the system seeds: nobody guesses another's.
+fn assigned_client_id() -> ByteString {
+    let half = || RandomState::new().build_hasher().finish();
+    format!("auto-{:016x}{:016x}", half(), half()).into()
+}

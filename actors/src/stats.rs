@@ -1,0 +1,77 @@
+//! What the message plane counts, as plain atomics: a publish must not pay for its metrics. The
+//! daemon exports them as observable counters.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A number that only grows, or a gauge that is raised and lowered.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to it.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Takes from it.
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Relaxed);
+    }
+
+    /// Reads it.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! stats {
+    ($($(#[$doc:meta])* $field:ident => $name:literal,)*) => {
+        /// The broker's counters.
+        #[derive(Debug, Default)]
+        pub struct Stats {
+            $($(#[$doc])* pub $field: Counter,)*
+        }
+
+        impl Stats {
+            /// Each counter with its metric name; names that end in `connections` or `sessions` are gauges.
+            pub fn all(&self) -> Vec<(&'static str, &Counter)> {
+                vec![$(($name, &self.$field),)*]
+            }
+        }
+    };
+}
+
+stats! {
+    /// Connections open now.
+    connections => "clawdbot.mqtt.connections",
+    /// Sessions now, with and without a connection.
+    sessions => "clawdbot.mqtt.sessions",
+    /// Connections accepted since the start.
+    connections_accepted => "clawdbot.mqtt.connections.accepted",
+    /// Connections turned away because `mqtt.max_connections` were open.
+    connections_refused => "clawdbot.mqtt.connections.refused",
+    /// PUBLISH packets from clients.
+    messages_received => "clawdbot.mqtt.messages.received",
+    /// PUBLISH packets to clients.
+    messages_sent => "clawdbot.mqtt.messages.sent",
+    /// Messages not delivered: the receiver's outbox was full.
+    dropped_outbox_full => "clawdbot.mqtt.messages.dropped.outbox_full",
+    /// Messages not delivered: the session's queue was full.
+    dropped_queue_full => "clawdbot.mqtt.messages.dropped.queue_full",
+    /// Messages not delivered: they expired.
+    dropped_expired => "clawdbot.mqtt.messages.dropped.expired",
+    /// QoS 0 messages not delivered: the client was away.
+    dropped_offline => "clawdbot.mqtt.messages.dropped.offline",
+    /// Messages not delivered: larger than the client takes.
+    dropped_too_large => "clawdbot.mqtt.messages.dropped.too_large",
+    /// Messages an owner's full mailbox refused.
+    dropped_mailbox_full => "clawdbot.mqtt.messages.dropped.mailbox_full",
+    /// Retained messages refused because the store is full.
+    retained_refused => "clawdbot.mqtt.retained.refused",
+    /// Publishes and subscriptions the access rules refused.
+    access_denied => "clawdbot.mqtt.access.denied",
+    /// Connections refused for their token.
+    authentication_failures => "clawdbot.mqtt.authentication.failures",
+    /// Connections ended for breaking the protocol.
+    protocol_errors => "clawdbot.mqtt.protocol.errors",
+}

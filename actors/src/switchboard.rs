@@ -1,0 +1,385 @@
+//! What every session and actor reads to route a message, without asking anybody.
+//!
+//! The [`TopicRouter`] alone writes the map from topics to mailboxes and publishes a new snapshot
+//! of it; a publisher loads the newest and hands its message over. Retained messages live beside
+//! the map under a lock of their own: see [`Switchboard::route`] for the order that keeps a
+//! subscriber from missing one.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+use actix::{Addr, Recipient};
+use arc_swap::ArcSwap;
+use bytestring::ByteString;
+use dashmap::DashMap;
+use topics::access::AccessRules;
+use topics::device::DeviceId;
+use topics::filter::TopicFilter;
+use topics::message::Message;
+use topics::name::TopicName;
+use topics::packet::{QoS, ReasonCode, RetainHandling, SubscriptionOptions};
+use topics::pattern::{Params, TopicPattern};
+use topics::retained::RetainedStore;
+use topics::session::Delivery;
+use topics::subscriptions::SubscriptionTree;
+
+use crate::device_session::DeviceSession;
+use crate::outbox::Outbox;
+use crate::stats::Stats;
+use crate::topic_router::{RouteFirst, TopicRouter};
+
+/// A message on its way into the mailbox of an actor that owns its topic.
+#[derive(Clone, Debug, actix::Message)]
+#[rtype(result = "()")]
+pub struct Inbound {
+    /// The message.
+    pub message: Arc<Message>,
+    /// The levels in braces of the pattern that bound the topic; empty for a concrete binding.
+    pub params: Params,
+    /// Who published it.
+    pub from: Arc<Publisher>,
+}
+
+/// Who publishes: a client, or the daemon itself.
+#[derive(Debug)]
+pub struct Publisher {
+    /// The MQTT client identifier.
+    pub client_id: ByteString,
+    /// The device it belongs to; None for the daemon itself.
+    pub device_id: Option<DeviceId>,
+    /// What it may do, for actors that act on its behalf (a Response Topic).
+    pub rules: Arc<AccessRules>,
+}
+
+impl Publisher {
+    /// The daemon, which may do everything.
+    pub fn daemon() -> Arc<Self> {
+        Arc::new(Self {
+            client_id: ByteString::from_static("clawdbot"),
+            device_id: None,
+            rules: Arc::new(AccessRules::unrestricted()),
+        })
+    }
+}
+
+/// What a full mailbox means for a message to its topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// The publisher is told (Quota exceeded) where its protocol and QoS have words for it.
+    Reject,
+    /// The newest message is dropped and counted.
+    DropNewest,
+}
+
+/// The one owner of a topic.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// What kind of actor it is, for people and for the error that a second owner gets.
+    pub actor: &'static str,
+    /// Its mailbox.
+    pub mailbox: Recipient<Inbound>,
+    /// What happens when the mailbox is full.
+    pub overflow: Overflow,
+    /// The levels in braces.
+    pub params: Params,
+    /// Counted by publishers.
+    pub counters: Arc<OwnerCounters>,
+}
+
+/// How busy an owner is.
+#[derive(Debug, Default)]
+pub struct OwnerCounters {
+    /// Messages handed to its mailbox.
+    pub messages_in: AtomicU64,
+    /// Messages its full mailbox refused.
+    pub rejected: AtomicU64,
+}
+
+/// A session as publishers see it.
+#[derive(Debug)]
+pub struct SessionHandle {
+    /// Unique for the life of the process; a client id may come back, this does not.
+    pub key: u64,
+    /// The MQTT client identifier.
+    pub client_id: ByteString,
+    /// Where its deliveries go.
+    pub outbox: Outbox,
+    /// Whether it ended; its subscriptions are being removed.
+    pub ended: AtomicBool,
+}
+
+impl SessionHandle {
+    /// A handle with a key of its own.
+    pub fn new(client_id: ByteString, outbox: Outbox) -> Arc<Self> {
+        static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Self { key: NEXT_KEY.fetch_add(1, Relaxed), client_id, outbox, ended: AtomicBool::new(false) })
+    }
+}
+
+/// One subscription of one session.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    /// Whose.
+    pub session: Arc<SessionHandle>,
+    /// As granted.
+    pub options: SubscriptionOptions,
+    /// Sent with each message it matches.
+    pub identifier: Option<u32>,
+}
+
+/// A snapshot of the map from topics to mailboxes. Cheap to clone: both parts share structure.
+#[derive(Clone, Default)]
+pub struct Routes {
+    pub(crate) owners: imbl::HashMap<TopicName, Owner>,
+    pub(crate) patterns: Arc<Vec<TopicPattern>>,
+    pub(crate) subscriptions: SubscriptionTree<u64, Subscriber>,
+}
+
+/// Which actor serves a client id.
+#[derive(Clone, Debug)]
+pub struct SessionEntry {
+    /// The device it was admitted for; no other may take the client id over.
+    pub device_id: Option<DeviceId>,
+    /// The session.
+    pub session: Addr<DeviceSession>,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// Handed to this many receivers.
+    To(usize),
+    /// Its owner's mailbox is full.
+    Full,
+    /// The first message for its topic: the router must make the owner, see [`RouteFirst`].
+    First,
+}
+
+impl Routed {
+    /// What the publisher is told [MQTT5 3.4.2.1].
+    pub fn reason(self) -> ReasonCode {
+        match self {
+            Self::To(0) => ReasonCode::NoMatchingSubscribers,
+            Self::To(_) => ReasonCode::Success,
+            Self::Full | Self::First => ReasonCode::QuotaExceeded,
+        }
+    }
+}
+
+/// See the module. A handle; clones share everything.
+#[derive(Clone)]
+pub struct Switchboard(Arc<Inner>);
+
+struct Inner {
+    routes: ArcSwap<Routes>,
+    retained: RwLock<RetainedStore<Arc<Message>>>,
+    sessions: DashMap<ByteString, SessionEntry>,
+    devices: DashMap<DeviceId, usize>,
+    router: Addr<TopicRouter>,
+    stats: Arc<Stats>,
+    daemon: Arc<Publisher>,
+}
+
+impl Switchboard {
+    pub(crate) fn new(
+        router: Addr<TopicRouter>,
+        retained: RetainedStore<Arc<Message>>,
+        stats: Arc<Stats>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            routes: ArcSwap::from_pointee(Routes::default()),
+            retained: RwLock::new(retained),
+            sessions: DashMap::new(),
+            devices: DashMap::new(),
+            router,
+            stats,
+            daemon: Publisher::daemon(),
+        }))
+    }
+
+    /// Hands a message to everybody who should have it.
+    ///
+    /// A retained message is stored before the snapshot is loaded, and a new subscription is
+    /// published before the retained messages are looked up: whichever comes first, the subscriber
+    /// gets the message, if need be twice, never not at all.
+    pub fn route(&self, message: &Arc<Message>, from: &Arc<Publisher>) -> Routed {
+        if message.retain {
+            self.retain(message);
+        }
+        let routes = self.0.routes.load();
+        let owned = match routes.owners.get(&message.topic) {
+            Some(owner) => match self.hand_to_owner(owner, message, from) {
+                Ok(()) => 1,
+                Err(()) if owner.overflow == Overflow::Reject => return Routed::Full,
+                Err(()) => 0,
+            },
+            None if routes.patterns.iter().any(|p| p.capture(&message.topic).is_some()) => {
+                return Routed::First;
+            }
+            None => 0,
+        };
+        Routed::To(owned + self.hand_to_subscribers(&routes, message, from))
+    }
+
+    /// Publishes a message of the daemon's own. The first message for a topic of its own pattern
+    /// goes through the router's mailbox.
+    pub fn publish(&self, message: Message) -> Routed {
+        let message = Arc::new(message);
+        let routed = self.route(&message, &self.0.daemon);
+        if routed == Routed::First {
+            let first = RouteFirst { message, from: self.0.daemon.clone() };
+            if self.0.router.try_send(first).is_err() {
+                return Routed::Full;
+            }
+        }
+        routed
+    }
+
+    /// Whether anybody, connected or with a session that outlives its connection, would receive a
+    /// message on this topic.
+    pub fn has_receiver(&self, topic: &TopicName) -> bool {
+        let routes = self.0.routes.load();
+        let mut found = routes.owners.contains_key(topic);
+        routes.subscriptions.matches(topic, &mut |_, subscriber: &Subscriber| {
+            found |= !subscriber.session.ended.load(Relaxed);
+        });
+        found
+    }
+
+    /// Sends a new subscription the retained messages it asks for.
+    pub(crate) fn send_retained(&self, filter: &TopicFilter, subscriber: &Subscriber, existed: bool) {
+        let wants = match subscriber.options.retain_handling {
+            RetainHandling::SendAtSubscribe => true,
+            RetainHandling::SendIfNew => !existed,
+            RetainHandling::DoNotSend => false,
+        };
+        if !wants {
+            return;
+        }
+        let now = Instant::now();
+        let found = self.0.retained.read().unwrap_or_else(PoisonError::into_inner).matching(filter);
+        for (_, message) in found {
+            if message.is_expired(now) {
+                continue;
+            }
+            let delivery = Delivery {
+                qos: message.qos.min(subscriber.options.qos),
+                retain: true,
+                subscription_identifiers: subscriber.identifier.into_iter().collect(),
+                message,
+            };
+            self.push(&subscriber.session, delivery);
+        }
+    }
+
+    /// The topic router.
+    pub fn router(&self) -> &Addr<TopicRouter> {
+        &self.0.router
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.0.stats
+    }
+
+    /// The sessions by client id. Never hold a guard of it over an await.
+    pub fn sessions(&self) -> &DashMap<ByteString, SessionEntry> {
+        &self.0.sessions
+    }
+
+    /// The newest snapshot.
+    pub fn routes(&self) -> Arc<Routes> {
+        self.0.routes.load_full()
+    }
+
+    /// Retained messages at the moment.
+    pub fn retained_len(&self) -> usize {
+        self.0.retained.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    pub(crate) fn publish_snapshot(&self, routes: &Routes) {
+        self.0.routes.store(Arc::new(routes.clone()));
+    }
+
+    pub(crate) fn devices(&self) -> &DashMap<DeviceId, usize> {
+        &self.0.devices
+    }
+
+    fn retain(&self, message: &Arc<Message>) {
+        let mut retained = self.0.retained.write().unwrap_or_else(PoisonError::into_inner);
+        if message.payload.is_empty() {
+            // An empty payload takes the retained message away [MQTT-3.3.1-6].
+            retained.remove(&message.topic);
+            return;
+        }
+        let kept = Arc::new(message.detached());
+        let bytes = kept.queued_bytes();
+        if let Err(full) = retained.insert(&message.topic, kept, bytes) {
+            self.0.stats.retained_refused.add(1);
+            tracing::warn!(topic = %message.topic, "message not retained: {full}");
+        }
+    }
+
+    fn hand_to_owner(&self, owner: &Owner, message: &Arc<Message>, from: &Arc<Publisher>) -> Result<(), ()> {
+        let inbound =
+            Inbound { message: message.clone(), params: owner.params.clone(), from: from.clone() };
+        match owner.mailbox.try_send(inbound) {
+            Ok(()) => {
+                owner.counters.messages_in.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            Err(_) => {
+                owner.counters.rejected.fetch_add(1, Relaxed);
+                self.0.stats.dropped_mailbox_full.add(1);
+                Err(())
+            }
+        }
+    }
+
+    fn hand_to_subscribers(&self, routes: &Routes, message: &Arc<Message>, from: &Arc<Publisher>) -> usize {
+        // One copy a session, at the highest QoS of the subscriptions it matched, naming all of
+        // their identifiers [MQTT-3.3.4-2], [MQTT-3.3.4-3].
+        let mut receivers: Vec<(&Arc<SessionHandle>, Delivery)> = Vec::new();
+        routes.subscriptions.matches(&message.topic, &mut |_, subscriber: &Subscriber| {
+            let options = &subscriber.options;
+            if options.no_local && subscriber.session.client_id == from.client_id {
+                return;
+            }
+            let qos = message.qos.min(options.qos);
+            let retain = message.retain && options.retain_as_published;
+            let known = receivers.iter_mut().find(|(session, _)| session.key == subscriber.session.key);
+            match known {
+                Some((_, delivery)) => {
+                    delivery.qos = delivery.qos.max(qos);
+                    delivery.retain |= retain;
+                    delivery.subscription_identifiers.extend(subscriber.identifier);
+                }
+                None => receivers.push((
+                    &subscriber.session,
+                    Delivery {
+                        message: message.clone(),
+                        qos,
+                        retain,
+                        subscription_identifiers: subscriber.identifier.into_iter().collect(),
+                    },
+                )),
+            }
+        });
+        let count = receivers.len();
+        for (session, delivery) in receivers {
+            self.push(session, delivery);
+        }
+        count
+    }
+
+    fn push(&self, session: &SessionHandle, delivery: Delivery) {
+        let qos = delivery.qos;
+        if session.outbox.push(delivery).is_err() {
+            self.0.stats.dropped_outbox_full.add(1);
+            if qos > QoS::AtMostOnce {
+                tracing::debug!(client_id = %session.client_id, "outbox full, newest message dropped");
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What the daemon and its inference process say to each other over their private socket.
+//!
+//! A frame is its length (u32, little endian) and that many bytes of JSON. Both ends are the same
+//! binary, so the version only guards against a binary that was replaced while the daemon ran.
+
+use std::path::PathBuf;
+
+use models::{Event, GenerateRequest, ModelSummary, SequenceId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Raised with every change of a frame's meaning.
+pub const VERSION: u32 = 1;
+
+/// The largest frame: a prompt of the largest size the settings allow, with room for escapes.
+pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
+
+/// From the daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToWorker {
+    /// The first frame: load this model.
+    Load {
+        /// [`VERSION`].
+        version: u32,
+        /// The model's file or directory.
+        model: PathBuf,
+        /// Sequences at once.
+        max_sequences: usize,
+        /// How often to send a heartbeat.
+        heartbeat_interval_ms: u64,
+    },
+    /// Begin a sequence.
+    Start {
+        /// Chosen by the daemon, unique for its life.
+        id: SequenceId,
+        /// What to generate.
+        request: GenerateRequest,
+    },
+    /// End a sequence early; answered by its `Done`.
+    Cancel {
+        /// Which.
+        id: SequenceId,
+    },
+    /// Exit. So does the end of the stream.
+    Stop,
+}
+
+/// From the inference process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromWorker {
+    /// The model is loaded.
+    Ready {
+        /// [`VERSION`].
+        version: u32,
+        /// What was loaded.
+        summary: ModelSummary,
+    },
+    /// The model cannot be loaded; the process exits.
+    LoadFailed {
+        /// What happened and what to try.
+        message: String,
+    },
+    /// A sequence cannot begin.
+    Refused {
+        /// Which.
+        id: SequenceId,
+        /// Stable, for programs.
+        code: String,
+        /// For people.
+        message: String,
+    },
+    /// Something of a running sequence.
+    Event {
+        /// What.
+        event: Event,
+    },
+    /// Still alive, between two steps.
+    Heartbeat,
+}
+
+/// A frame that cannot be read or written. The stream is of no use after it.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// Longer than [`MAX_FRAME_BYTES`].
+    #[error("a frame of {bytes} bytes is longer than {MAX_FRAME_BYTES}")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// Not what this version says.
+    #[error("a frame that is not understood: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// Appends a frame to `out`.
+pub fn write_frame(frame: &impl Serialize, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    let body = serde_json::to_vec(frame)?;
+    let too_long = FrameError::TooLong { bytes: body.len() };
+    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= MAX_FRAME_BYTES).ok_or(too_long)?;
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&body);
+    Ok(())
+}
+
+/// Puts frames together from the bytes that come.
+#[derive(Debug, Default)]
+pub struct FrameReader {
+    buffer: Vec<u8>,
+    read: usize,
+}
+
+impl FrameReader {
+    /// Takes bytes in.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..std::mem::take(&mut self.read));
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame, None when more bytes are needed.
+    pub fn next_frame<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+        let rest = self.buffer.get(self.read..).unwrap_or_default();
+        let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+        let bytes = u32::from_le_bytes(*length) as usize;
+        if bytes > MAX_FRAME_BYTES {
+            return Err(FrameError::TooLong { bytes });
+        }
+        let Some(body) = rest.get(..bytes) else { return Ok(None) };
+        let frame = serde_json::from_slice(body)?;
+        self.read += 4 + bytes;
+        Ok(Some(frame))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_cut_of_the_stream(ids in prop::collection::vec(any::<u64>(), 1..20), cut in 1usize..40) {
+            let frames: Vec<_> = ids.into_iter().map(|id| ToWorker::Cancel { id }).collect();
+            let mut bytes = Vec::new();
+            for frame in &frames {
+                write_frame(frame, &mut bytes).unwrap();
+            }
+            let (mut reader, mut read) = (FrameReader::default(), Vec::new());
+            for piece in bytes.chunks(cut) {
+                reader.push(piece);
+                while let Some(frame) = reader.next_frame::<ToWorker>().unwrap() {
+                    read.push(frame);
+                }
+            }
+            prop_assert_eq!(read, frames);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut reader = FrameReader::default();
+            reader.push(&bytes);
+            while let Ok(Some(_)) = reader.next_frame::<FromWorker>() {}
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What a session wants done. The driver carries effects out in their order.
+
+use crate::filter::TopicFilter;
+use crate::message::Message;
+use crate::packet::{Packet, SubscriptionOptions};
+
+use super::outbound::DropReason;
+
+/// One thing to do for a session.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send to the client on the connection at hand.
+    Send(Packet),
+    /// Route an accepted message. At QoS 1 and 2 (`packet_id` above 0) the driver answers with
+    /// [`super::Session::routed`] once the message is in safe hands.
+    Route {
+        /// The message.
+        message: Message,
+        /// The client's packet identifier, 0 at QoS 0.
+        packet_id: u16,
+    },
+    /// Subscribe, then answer with [`super::Session::subscribed`].
+    Subscribe {
+        /// The client's packet identifier.
+        packet_id: u16,
+        /// Each filter in the packet's order: what to subscribe, or why it cannot be.
+        wanted: Vec<Wanted>,
+    },
+    /// Unsubscribe, then answer with [`super::Session::unsubscribed`].
+    Unsubscribe {
+        /// The client's packet identifier.
+        packet_id: u16,
+        /// Each filter in the packet's order; None where it was no filter at all.
+        filters: Vec<Option<TopicFilter>>,
+    },
+    /// The session begins anew: forget these subscriptions.
+    Forget(Vec<TopicFilter>),
+    /// Publish the will.
+    PublishWill(Message),
+    /// A message for this client was let go.
+    Dropped(DropReason),
+    /// Close the connection once everything before this was sent.
+    Close,
+    /// The session is over: nothing of it is kept.
+    End,
+}
+
+/// A subscription as a client asked for it.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The filter, or the reason code that refuses it.
+    pub filter: Result<TopicFilter, crate::packet::ReasonCode>,
+    /// As in the SUBSCRIBE packet.
+    pub options: SubscriptionOptions,
+    /// As in the SUBSCRIBE packet [MQTT5 3.8.2.1.2].
+    pub identifier: Option<u32>,
+    /// Whether the session had this very filter already [MQTT5 3.3.1.3, Retain Handling 1].
+    pub existed: bool,
+}

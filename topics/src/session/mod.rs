@@ -1,0 +1,402 @@
+//! The MQTT session as a pure state machine: packets and time come in, effects go out.
+//!
+//! A session is a client id's state on the broker [MQTT5 4.1]; the connection is a replaceable
+//! part. The driver calls [`Session::attach`] for a new connection, [`Session::receive`] for each
+//! packet, [`Session::deliver`] for each message, [`Session::detach`] when the connection is gone
+//! and [`Session::tick`] when [`Session::next_timeout`] has come, and carries out the effects in
+//! their order. No effect waits for another session.
+
+mod attach;
+mod effect;
+mod inbound;
+mod outbound;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytestring::ByteString;
+
+use crate::filter::TopicFilter;
+use crate::message::Message;
+use crate::packet::{Ack, Disconnect, Packet, ProtocolVersion, QoS, ReasonCode, SubAck, UnsubAck};
+
+pub use attach::Attached;
+pub use effect::{Effect, Wanted};
+pub use outbound::{Delivery, DropReason};
+
+use inbound::Inbound;
+use outbound::{Allowance, Outbound, QueueBounds};
+
+/// What the broker grants every session. Bounds, so that no client can take more than its share.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// Unacknowledged QoS 1 and 2 publishes a client may have on the way to us [MQTT5 3.2.2.3.3].
+    pub receive_maximum: u16,
+    /// Unacknowledged QoS 1 and 2 messages we have on the way to a client, whatever it allows.
+    pub max_inflight: u16,
+    /// The largest packet we take [MQTT5 3.2.2.3.6].
+    pub max_packet_bytes: usize,
+    /// Topic aliases a client may set [MQTT5 3.2.2.3.8].
+    pub topic_alias_maximum: u16,
+    /// The longest keep-alive; 0 leaves it to the client [MQTT5 3.2.2.3.14].
+    pub max_keep_alive_s: u16,
+    /// The longest a session outlives its connection, in seconds.
+    pub max_session_expiry_s: u32,
+    /// Messages that wait for a client, in number.
+    pub max_queued_messages: usize,
+    /// Messages that wait for a client, in bytes.
+    pub max_queued_bytes: usize,
+    /// Subscriptions of one client.
+    pub max_subscriptions: usize,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            receive_maximum: 100,
+            max_inflight: 100,
+            max_packet_bytes: 1024 * 1024,
+            topic_alias_maximum: 10,
+            max_keep_alive_s: 0,
+            max_session_expiry_s: 7 * 24 * 3600,
+            max_queued_messages: 1000,
+            max_queued_bytes: 4 * 1024 * 1024,
+            max_subscriptions: 100,
+        }
+    }
+}
+
+/// How a connection came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detach {
+    /// Closed or broken, by whichever side: the will is due unless the client said goodbye.
+    Lost,
+    /// Another connection of the same client takes the session over.
+    TakenOver,
+}
+
+/// One client id's session.
+#[derive(Debug)]
+pub struct Session {
+    config: Arc<SessionConfig>,
+    client_id: ByteString,
+    link: Option<Link>,
+    /// Seconds the session outlives its connection; `u32::MAX` is forever [MQTT5 3.1.2.11.2].
+    expiry_s: u32,
+    subscriptions: HashMap<TopicFilter, QoS>,
+    inbound: Inbound,
+    outbound: Outbound,
+    will: Option<Will>,
+    ends_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Will {
+    message: Message,
+    /// Kept apart: a will's expiry interval counts from its publication [MQTT5 3.1.3.2.4].
+    expiry: Option<Duration>,
+    delay: Duration,
+    due_at: Option<Instant>,
+}
+
+/// The connection at hand, as far as the protocol cares.
+#[derive(Debug)]
+struct Link {
+    version: ProtocolVersion,
+    /// One and a half times the keep-alive [MQTT-3.1.2-22].
+    patience: Option<Duration>,
+    last_heard: Instant,
+    window: usize,
+    client_max_packet_bytes: usize,
+    /// Set by DISCONNECT or by us: whatever comes after is not looked at.
+    closing: bool,
+    /// The longest expiry a DISCONNECT may still ask for is bound to what CONNECT said.
+    connect_expiry_s: u32,
+}
+
+impl Session {
+    /// A session nobody is attached to yet.
+    pub fn new(config: Arc<SessionConfig>, client_id: ByteString) -> Self {
+        Self {
+            config,
+            client_id,
+            link: None,
+            expiry_s: 0,
+            subscriptions: HashMap::new(),
+            inbound: Inbound::default(),
+            outbound: Outbound::default(),
+            will: None,
+            ends_at: None,
+        }
+    }
+
+    /// Handles one packet from the client.
+    pub fn receive(&mut self, now: Instant, packet: Packet, effects: &mut Vec<Effect>) {
+        let Some(link) = self.link.as_mut().filter(|link| !link.closing) else { return };
+        link.last_heard = now;
+        match packet {
+            Packet::Publish(publish) => self.publish(now, publish, effects),
+            Packet::PubAck(ack) => {
+                // A PUBACK for nothing is no reason to part: it may cross a resend.
+                self.outbound.puback(ack.packet_id);
+                self.pump(now, effects);
+            }
+            Packet::PubRec(ack) => {
+                if let Some(answer) = self.outbound.pubrec(ack.packet_id, ack.reason) {
+                    effects.push(Effect::Send(Packet::PubRel(answer)));
+                }
+                self.pump(now, effects);
+            }
+            Packet::PubRel(ack) => {
+                let reason = self.inbound.release(ack.packet_id);
+                effects.push(Effect::Send(Packet::PubComp(Ack::new(ack.packet_id, reason))));
+            }
+            Packet::PubComp(ack) => {
+                self.outbound.pubcomp(ack.packet_id);
+                self.pump(now, effects);
+            }
+            Packet::Subscribe(subscribe) => self.subscribe(subscribe, effects),
+            Packet::Unsubscribe(unsubscribe) => {
+                let filters = unsubscribe.filters.into_iter().map(|f| TopicFilter::parse(f).ok()).collect();
+                effects.push(Effect::Unsubscribe { packet_id: unsubscribe.packet_id, filters });
+            }
+            Packet::PingReq => effects.push(Effect::Send(Packet::PingResp)),
+            Packet::Disconnect(disconnect) => self.goodbye(disconnect, effects),
+            // Enhanced authentication was not asked for in CONNECT [MQTT-4.12.0-1], a second CONNECT
+            // is an error [MQTT-3.1.0-2], and the rest only a server may send.
+            Packet::Auth(_)
+            | Packet::Connect(_)
+            | Packet::ConnAck(_)
+            | Packet::SubAck(_)
+            | Packet::UnsubAck(_)
+            | Packet::PingResp => self.fail(ReasonCode::ProtocolError, effects),
+        }
+    }
+
+    /// Takes a message for the client: sends it, queues it, or says why it is let go.
+    pub fn deliver(&mut self, now: Instant, delivery: Delivery, effects: &mut Vec<Effect>) {
+        let Some(allowance) = self.allowance() else {
+            let kept = if delivery.qos == QoS::AtMostOnce {
+                Err(DropReason::Offline)
+            } else {
+                let delivery = Delivery { message: Arc::new(delivery.message.detached()), ..delivery };
+                self.outbound.enqueue(delivery, self.queue_bounds())
+            };
+            if let Err(reason) = kept {
+                effects.push(Effect::Dropped(reason));
+            }
+            return;
+        };
+        // QoS 0 has no window, and no promise to keep its place behind queued QoS 1 of other topics.
+        let result = if delivery.qos == QoS::AtMostOnce || self.outbound.has_room(allowance) {
+            self.outbound.send(now, delivery, allowance, &mut |p| effects.push(Effect::Send(p)))
+        } else {
+            self.outbound.enqueue(delivery, self.queue_bounds())
+        };
+        if let Err(reason) = result {
+            effects.push(Effect::Dropped(reason));
+        }
+    }
+
+    /// Answers an [`Effect::Route`] of QoS 1 or 2: the message is in safe hands, or refused.
+    pub fn routed(&mut self, packet_id: u16, reason: ReasonCode, effects: &mut Vec<Effect>) {
+        let Some(link) = &self.link else { return };
+        // 3.1.1 has no refusal: a publish is acknowledged even where nobody may have it
+        // [MQTT-3.3.5-2].
+        let reason = if link.version == ProtocolVersion::V5 { reason } else { ReasonCode::Success };
+        if let Some(packet) = self.inbound.acknowledge(packet_id, reason) {
+            effects.push(Effect::Send(packet));
+        }
+    }
+
+    /// Answers an [`Effect::Subscribe`]: one reason code for each wanted filter, in order.
+    pub fn subscribed(
+        &mut self,
+        packet_id: u16,
+        wanted: &[Wanted],
+        reasons: Vec<ReasonCode>,
+        effects: &mut Vec<Effect>,
+    ) {
+        for (wanted, reason) in wanted.iter().zip(&reasons) {
+            if let (Ok(filter), false) = (&wanted.filter, reason.is_error()) {
+                self.subscriptions.insert(filter.clone(), wanted.options.qos);
+            }
+        }
+        if self.link.is_some() {
+            effects.push(Effect::Send(Packet::SubAck(SubAck {
+                packet_id,
+                reason_string: None,
+                user_properties: Vec::new(),
+                reasons,
+            })));
+        }
+    }
+
+    /// Answers an [`Effect::Unsubscribe`].
+    pub fn unsubscribed(
+        &mut self,
+        packet_id: u16,
+        filters: &[Option<TopicFilter>],
+        effects: &mut Vec<Effect>,
+    ) {
+        let reasons = filters
+            .iter()
+            .map(|filter| match filter {
+                None => ReasonCode::TopicFilterInvalid,
+                Some(filter) if self.subscriptions.remove(filter).is_some() => ReasonCode::Success,
+                Some(_) => ReasonCode::NoSubscriptionExisted,
+            })
+            .collect();
+        if self.link.is_some() {
+            effects.push(Effect::Send(Packet::UnsubAck(UnsubAck {
+                packet_id,
+                reason_string: None,
+                user_properties: Vec::new(),
+                reasons,
+            })));
+        }
+    }
+
+    /// The connection is gone.
+    pub fn detach(&mut self, now: Instant, cause: Detach, effects: &mut Vec<Effect>) {
+        if self.link.take().is_none() {
+            return;
+        }
+        self.inbound.connection_lost();
+        let lives_for = Duration::from_secs(u64::from(self.expiry_s));
+        if let Some(will) = &mut self.will {
+            // A session that ends takes its will's delay with it [MQTT-3.1.3-9].
+            will.due_at = Some(now + will.delay.min(lives_for));
+        }
+        if cause == Detach::Lost || self.expiry_s == 0 {
+            // With u32::MAX the session never expires [MQTT5 3.1.2.11.2].
+            self.ends_at = (self.expiry_s != u32::MAX).then(|| now + lives_for);
+        }
+        self.tick(now, effects);
+    }
+
+    /// Does what is due: keep-alive, will, the session's end.
+    pub fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if let Some(link) = &self.link {
+            let overdue = link.patience.is_some_and(|patience| now >= link.last_heard + patience);
+            if overdue && !link.closing {
+                self.fail(ReasonCode::KeepAliveTimeout, effects);
+            }
+            return;
+        }
+        let ended = self.ends_at.is_some_and(|at| at <= now);
+        if self.will.as_ref().is_some_and(|w| ended || w.due_at.is_some_and(|at| at <= now)) {
+            self.publish_will(now, effects);
+        }
+        if ended {
+            self.ends_at = None;
+            self.expiry_s = 0;
+            self.forget(effects);
+            effects.push(Effect::End);
+        }
+    }
+
+    /// When [`Session::tick`] has something to do next.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        match &self.link {
+            Some(link) => link.patience.map(|patience| link.last_heard + patience),
+            None => [self.will.as_ref().and_then(|w| w.due_at), self.ends_at].into_iter().flatten().min(),
+        }
+    }
+
+    /// Ends the connection from our side with a reason the client can read, where its protocol
+    /// has one.
+    pub fn fail(&mut self, reason: ReasonCode, effects: &mut Vec<Effect>) {
+        let Some(link) = self.link.as_mut().filter(|link| !link.closing) else { return };
+        link.closing = true;
+        if link.version == ProtocolVersion::V5 {
+            effects.push(Effect::Send(Packet::Disconnect(Disconnect::new(reason))));
+        }
+        effects.push(Effect::Close);
+    }
+
+    /// Whether a connection is attached.
+    pub fn is_connected(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// Whether the session outlives its connection.
+    pub fn is_persistent(&self) -> bool {
+        self.expiry_s > 0
+    }
+
+    /// The protocol version of the connection at hand.
+    pub fn version(&self) -> Option<ProtocolVersion> {
+        self.link.as_ref().map(|link| link.version)
+    }
+
+    /// Whose session it is.
+    pub fn client_id(&self) -> &ByteString {
+        &self.client_id
+    }
+
+    /// Messages that wait for the client, unacknowledged ones included.
+    pub fn waiting(&self) -> usize {
+        self.outbound.len()
+    }
+
+    /// Filters subscribed at the moment.
+    pub fn subscriptions(&self) -> impl Iterator<Item = &TopicFilter> {
+        self.subscriptions.keys()
+    }
+
+    /// Lets go of everything but the connection and the will.
+    fn forget(&mut self, effects: &mut Vec<Effect>) {
+        self.inbound.clear();
+        self.outbound.clear();
+        let filters: Vec<_> = self.subscriptions.drain().map(|(filter, _)| filter).collect();
+        if !filters.is_empty() {
+            effects.push(Effect::Forget(filters));
+        }
+    }
+
+    fn publish_will(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if let Some(will) = self.will.take() {
+            let mut message = will.message;
+            message.expires_at = will.expiry.map(|after| now + after);
+            effects.push(Effect::PublishWill(message));
+        }
+    }
+
+    fn goodbye(&mut self, disconnect: Disconnect, effects: &mut Vec<Effect>) {
+        let Some(link) = &mut self.link else { return };
+        if let Some(expiry_s) = disconnect.session_expiry_interval_s {
+            // What CONNECT set to 0 cannot be raised at the end [MQTT5 3.14.2.2.2].
+            if link.connect_expiry_s == 0 && expiry_s != 0 {
+                return self.fail(ReasonCode::ProtocolError, effects);
+            }
+            self.expiry_s = expiry_s.min(self.config.max_session_expiry_s);
+        }
+        if disconnect.reason != ReasonCode::DisconnectWithWill {
+            self.will = None;
+        }
+        link.closing = true;
+        effects.push(Effect::Close);
+    }
+
+    fn pump(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let Some(allowance) = self.allowance() else { return };
+        let mut dropped = Vec::new();
+        self.outbound.pump(now, allowance, &mut |p| effects.push(Effect::Send(p)), &mut |r| dropped.push(r));
+        effects.extend(dropped.into_iter().map(Effect::Dropped));
+    }
+
+    fn allowance(&self) -> Option<Allowance> {
+        let link = self.link.as_ref().filter(|link| !link.closing)?;
+        Some(Allowance {
+            window: link.window,
+            max_packet_bytes: link.client_max_packet_bytes,
+            version: link.version,
+        })
+    }
+
+    fn queue_bounds(&self) -> QueueBounds {
+        QueueBounds { messages: self.config.max_queued_messages, bytes: self.config.max_queued_bytes }
+    }
+}
