@@ -27,8 +27,6 @@ pub struct Engine {
     today: Option<Date>,
     /// In the order they came.
     sequences: Vec<Sequence>,
-    /// Events that arose outside of a step, for the next one to report.
-    waiting: Vec<Event>,
 }
 
 /// Bounds that the engine's owner sets.
@@ -60,7 +58,6 @@ impl Engine {
             options,
             today: None,
             sequences: Vec::new(),
-            waiting: Vec::new(),
         })
     }
 
@@ -136,6 +133,7 @@ impl Engine {
             prompt_tokens: prompt.len(),
             generated: 0,
             reported: 0,
+            cancelled: false,
             max_tokens,
             sampler,
             stream: self.model.tokenizer().stream(prompt),
@@ -150,32 +148,26 @@ impl Engine {
     /// Computes one step for every running sequence, a chunk of its prompt or one token of its answer, and says what
     /// came of it. Empty at once when nothing runs.
     pub fn step(&mut self) -> Vec<Event> {
-        let mut events = std::mem::take(&mut self.waiting);
+        let mut events = Vec::new();
         let model = &self.model;
         self.sequences
             .retain_mut(|sequence| sequence.step(model, &mut events));
         events
     }
 
-    /// Ends a sequence; the next step reports it as [`FinishReason::Cancelled`]. False if no such sequence runs.
+    /// Ends a sequence; the next step reports it as [`FinishReason::Cancelled`], and until then it counts as running.
+    /// False if no such sequence runs, or it was cancelled already.
     pub fn cancel(&mut self, id: SequenceId) -> bool {
-        let Some(index) = self.sequences.iter().position(|sequence| sequence.id == id) else {
-            return false;
-        };
-        let mut sequence = self.sequences.remove(index);
-        sequence.finish(FinishReason::Cancelled, &mut self.waiting);
-        true
+        let running = self
+            .sequences
+            .iter_mut()
+            .find(|sequence| sequence.id == id && !sequence.cancelled);
+        running.map(|sequence| sequence.cancelled = true).is_some()
     }
 
-    /// Sequences that run. Events of cancelled ones may still wait for the next step: see
-    /// [`is_idle`](Self::is_idle).
+    /// Sequences that have not reported their end. While there are none, [`step`](Self::step) does nothing.
     pub fn running(&self) -> usize {
         self.sequences.len()
-    }
-
-    /// Whether a step would do and say nothing.
-    pub fn is_idle(&self) -> bool {
-        self.sequences.is_empty() && self.waiting.is_empty()
     }
 
     /// Bytes of all sequences' caches.
@@ -218,6 +210,7 @@ struct Sequence {
     /// How many of the generated tokens an event has counted.
     reported: usize,
     max_tokens: usize,
+    cancelled: bool,
     sampler: Sampler,
     stream: TextStream,
     stop: StopFilter,
@@ -226,6 +219,9 @@ struct Sequence {
 impl Sequence {
     /// Whether the sequence goes on.
     fn step(&mut self, model: &Model, events: &mut Vec<Event>) -> bool {
+        if self.cancelled {
+            return self.finish(FinishReason::Cancelled, events);
+        }
         let end = self.to_feed.len().min(self.fed + PREFILL_CHUNK_TOKENS);
         let logits = match model.forward(&mut self.cache, &self.to_feed[self.fed..end]) {
             Ok(logits) => logits,

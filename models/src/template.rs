@@ -143,6 +143,7 @@ fn python_method(_: &mut State<'_, '_>, value: &Value, method: &str, args: &[Val
         "endswith" => from_args(args).map(|(end,): (&str,)| Value::from(text.ends_with(end)))?,
         "upper" => Value::from(text.to_uppercase()),
         "lower" => Value::from(text.to_lowercase()),
+        "title" => Value::from(title(text)),
         "replace" => from_args(args).map(|(from, to): (&str, &str)| Value::from(text.replace(from, to)))?,
         "split" => {
             let (separator, most): (Option<&str>, Option<usize>) = from_args(args)?;
@@ -155,6 +156,21 @@ fn python_method(_: &mut State<'_, '_>, value: &Value, method: &str, args: &[Val
         }
         _ => return Err(Error::from(ErrorKind::UnknownMethod)),
     })
+}
+
+/// Each word's first letter in upper case, its others in lower case.
+fn title(text: &str) -> String {
+    let mut titled = String::with_capacity(text.len());
+    let mut in_word = false;
+    for character in text.chars() {
+        if in_word {
+            titled.extend(character.to_lowercase());
+        } else {
+            titled.extend(character.to_uppercase());
+        }
+        in_word = character.is_alphabetic();
+    }
+    titled
 }
 
 fn dictionary_method(value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
@@ -250,5 +266,52 @@ mod tests {
                 .is_err()
         );
         assert!(Template::new("{% for %}").is_err());
+    }
+
+    /// Published models' templates, where llama.cpp's expectation is also what Python's Jinja gives.
+    #[test]
+    fn published_templates_render_as_expected() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../shared/data/templates/chat_template_cases.json"
+        );
+        let Ok(cases) = std::fs::read(path) else {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "{path} is missing, and this is CI"
+            );
+            eprintln!("SKIPPED: {path} not found");
+            return;
+        };
+        let cases: serde_json::Value = serde_json::from_slice(&cases).unwrap();
+        let messages: Vec<ChatMessage> = serde_json::from_value(cases["messages"].clone()).unwrap();
+        let mut failures = Vec::new();
+        for case in cases["cases"].as_array().unwrap() {
+            if case["jinja2_python_matches"] != true {
+                continue;
+            }
+            let text = |key: &str| case[key].as_str().unwrap_or_default();
+            let expected = match text("expected_output_jinja") {
+                "" => text("expected_output"),
+                expected => expected,
+            };
+            let rendered = Template::new(text("template_str"))
+                .map_err(|problem| problem.to_string())
+                .and_then(|template| {
+                    let tokens = [text("bos_token"), text("eos_token")];
+                    template
+                        .render(&messages, tokens, None)
+                        .map_err(|error| error.to_string())
+                });
+            if rendered.as_deref() != Ok(expected) {
+                failures.push(format!("{}: {rendered:?}\n  expected {expected:?}", text("name")));
+            }
+        }
+        assert!(
+            failures.is_empty(),
+            "{} fail:\n{}",
+            failures.len(),
+            failures.join("\n")
+        );
     }
 }

@@ -224,7 +224,7 @@ fn place_tensors(
             data: Range { start, end },
             ..
         } = tensor;
-        if *start % alignment != 0 {
+        if !start.is_multiple_of(alignment) {
             return Err(malformed(format!(
                 "tensor {name:?} is not aligned to {alignment} bytes"
             )));
@@ -436,7 +436,7 @@ impl TensorType {
                 remedy: "download the model as F16, or convert it again",
             });
         };
-        if row % block_elements != 0 {
+        if !row.is_multiple_of(block_elements) {
             return Err(malformed(format!(
                 "rows of {row} elements do not divide into {name} blocks"
             )));

@@ -1,0 +1,316 @@
+//! Missing, damaged and foreign model files stop the start with a message that names the file and the remedy.
+
+use std::path::Path;
+
+use models::Model;
+use serde_json::{Value, json};
+
+use crate::support::{GgufWriter, STORIES_GGUF, STORIES_HF, file, tiny_model, tiny_tensors};
+
+/// What loading says; `inspect`, which reads no weights, must already say the same.
+fn refusal(path: &Path) -> String {
+    let error = Model::load(path).unwrap_err().to_string();
+    assert_eq!(models::inspect(path).unwrap_err().to_string(), error);
+    assert!(
+        error.contains(&path.file_name().unwrap().to_string_lossy().into_owned()),
+        "{error} names no file"
+    );
+    error
+}
+
+fn says(path: &Path, words: &[&str]) {
+    let error = refusal(path);
+    for word in words {
+        assert!(error.contains(word), "{error:?} does not say {word:?}");
+    }
+}
+
+#[test]
+fn what_is_not_a_model() {
+    let directory = tempfile::tempdir().unwrap();
+    says(
+        &directory.path().join("nowhere.gguf"),
+        &["cannot be read", "check that the path"],
+    );
+    says(directory.path(), &["no model.safetensors", "give a .gguf file"]);
+    let (_keep, path) = file("story.txt", b"Once upon a time");
+    says(&path, &["not a model", "give a .gguf file"]);
+    let (_keep, path) = file("empty.gguf", b"");
+    says(&path, &["the file is empty"]);
+}
+
+#[test]
+fn a_truncated_gguf_says_so() {
+    let bytes = std::fs::read(shared!(STORIES_GGUF)).unwrap();
+    for length in [100, 20_000, bytes.len() / 2, bytes.len() - 64] {
+        let (_keep, path) = file("cut.gguf", &bytes[..length]);
+        says(&path, &["damaged or cut short", "download or convert it again"]);
+    }
+}
+
+#[test]
+fn an_unknown_architecture_is_named() {
+    let mut writer = GgufWriter::default();
+    writer.string("general.architecture", "mamba");
+    let (_keep, path) = file("m.gguf", &writer.bytes());
+    says(&path, &["\"mamba\"", "architecture llama"]);
+}
+
+#[test]
+fn an_unsupported_tensor_type_is_named() {
+    let bytes = tiny_model().bytes();
+    let gguf = models::format::gguf::Gguf::parse(&bytes).unwrap();
+    let vocabulary = gguf.tensors[0].shape[0];
+    // The table's entry of a tensor: its name, then dimensions, then the type.
+    let (name, shape) = &tiny_tensors(vocabulary)[3];
+    let at = bytes
+        .windows(name.len())
+        .position(|window| window == name.as_bytes())
+        .unwrap();
+    let at = at + name.len() + 4 + 8 * shape.len();
+    let mut changed = bytes.clone();
+    changed[at] = 26; // I32: as long as F32
+    let (_keep, path) = file("i.gguf", &changed);
+    says(
+        &path,
+        &["blk.0.attn_q.weight", "I32", "F32, F16 and BF16", "--outtype f16"],
+    );
+}
+
+#[test]
+fn a_missing_tensor_and_a_wrong_shape_are_named() {
+    let rename = |from: &str, to: &str| {
+        let mut bytes = tiny_model().bytes();
+        let at = bytes
+            .windows(from.len())
+            .position(|window| window == from.as_bytes())
+            .unwrap();
+        bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+        bytes
+    };
+    let (_keep, path) = file("r.gguf", &rename("blk.0.ffn_up.weight", "blk.0.ffn_xx.weight"));
+    says(&path, &["blk.0.ffn_up.weight", "missing"]);
+    let mut writer = tiny_model();
+    writer
+        .u32("llama.attention.key_length", 2)
+        .u32("llama.attention.value_length", 2);
+    let (_keep, path) = file("w.gguf", &writer.bytes());
+    says(&path, &["blk.0.attn_q.weight", "[8, 8]", "[4, 8]"]);
+}
+
+#[test]
+fn an_impossible_gguf_configuration_is_refused() {
+    for (key, value) in [
+        ("llama.embedding_length", 0),
+        ("llama.embedding_length", u32::MAX),
+        ("llama.block_count", u32::MAX),
+        ("llama.attention.head_count", 0),
+        ("llama.attention.head_count_kv", 0),
+        ("llama.attention.head_count_kv", 3),
+        ("llama.feed_forward_length", u32::MAX),
+        ("llama.context_length", 0),
+    ] {
+        let mut bytes = tiny_model().bytes();
+        let at = bytes
+            .windows(key.len() + 1)
+            .position(|window| &window[..key.len()] == key.as_bytes() && window[key.len()] == 4);
+        let at = at.unwrap() + key.len() + 4;
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let (_keep, path) = file("c.gguf", &bytes);
+        refusal(&path);
+    }
+}
+
+#[test]
+fn an_unknown_tokenizer_is_named() {
+    for (model, pre, word) in [("t5", "", "\"t5\""), ("gpt2", "viking", "\"viking\"")] {
+        let mut writer = GgufWriter::default();
+        for (key, value) in [
+            ("context_length", 8),
+            ("embedding_length", 8),
+            ("block_count", 1),
+            ("feed_forward_length", 8),
+            ("attention.head_count", 1),
+        ] {
+            writer.u32(&format!("llama.{key}"), value);
+        }
+        writer
+            .string("general.architecture", "llama")
+            .f32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+            .string("tokenizer.ggml.model", model)
+            .string("tokenizer.ggml.pre", pre)
+            .strings("tokenizer.ggml.tokens", &["a"])
+            .strings("tokenizer.ggml.merges", &[]);
+        let (_keep, path) = file("t.gguf", &writer.bytes());
+        says(&path, &["tokenizer", word, "choose a model"]);
+    }
+}
+
+/// A copy of the safetensors model, to be spoilt.
+struct Copy {
+    directory: tempfile::TempDir,
+}
+
+impl Copy {
+    fn new(from: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for name in [
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ] {
+            std::fs::write(
+                directory.path().join(name),
+                std::fs::read(from.join(name)).unwrap(),
+            )
+            .unwrap();
+        }
+        Self { directory }
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> &Self {
+        std::fs::write(self.directory.path().join(name), bytes).unwrap();
+        self
+    }
+
+    fn remove(&self, name: &str) -> &Self {
+        std::fs::remove_file(self.directory.path().join(name)).unwrap();
+        self
+    }
+
+    fn json(&self, name: &str) -> Value {
+        serde_json::from_slice(&std::fs::read(self.directory.path().join(name)).unwrap()).unwrap()
+    }
+
+    fn refusal(&self) -> String {
+        let error = Model::load(self.directory.path()).unwrap_err().to_string();
+        assert_eq!(
+            models::inspect(self.directory.path()).unwrap_err().to_string(),
+            error
+        );
+        assert!(
+            error.contains(&self.directory.path().display().to_string()),
+            "{error}"
+        );
+        error
+    }
+}
+
+#[test]
+fn missing_files_of_a_directory_are_named() {
+    let from = shared!(STORIES_HF);
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        let error = Copy::new(&from).remove(name).refusal();
+        assert!(error.contains(name), "{error}");
+    }
+    let copy = Copy::new(&from);
+    let error = copy
+        .remove("model.safetensors")
+        .write("model.safetensors.index.json", b"{}")
+        .refusal();
+    assert!(error.contains("several files"), "{error}");
+    // Not needed: without it the beginning token is simply not known by name.
+    Model::load(Copy::new(&from).remove("tokenizer_config.json").directory.path()).unwrap();
+}
+
+#[test]
+fn a_spoilt_config_is_refused() {
+    let copy = Copy::new(&shared!(STORIES_HF));
+    let config = copy.json("config.json");
+    let huge = [
+        json!(0),
+        json!(u32::MAX),
+        json!(u64::MAX),
+        json!(1 << 20),
+        json!(-1),
+        json!("64"),
+        json!(null),
+    ];
+    for key in [
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+    ] {
+        for value in &huge {
+            let mut config = config.clone();
+            config[key] = value.clone();
+            copy.write("config.json", config.to_string().as_bytes()).refusal();
+        }
+    }
+    for (key, value, word) in [
+        ("model_type", json!("gpt_neox"), "gpt_neox"),
+        ("num_key_value_heads", json!(3), "3 key-value heads"),
+        ("max_position_embeddings", json!(0), "context length"),
+        ("rms_norm_eps", json!(-1.0), "epsilon"),
+        ("rope_theta", json!(0.0), "RoPE"),
+        (
+            "rope_scaling",
+            json!({"rope_type": "llama3", "factor": 8.0}),
+            "llama3",
+        ),
+        ("hidden_act", json!("gelu"), "gelu"),
+        ("attention_bias", json!(true), "attention_bias"),
+        ("head_dim", json!(7), "rotated"),
+    ] {
+        let mut config = config.clone();
+        config[key] = value;
+        let error = copy.write("config.json", config.to_string().as_bytes()).refusal();
+        assert!(error.contains(word) && error.contains("config.json"), "{error}");
+    }
+    for garbage in ["", "{", "[]", "null", "\u{feff}{}", "{\"a\":1}"] {
+        copy.write("config.json", garbage.as_bytes()).refusal();
+    }
+}
+
+#[test]
+fn spoilt_safetensors_are_refused() {
+    let from = shared!(STORIES_HF);
+    let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
+    let copy = Copy::new(&from);
+    for length in [0, 7, 8, 500, bytes.len() / 2, bytes.len() - 1] {
+        let error = copy.write("model.safetensors", &bytes[..length]).refusal();
+        assert!(error.contains("model.safetensors"), "{error}");
+    }
+    let mut absurd = bytes.clone();
+    absurd[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    copy.write("model.safetensors", &absurd).refusal();
+}
+
+#[test]
+fn a_spoilt_tokenizer_is_refused() {
+    let copy = Copy::new(&shared!(STORIES_HF));
+    let tokenizer = copy.json("tokenizer.json");
+    for garbage in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        "{\"model\":{}}",
+        "\0\0\0",
+        "{\"version\":\"1.0\",\"model\":{\"type\":\"BPE\"}}",
+    ] {
+        copy.write("tokenizer.json", garbage.as_bytes()).refusal();
+    }
+    let spoil = |path: &str, value: Value| {
+        let mut spoilt = tokenizer.clone();
+        *spoilt.pointer_mut(path).unwrap() = value;
+        let error = copy
+            .write("tokenizer.json", spoilt.to_string().as_bytes())
+            .refusal();
+        assert!(error.contains("tokenizer"), "{error}");
+    };
+    spoil("/decoder", json!({"type": "CTC"}));
+    spoil("/model/merges", json!([["no such", "pieces"]]));
+    spoil("/model/merges", json!(["onepiece"]));
+    spoil("/model/vocab", json!({}));
+    spoil("/model/vocab", json!({"a": 4_000_000_000u32}));
+    spoil("/model/type", json!("Nonsense"));
+    spoil(
+        "/normalizer",
+        json!({"type": "Replace", "pattern": {"Regex": "("}, "content": ""}),
+    );
+    spoil("/model/continuing_subword_prefix", json!("##"));
+}

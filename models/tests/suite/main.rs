@@ -1,0 +1,17 @@
+//! The crate's integration tests: one binary, so that Burn is linked once.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests stop at once too; clippy.toml exempts only the tests"
+)]
+
+#[macro_use]
+mod support;
+
+mod engine;
+mod gguf_reader;
+mod hostile_files;
+mod numerics;
+mod templates;
+mod text_stream;
+mod tokenizers;

@@ -1,0 +1,221 @@
+//! Where the shared data lies, and how tests make model files of their own.
+
+use std::path::{Path, PathBuf};
+
+/// A file of the shared data, or `None` with a loud line where there is none. In CI a missing file is a failure.
+pub(crate) fn shared(relative: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared/data")
+        .join(relative);
+    if path.exists() {
+        return Some(path);
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{} is missing, and this is CI",
+        path.display()
+    );
+    eprintln!("SKIPPED: {} not found", path.display());
+    None
+}
+
+/// `shared!("path")` gives the path or returns from the test.
+#[macro_export]
+macro_rules! shared {
+    ($path:expr) => {
+        match $crate::support::shared($path) {
+            Some(path) => path,
+            None => return,
+        }
+    };
+}
+
+pub(crate) const STORIES_GGUF: &str = "models/stories260K/stories260K-f32.gguf";
+pub(crate) const STORIES_HF: &str = "models/stories260K/hf";
+
+/// Writes GGUF files, good and bad.
+#[derive(Clone, Default)]
+pub(crate) struct GgufWriter {
+    metadata: Vec<u8>,
+    metadata_count: u64,
+    table: Vec<u8>,
+    tensor_count: u64,
+    data: Vec<u8>,
+}
+
+impl GgufWriter {
+    fn key(&mut self, key: &str, value_type: u32) {
+        self.metadata_count += 1;
+        put_string(&mut self.metadata, key);
+        self.metadata.extend(value_type.to_le_bytes());
+    }
+
+    pub(crate) fn u32(&mut self, key: &str, value: u32) -> &mut Self {
+        self.key(key, 4);
+        self.metadata.extend(value.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn f32(&mut self, key: &str, value: f32) -> &mut Self {
+        self.key(key, 6);
+        self.metadata.extend(value.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn bool(&mut self, key: &str, value: bool) -> &mut Self {
+        self.key(key, 7);
+        self.metadata.push(value.into());
+        self
+    }
+
+    pub(crate) fn string(&mut self, key: &str, value: &str) -> &mut Self {
+        self.key(key, 8);
+        put_string(&mut self.metadata, value);
+        self
+    }
+
+    pub(crate) fn strings(&mut self, key: &str, values: &[&str]) -> &mut Self {
+        self.array(key, 8, values.len(), |out| {
+            values.iter().for_each(|value| put_string(out, value))
+        })
+    }
+
+    pub(crate) fn f32s(&mut self, key: &str, values: &[f32]) -> &mut Self {
+        self.array(key, 6, values.len(), |out| {
+            values.iter().for_each(|value| out.extend(value.to_le_bytes()))
+        })
+    }
+
+    pub(crate) fn i32s(&mut self, key: &str, values: &[i32]) -> &mut Self {
+        self.array(key, 5, values.len(), |out| {
+            values.iter().for_each(|value| out.extend(value.to_le_bytes()))
+        })
+    }
+
+    fn array(
+        &mut self,
+        key: &str,
+        element: u32,
+        count: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> &mut Self {
+        self.key(key, 9);
+        self.metadata.extend(element.to_le_bytes());
+        self.metadata.extend((count as u64).to_le_bytes());
+        write(&mut self.metadata);
+        self
+    }
+
+    /// `shape` is rows first; `bytes` as the type stores them.
+    pub(crate) fn tensor(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        tensor_type: u32,
+        bytes: &[u8],
+    ) -> &mut Self {
+        let offset = self.data.len() as u64;
+        self.data.extend(bytes);
+        self.data.resize(self.data.len().next_multiple_of(32), 0);
+        self.entry(name, shape, tensor_type, offset)
+    }
+
+    /// Only the table's entry.
+    pub(crate) fn entry(&mut self, name: &str, shape: &[usize], tensor_type: u32, offset: u64) -> &mut Self {
+        self.tensor_count += 1;
+        put_string(&mut self.table, name);
+        self.table.extend((shape.len() as u32).to_le_bytes());
+        for dimension in shape.iter().rev() {
+            self.table.extend((*dimension as u64).to_le_bytes());
+        }
+        self.table.extend(tensor_type.to_le_bytes());
+        self.table.extend(offset.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+        bytes.extend(self.tensor_count.to_le_bytes());
+        bytes.extend(self.metadata_count.to_le_bytes());
+        bytes.extend(&self.metadata);
+        bytes.extend(&self.table);
+        bytes.resize(bytes.len().next_multiple_of(32), 0);
+        bytes.extend(&self.data);
+        bytes
+    }
+}
+
+fn put_string(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+/// A whole Llama model of a few kilobytes with weights from a fixed sequence, to be written by [`GgufWriter::bytes`]
+/// after what a test wants to add. Its vocabulary: `<unk>`, `<s>`, `</s>`, 256 bytes, space and the letters a–z,
+/// and two words.
+pub(crate) fn tiny_model() -> GgufWriter {
+    let mut writer = GgufWriter::default();
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
+    tokens.extend((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
+    let mut kinds = vec![2, 3, 3];
+    kinds.resize(tokens.len(), 6);
+    tokens.push("▁".into());
+    tokens.extend(('a'..='z').map(String::from));
+    tokens.extend(["▁a", "ab"].map(str::to_owned));
+    kinds.resize(tokens.len(), 1);
+    let scores: Vec<f32> = (0..tokens.len()).map(|id| -(id as f32)).collect();
+    let texts: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    writer
+        .string("general.architecture", "llama")
+        .u32("llama.context_length", 64)
+        .u32("llama.embedding_length", 8)
+        .u32("llama.block_count", 1)
+        .u32("llama.feed_forward_length", 12)
+        .u32("llama.attention.head_count", 2)
+        .u32("llama.attention.head_count_kv", 1)
+        .f32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+        .string("tokenizer.ggml.model", "llama")
+        .strings("tokenizer.ggml.tokens", &texts)
+        .f32s("tokenizer.ggml.scores", &scores)
+        .i32s("tokenizer.ggml.token_type", &kinds)
+        .u32("tokenizer.ggml.bos_token_id", 1)
+        .u32("tokenizer.ggml.eos_token_id", 2);
+    let mut state = 1u32;
+    let vocabulary = texts.len();
+    for (name, shape) in tiny_tensors(vocabulary) {
+        let count: usize = shape.iter().product();
+        let weights = (0..count).flat_map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let uniform = (state >> 8) as f32 / (1 << 24) as f32;
+            let weight = if shape.len() == 1 { 1.0 } else { uniform - 0.5 };
+            weight.to_le_bytes()
+        });
+        writer.tensor(name, &shape, 0, &weights.collect::<Vec<u8>>());
+    }
+    writer
+}
+
+/// Names and shapes of the tiny model's tensors, in its order.
+pub(crate) fn tiny_tensors(vocabulary: usize) -> Vec<(&'static str, Vec<usize>)> {
+    vec![
+        ("token_embd.weight", vec![vocabulary, 8]),
+        ("output_norm.weight", vec![8]),
+        ("blk.0.attn_norm.weight", vec![8]),
+        ("blk.0.attn_q.weight", vec![8, 8]),
+        ("blk.0.attn_k.weight", vec![4, 8]),
+        ("blk.0.attn_v.weight", vec![4, 8]),
+        ("blk.0.attn_output.weight", vec![8, 8]),
+        ("blk.0.ffn_norm.weight", vec![8]),
+        ("blk.0.ffn_gate.weight", vec![12, 8]),
+        ("blk.0.ffn_up.weight", vec![12, 8]),
+        ("blk.0.ffn_down.weight", vec![8, 12]),
+    ]
+}
+
+/// Writes bytes into a temporary directory, which lives as long as the first of the pair.
+pub(crate) fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    (directory, path)
+}
