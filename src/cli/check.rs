@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::serve::ServeFlags;
-use super::{Failure, GlobalFlags};
+use super::{Failure, GlobalFlags, say};
 use crate::security::{DataDir, DataDirError, KeyError, keys};
 use crate::settings::{DEFAULT_TOML, Settings};
 
@@ -18,8 +18,7 @@ pub(super) struct CheckFlags {
 
 pub(super) fn run(global: &GlobalFlags, flags: CheckFlags) -> Result<(), Failure> {
     if flags.defaults {
-        print!("{DEFAULT_TOML}");
-        return Ok(());
+        return say(DEFAULT_TOML.trim_end());
     }
     let settings = global.settings(flags.serve.settings().into_iter().collect())?;
     println!(
@@ -31,7 +30,7 @@ pub(super) fn run(global: &GlobalFlags, flags: CheckFlags) -> Result<(), Failure
     let mut faults = Vec::new();
     for finding in findings {
         match finding {
-            Ok(line) => println!("{line}"),
+            Ok(line) => say(line)?,
             Err(fault) => faults.push(fault),
         }
     }
@@ -69,11 +68,9 @@ fn model(settings: &Settings) -> Result<String, String> {
             "model: none (requests are answered with an explanation; set one with --model PATH)".to_owned(),
         );
     };
-    if !path.exists() {
-        return Err(format!(
-            "model.path: there is no file {}; correct --model or model.path",
-            path.display()
-        ));
-    }
-    Ok(format!("model: {}", path.display()))
+    let model = models::inspect(path).map_err(|error| format!("model.path: {error}"))?;
+    Ok(format!(
+        "model: {} ({}, {}, {} parameters, context of {} tokens)",
+        model.name, model.architecture, model.format, model.parameters, model.context_length
+    ))
 }

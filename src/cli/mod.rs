@@ -10,6 +10,8 @@ mod worker;
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -151,6 +153,16 @@ fn parse_assignment(text: &str) -> Result<(String, String), String> {
         .split_once('=')
         .ok_or("write it as SECTION.KEY=VALUE, for example log.level=debug")?;
     Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+/// Prints a line of the answer. `println!` would panic when the reader has gone, as `head` does.
+fn say(line: impl Display) -> Result<(), Failure> {
+    match writeln!(io::stdout(), "{line}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::AtRunTime(format!(
+            "standard output cannot be written to: {error}"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// A runtime for the commands that talk to a daemon: one thread is enough for one conversation.

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::{Failure, GlobalFlags, block_on};
+use super::{Failure, GlobalFlags, block_on, say};
 use crate::admin::{self, AdminRequest};
 use crate::security::{DataDir, DataDirError};
 
@@ -24,11 +24,10 @@ pub(super) fn run(global: &GlobalFlags, flags: StatusFlags) -> Result<(), Failur
     let request = AdminRequest::new("status");
     let status = block_on(async { admin::ask(&dir, &request).await.map_err(Failure::at_run_time) })?;
     if flags.json {
-        println!("{status}");
+        say(status)
     } else {
-        print!("{}", for_people(&status, 0));
+        say(for_people(&status, 0).trim_end())
     }
-    Ok(())
 }
 
 /// Names and values, inner objects indented: the daemon may say new things without this knowing.

@@ -3,8 +3,9 @@
 use std::time::SystemTime;
 
 use clap::Args;
+use topics::device::DeviceId;
 
-use super::{Failure, GlobalFlags};
+use super::{Failure, GlobalFlags, say};
 use crate::security::{DataDir, keys};
 
 #[derive(Debug, Args)]
@@ -22,21 +23,13 @@ pub(super) fn run(global: &GlobalFlags, flags: TokenFlags) -> Result<(), Failure
     let token = key
         .issue(&flags.device, SystemTime::now(), settings.auth.token_lifetime)
         .map_err(Failure::at_run_time)?;
-    println!("{token}");
-    Ok(())
+    say(token)
 }
 
 /// Refuses a name that could not stand in a topic, before a token is signed that nobody could use.
 pub(super) fn check_device_id(device: &str) -> Result<(), Failure> {
-    let reserved = device == "bridge";
-    let forbidden = device
-        .chars()
-        .any(|character| matches!(character, '+' | '#' | '/' | '$') || character.is_control());
-    if device.is_empty() || reserved || forbidden {
-        return Err(Failure::Misconfigured(format!(
-            "{device:?} cannot name a device, because it stands in topics: choose a name without + # / $ and control \
-             characters, other than `bridge`"
-        )));
-    }
-    Ok(())
+    device
+        .parse::<DeviceId>()
+        .map(|_| ())
+        .map_err(Failure::misconfigured)
 }

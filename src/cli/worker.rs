@@ -1,14 +1,156 @@
-//! The process in which the model runs. (Stub until the lead's worker is in place.)
+//! The process in which the model runs: frames in on the socket that is its standard input, frames
+//! out on the same. It has no settings and opens nothing but the model; when the daemon is gone,
+//! the socket ends, and so does it.
 
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use actors::worker_protocol::{FrameReader, FromWorker, ToWorker, VERSION, write_frame};
 use clap::Args;
+use models::{Engine, EngineOptions};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
+
+/// Commands that wait while a step is computed; the daemon sends a start and a cancel for each of a
+/// handful of sequences. The reader waits when it is full, and so does the daemon's socket.
+const COMMANDS_WAITING: usize = 64;
 
 #[derive(Debug, Args)]
 pub(super) struct WorkerFlags {}
 
 pub(super) fn run(_flags: WorkerFlags) -> Result<(), Failure> {
-    Err(Failure::AtRunTime(
-        "the inference worker is not built yet".to_owned(),
-    ))
+    let broken = |error: io::Error| {
+        Failure::AtRunTime(format!("{error}. This command is started by `clawdbot serve`, not by hand"))
+    };
+    let _signals = leave_signals_to_the_daemon().map_err(broken)?;
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(broken)?);
+    // A terminal or a file is no socket of the daemon's.
+    socket.peer_addr().map_err(broken)?;
+    let commands = read_commands(socket.try_clone().map_err(broken)?);
+    serve(&commands, &mut Output { socket, bytes: Vec::new() }).map_err(broken)
+}
+
+/// A signal for the whole group (Ctrl-C, the end of a service) is for the daemon, which lets what
+/// runs finish and then says stop. Handlers nobody listens to do nothing.
+fn leave_signals_to_the_daemon() -> io::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let guard = runtime.enter();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        signal(kind)?;
+    }
+    drop(guard);
+    Ok(runtime)
+}
+
+fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
+    let Ok(ToWorker::Load { version, model, max_sequences, heartbeat_interval_ms }) = commands.recv() else {
+        return Ok(());
+    };
+    if version != VERSION {
+        return output.say(&FromWorker::LoadFailed {
+            message: format!("the daemon speaks version {version}, this program {VERSION}: restart the daemon"),
+        });
+    }
+    let mut engine = match Engine::load(&model, EngineOptions { max_sequences, max_context_tokens: None }) {
+        Ok(engine) => engine,
+        Err(error) => return output.say(&FromWorker::LoadFailed { message: error.to_string() }),
+    };
+    output.say(&FromWorker::Ready { version: VERSION, summary: engine.summary().clone() })?;
+
+    let heartbeat = Duration::from_millis(heartbeat_interval_ms.max(100));
+    let mut last_said = Instant::now();
+    loop {
+        // Between two steps everything that came is looked at; an idle engine sleeps until
+        // something comes or a heartbeat is due.
+        loop {
+            let command = if engine.running() > 0 {
+                commands.try_recv().map_err(|error| match error {
+                    TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                })
+            } else {
+                commands.recv_timeout(heartbeat.saturating_sub(last_said.elapsed()))
+            };
+            match command {
+                Ok(ToWorker::Start { id, request }) => {
+                    if let Err(error) = engine.begin(id, &request) {
+                        let (code, message) = (error.code().to_owned(), error.to_string());
+                        output.add(&FromWorker::Refused { id, code, message })?;
+                    }
+                }
+                Ok(ToWorker::Cancel { id }) => {
+                    // One that ended meanwhile has said so already.
+                    engine.cancel(id);
+                    if engine.running() == 0 {
+                        break;
+                    }
+                }
+                Ok(ToWorker::Load { .. }) => {}
+                Ok(ToWorker::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => break,
+            }
+        }
+        for event in engine.step() {
+            output.add(&FromWorker::Event { event })?;
+        }
+        if last_said.elapsed() >= heartbeat {
+            output.add(&FromWorker::Heartbeat)?;
+        }
+        if output.flush()? {
+            last_said = Instant::now();
+        }
+    }
+}
+
+fn read_commands(mut socket: UnixStream) -> Receiver<ToWorker> {
+    let (sender, receiver) = mpsc::sync_channel(COMMANDS_WAITING);
+    std::thread::spawn(move || {
+        let (mut reader, mut buffer) = (FrameReader::default(), vec![0; 64 * 1024]);
+        // The daemon's end, and a daemon that talks nonsense, mean the same: there is nothing left to do.
+        while let Ok(count @ 1..) = socket.read(&mut buffer) {
+            reader.push(buffer.get(..count).unwrap_or_default());
+            loop {
+                match reader.next_frame() {
+                    Ok(Some(command)) => {
+                        if sender.send(command).is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(_) => return,
+                }
+            }
+        }
+    });
+    receiver
+}
+
+/// Frames of one step go out in one write.
+struct Output {
+    socket: UnixStream,
+    bytes: Vec<u8>,
+}
+
+impl Output {
+    fn add(&mut self, frame: &FromWorker) -> io::Result<()> {
+        write_frame(frame, &mut self.bytes).map_err(io::Error::other)
+    }
+
+    fn flush(&mut self) -> io::Result<bool> {
+        if self.bytes.is_empty() {
+            return Ok(false);
+        }
+        self.socket.write_all(&self.bytes)?;
+        self.bytes.clear();
+        Ok(true)
+    }
+
+    fn say(&mut self, frame: &FromWorker) -> io::Result<()> {
+        self.add(frame)?;
+        self.flush().map(drop)
+    }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::{DataDir, TokenKey};
+use super::{DataDir, TokenKey, random};
 
 /// Bytes of a signing key: as many as HS256's hash has, what RFC 7518 asks at least.
 pub const KEY_BYTES: usize = 32;
@@ -102,15 +102,14 @@ pub fn load(dir: &DataDir) -> Result<TokenKey, KeyError> {
 /// Writes a whole key beside the final name and links it there: a link never replaces a file, so
 /// the first of several processes wins, and none ever reads half a key.
 fn create(path: &Path) -> Result<(), KeyError> {
-    let mut random = [0u8; KEY_BYTES + 8];
+    let mut secret = [0u8; KEY_BYTES];
     SystemRandom::new()
-        .fill(&mut random)
+        .fill(&mut secret)
         .map_err(|_| KeyError::NoRandomness)?;
-    let (secret, suffix) = random.split_at(KEY_BYTES);
-    let suffix: String = suffix.iter().map(|byte| format!("{byte:02x}")).collect();
+    let suffix = random::hex::<8>().ok_or(KeyError::NoRandomness)?;
     let draft = path.with_extension(format!("{suffix}.tmp"));
 
-    let written = write_private(&draft, secret).and_then(|()| fs::hard_link(&draft, path));
+    let written = write_private(&draft, &secret).and_then(|()| fs::hard_link(&draft, path));
     // Best effort: a draft left behind is as private as the key, and never read.
     let _ = fs::remove_file(&draft);
     match written {

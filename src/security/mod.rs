@@ -4,6 +4,7 @@
 pub mod crypto_provider;
 pub mod data_dir;
 pub mod keys;
+pub mod random;
 pub mod tokens;
 
 pub use data_dir::{DataDir, DataDirError};

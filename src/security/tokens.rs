@@ -6,11 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::crypto_provider;
+use super::{crypto_provider, random};
 
 /// How far a token's `iat` or `nbf` may lie ahead of our clock: small machines drift by seconds.
 /// There is no such grace for `exp`, since we sign most tokens ourselves, with this very clock.
@@ -111,7 +110,7 @@ impl TokenKey {
             sub: device_id,
             iat,
             exp: iat.saturating_add(lifetime.as_secs()),
-            jti: random_id()?,
+            jti: random::hex::<16>().ok_or(TokenError::Unsignable)?,
         };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding)
             .map_err(|_| TokenError::Unsignable)
@@ -173,14 +172,6 @@ fn refusal(kind: &ErrorKind) -> TokenError {
 fn numeric_date(seconds: f64) -> Result<SystemTime, TokenError> {
     let since_epoch = Duration::try_from_secs_f64(seconds.max(0.0)).map_err(|_| TokenError::Malformed)?;
     UNIX_EPOCH.checked_add(since_epoch).ok_or(TokenError::Malformed)
-}
-
-fn random_id() -> Result<String, TokenError> {
-    let mut bytes = [0u8; 16];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| TokenError::Unsignable)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 impl fmt::Debug for TokenKey {

@@ -115,8 +115,10 @@ fn suggestion<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     if let Some(name) = known.iter().find(|name| last(name) == last(key)) {
         return Some(name);
     }
-    let near = known.iter().map(|name| (strsim::jaro_winkler(name, key), *name));
-    near.filter(|(likeness, _)| *likeness > 0.85)
+    let near = known
+        .iter()
+        .map(|name| (strsim::normalized_damerau_levenshtein(name, key), *name));
+    near.filter(|(likeness, _)| *likeness > 0.7)
         .max_by(|left, right| left.0.total_cmp(&right.0))
         .map(|(_, name)| name)
 }

@@ -124,3 +124,75 @@ fn explicit_boundaries(instrument: &Instrument) -> Option<Stream> {
     };
     Stream::builder().with_aggregation(aggregation).build().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::KeyValue;
+    use opentelemetry::metrics::MeterProvider;
+
+    use super::*;
+
+    #[test]
+    fn seconds_get_bounds_in_seconds_and_the_name_gets_its_unit() {
+        let metrics = Metrics::new().unwrap();
+        let meter = metrics.provider().meter("clawdbot");
+        meter
+            .f64_histogram("gen_ai.server.request.duration")
+            .with_unit("s")
+            .build()
+            .record(0.5, &[]);
+        meter
+            .f64_histogram("gen_ai.server.time_to_first_token")
+            .with_unit("s")
+            .build()
+            .record(0.003, &[]);
+        let text = metrics.render().unwrap();
+        for line in [
+            "gen_ai_server_request_duration_seconds_bucket{le=\"0.32\"} 0",
+            "gen_ai_server_request_duration_seconds_bucket{le=\"0.64\"} 1",
+            "gen_ai_server_time_to_first_token_seconds_bucket{le=\"0.001\"} 0",
+            "gen_ai_server_time_to_first_token_seconds_bucket{le=\"0.005\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn counters_gauges_and_token_counts_come_out_by_their_names() {
+        let metrics = Metrics::new().unwrap();
+        let meter = metrics.provider().meter("clawdbot");
+        let input = [KeyValue::new("gen_ai.token.type", "input")];
+        meter.u64_counter("mqtt.messages.dropped").build().add(2, &[]);
+        meter.i64_up_down_counter("mqtt.connections").build().add(5, &[]);
+        meter
+            .u64_histogram("gen_ai.client.token.usage")
+            .with_unit("{token}")
+            .build()
+            .record(20, &input);
+        let text = metrics.render().unwrap();
+        for line in [
+            "mqtt_messages_dropped_total 2",
+            "mqtt_connections 5",
+            "gen_ai_client_token_usage_bucket{gen_ai_token_type=\"input\",le=\"64\"} 1",
+            "service_name=\"clawdbot\"",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+        assert!(!text.contains("otel_scope"), "{text}");
+    }
+
+    #[test]
+    fn the_global_meter_reaches_what_was_installed() {
+        let metrics = install().unwrap();
+        global::meter("clawdbot")
+            .u64_counter("authentication.failures")
+            .build()
+            .add(1, &[]);
+        assert!(
+            metrics
+                .render()
+                .unwrap()
+                .contains("authentication_failures_total 1")
+        );
+    }
+}

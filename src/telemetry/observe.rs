@@ -1,0 +1,72 @@
+//! What is counted elsewhere as plain numbers, exported when somebody scrapes: nothing is paid for
+//! it in between.
+
+use std::sync::Arc;
+
+use actors::memory_governor::MemoryGauge;
+use actors::scheduler::SchedulerGauge;
+use actors::stats::Stats;
+use actors::switchboard::Switchboard;
+use opentelemetry::metrics::Meter;
+
+/// Makes the observable instruments. They live as long as the meter's provider.
+pub fn observe(meter: &Meter, switchboard: &Switchboard, requests: &Arc<SchedulerGauge>, memory: &Arc<MemoryGauge>) {
+    broker(meter, switchboard.stats());
+    let board = switchboard.clone();
+    gauge(meter, "clawdbot.mqtt.retained", "Retained messages", move || board.retained_len() as u64);
+    let board = switchboard.clone();
+    gauge(meter, "clawdbot.mqtt.subscriptions", "Subscriptions", move || board.subscriptions_len() as u64);
+    let gauges = requests.clone();
+    gauge(meter, "clawdbot.requests.running", "Requests running", move || gauges.running());
+    let gauges = requests.clone();
+    gauge(meter, "clawdbot.requests.waiting", "Requests waiting", move || gauges.waiting());
+    let gauges = requests.clone();
+    gauge(meter, "clawdbot.worker.ready", "1 while a model is loaded and answers", move || {
+        u64::from(gauges.is_ready())
+    });
+    let gauges = requests.clone();
+    counter(meter, "clawdbot.worker.lost", "Inference processes lost", move || gauges.workers_lost());
+    let machine = memory.clone();
+    bytes(meter, "clawdbot.machine.memory.total", "The machine's memory", move || machine.total_bytes());
+    let machine = memory.clone();
+    bytes(meter, "clawdbot.machine.memory.available", "Memory to be had without swapping", move || {
+        machine.available_bytes()
+    });
+}
+
+fn broker(meter: &Meter, stats: &Arc<Stats>) {
+    for (at, (name, _)) in stats.all().into_iter().enumerate() {
+        let stats = stats.clone();
+        let read = move || stats.all().get(at).map_or(0, |(_, counter)| counter.get());
+        if name.ends_with("connections") || name.ends_with("sessions") {
+            gauge(meter, name, "Open now", read);
+        } else {
+            counter(meter, name, "Since the start", read);
+        }
+    }
+}
+
+fn gauge(meter: &Meter, name: &'static str, description: &'static str, read: impl Fn() -> u64 + Send + Sync + 'static) {
+    meter
+        .u64_observable_gauge(name)
+        .with_description(description)
+        .with_callback(move |observer| observer.observe(read(), &[]))
+        .build();
+}
+
+fn bytes(meter: &Meter, name: &'static str, description: &'static str, read: impl Fn() -> u64 + Send + Sync + 'static) {
+    meter
+        .u64_observable_gauge(name)
+        .with_unit("By")
+        .with_description(description)
+        .with_callback(move |observer| observer.observe(read(), &[]))
+        .build();
+}
+
+fn counter(meter: &Meter, name: &'static str, description: &'static str, read: impl Fn() -> u64 + Send + Sync + 'static) {
+    meter
+        .u64_observable_counter(name)
+        .with_description(description)
+        .with_callback(move |observer| observer.observe(read(), &[]))
+        .build();
+}
