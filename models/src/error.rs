@@ -11,7 +11,6 @@ pub struct ModelError {
     /// The file (or directory) that is at fault.
     pub path: PathBuf,
     /// What is wrong with it.
-    #[source]
     pub problem: Problem,
 }
 

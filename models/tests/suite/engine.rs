@@ -324,6 +324,14 @@ fn requests_and_events_travel_as_json() {
     assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), done);
 }
 
+/// The worker hands the engine to the thread that steps it.
+#[test]
+fn an_engine_can_move_to_another_thread() {
+    fn movable<T: Send>() {}
+    movable::<Engine>();
+    movable::<models::Model>();
+}
+
 /// Orientation, not a test: `cargo test --release -p models -- --ignored --nocapture speed`.
 #[test]
 #[ignore = "prints a measurement"]

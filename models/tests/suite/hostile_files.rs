@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use models::Model;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::{GgufWriter, STORIES_GGUF, STORIES_HF, file, tiny_model, tiny_tensors};
@@ -313,4 +314,53 @@ fn a_spoilt_tokenizer_is_refused() {
         json!({"type": "Replace", "pattern": {"Regex": "("}, "content": ""}),
     );
     spoil("/model/continuing_subword_prefix", json!("##"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// A file that loads in spite of its changes also runs.
+    #[test]
+    fn a_mutated_model_loads_and_runs_or_is_refused(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+        in_the_settings in any::<bool>(),
+    ) {
+        let mut bytes = tiny_model().bytes();
+        let range = if in_the_settings { 600 } else { bytes.len() };
+        for (index, value) in changes {
+            bytes[index.index(range)] = value;
+        }
+        let (_keep, path) = file("mutated.gguf", &bytes);
+        let inspected = models::inspect(&path);
+        match Model::load(&path) {
+            Err(error) => prop_assert_eq!(inspected.unwrap_err().to_string(), error.to_string()),
+            Ok(model) => {
+                prop_assert_eq!(&inspected.unwrap(), model.summary());
+                let mut cache = model.new_cache(8);
+                let tokens = model.tokenizer().encode_prompt("ab <s> é").unwrap_or_default();
+                let tokens = &tokens[..tokens.len().min(cache.limit())];
+                if let Ok(logits) = model.forward(&mut cache, tokens) {
+                    prop_assert_eq!(logits.len(), model.summary().vocabulary_size);
+                }
+                model.tokenizer().decode(tokens);
+            }
+        }
+    }
+
+    #[test]
+    fn a_mutated_tokenizer_json_loads_and_splits_or_is_refused(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), "[ -~]"), 1..4),
+    ) {
+        let mut bytes = include_bytes!("support/tokenizer.json").to_vec();
+        for (index, character) in changes {
+            let at = index.index(bytes.len());
+            bytes[at] = character.as_bytes()[0];
+        }
+        let (_keep, path) = file("tokenizer.json", &bytes);
+        if let Ok(tokenizer) = models::Tokenizer::load(&path) {
+            let tokens = tokenizer.encode("ab <s> é").unwrap_or_default();
+            tokenizer.decode(&tokens);
+            let _ = tokenizer.encode_template("<s>ab</s>");
+        }
+    }
 }

@@ -103,3 +103,12 @@ fn special_tokens_come_only_from_templates() {
     let letters = tokenizer.encode(text).unwrap();
     assert_eq!(tokenizer.decode(&letters), text);
 }
+
+#[test]
+fn the_post_processor_tells_which_token_begins_a_text() {
+    let (_keep, path) = crate::support::file("tokenizer.json", include_bytes!("support/tokenizer.json"));
+    let tokenizer = Tokenizer::load(&path).unwrap();
+    assert_eq!(tokenizer.bos(), Some(1));
+    assert_eq!(tokenizer.encode_prompt("ab é").unwrap(), [1, 3, 6, 3, 8, 9]);
+    assert_eq!(tokenizer.decode(&[1, 3, 6, 3, 8, 9]), "ab é");
+}
