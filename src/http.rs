@@ -23,13 +23,23 @@ use tokio::time::{sleep, timeout};
 
 use crate::telemetry::Metrics;
 
-/// Connections at the same time. The next ones wait in the system's backlog until one ends, which
-/// takes [`CONNECTION_TIME`] at most.
-const MAX_CONNECTIONS: usize = 64;
-/// Time for the whole of a connection: the head of the request, the answer and its reading.
-const CONNECTION_TIME: Duration = Duration::from_secs(10);
-/// Time for the head alone.
-const HEADER_TIME: Duration = Duration::from_secs(5);
+/// Bounds that keep slow clients from piling up.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Connections at the same time. The next ones wait in the system's backlog until one ends,
+    /// which takes `connection_time` at most.
+    max_connections: usize,
+    /// Time for the whole of a connection: the head of the request, the answer and its reading.
+    connection_time: Duration,
+    /// Time for the head alone.
+    head_time: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    max_connections: 64,
+    connection_time: Duration::from_secs(10),
+    head_time: Duration::from_secs(5),
+};
 /// Largest head of a request.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// How long requests under way may still take when the daemon stops.
@@ -65,7 +75,16 @@ impl HttpState {
 /// Serves until `stop` is ready. Runs on the current tokio runtime and returns when every
 /// connection has ended or been cut.
 pub async fn serve(listener: TcpListener, state: Arc<HttpState>, stop: impl Future<Output = ()>) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    serve_within(LIMITS, listener, state, stop).await;
+}
+
+async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
+    state: Arc<HttpState>,
+    stop: impl Future<Output = ()>,
+) {
+    let permits = Arc::new(Semaphore::new(limits.max_connections));
     let mut connections = JoinSet::new();
     tokio::pin!(stop);
     loop {
@@ -81,7 +100,7 @@ pub async fn serve(listener: TcpListener, state: Arc<HttpState>, stop: impl Futu
                     let state = Arc::clone(&state);
                     connections.spawn(async move {
                         let _permit = permit;
-                        serve_connection(stream, state).await;
+                        serve_connection(limits, stream, state).await;
                     });
                 }
                 Err(error) => {
@@ -99,19 +118,19 @@ pub async fn serve(listener: TcpListener, state: Arc<HttpState>, stop: impl Futu
     .await;
 }
 
-async fn serve_connection(stream: TcpStream, state: Arc<HttpState>) {
+async fn serve_connection(limits: Limits, stream: TcpStream, state: Arc<HttpState>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let response = respond(&request, &state);
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(limits.head_time)
         .max_buf_size(MAX_HEAD_BYTES)
         // Probes and scrapes come seconds apart; an idle connection would hold its place for nothing.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(CONNECTION_TIME, connection).await {
+    match timeout(limits.connection_time, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "an HTTP connection ended early"),
         Err(_) => tracing::debug!("an HTTP connection took too long and was cut"),

@@ -18,6 +18,10 @@ struct Server {
 }
 
 async fn server() -> Server {
+    server_within(LIMITS).await
+}
+
+async fn server_within(limits: Limits) -> Server {
     let metrics = Metrics::new().unwrap();
     metrics
         .provider()
@@ -38,7 +42,7 @@ async fn server() -> Server {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let state = Arc::new(HttpState::new(metrics, health));
-    let task = tokio::spawn(serve(listener, state, async move {
+    let task = tokio::spawn(serve_within(limits, listener, state, async move {
         let _ = stopped.await;
     }));
     Server {
@@ -153,9 +157,14 @@ async fn what_is_not_http_ends_its_own_connection_only() {
 
 #[tokio::test]
 async fn slow_clients_beyond_the_cap_delay_others_but_do_not_keep_them_out() {
-    let server = server().await;
+    let limits = Limits {
+        max_connections: 4,
+        head_time: Duration::from_millis(300),
+        ..LIMITS
+    };
+    let server = server_within(limits).await;
     let mut slow = Vec::new();
-    for _ in 0..MAX_CONNECTIONS {
+    for _ in 0..limits.max_connections {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.write_all(b"GET /health HT").await.unwrap();
         slow.push(stream);
@@ -167,10 +176,25 @@ async fn slow_clients_beyond_the_cap_delay_others_but_do_not_keep_them_out() {
             .await
             .starts_with("HTTP/1.1 200 ")
     );
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_holds_its_connection_open_is_cut_off() {
+    let limits = Limits {
+        max_connections: 1,
+        connection_time: Duration::from_millis(300),
+        ..LIMITS
+    };
+    let server = server_within(limits).await;
+    let mut holder = TcpStream::connect(server.address).await.unwrap();
+    let endless = b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
+    holder.write_all(endless).await.unwrap();
     assert!(
-        begun.elapsed() < CONNECTION_TIME + Duration::from_secs(2),
-        "{:?}",
-        begun.elapsed()
+        server
+            .request("GET", "/health")
+            .await
+            .starts_with("HTTP/1.1 200 ")
     );
 }
 

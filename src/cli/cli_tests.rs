@@ -30,30 +30,34 @@ fn flags_of_serve_work_with_and_without_its_name_and_global_flags_on_both_sides(
         "clawdbot --model /m serve --data-dir /d",
     ] {
         let cli = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
-        let serve = match cli.command {
-            Some(Command::Serve(flags)) if !cli.serve.is_given() => flags,
-            _ => cli.serve,
+        let (global, serve) = match cli.command {
+            Some(Command::Serve(inner)) if inner.flags.is_given() => {
+                (cli.global.then(inner.global), inner.flags)
+            }
+            Some(Command::Serve(inner)) => (cli.global.then(inner.global), cli.serve),
+            _ => (cli.global, cli.serve),
         };
         assert_eq!(serve.settings().unwrap().value, "/m", "{line}");
-        assert_eq!(cli.global.data_dir.as_deref(), Some("/d"), "{line}");
+        assert_eq!(global.data_dir.as_deref(), Some("/d"), "{line}");
     }
 }
 
 #[test]
-fn assignments_may_be_repeated_and_contain_an_equals_sign() {
-    let cli = parse("clawdbot --set log.level=a=debug status --set mqtt.tcp=x").unwrap();
-    // clap lets the innermost occurrence of a global flag win, which would drop the outer one.
-    assert!(
-        cli.global
-            .assignments
-            .contains(&("mqtt.tcp".to_owned(), "x".to_owned()))
-    );
-    let cli = parse("clawdbot status --set log.level=a=debug --set mqtt.tcp=x").unwrap();
+fn assignments_may_be_repeated_stand_on_both_sides_and_contain_an_equals_sign() {
+    let cli = parse("clawdbot --set log.level=a=debug status --set mqtt.tcp=x --set mqtt.tcp=y").unwrap();
+    let Some(Command::Status(inner)) = cli.command else {
+        panic!("another command")
+    };
+    let assignments = cli.global.then(inner.global).assignments;
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     assert_eq!(
-        cli.global.assignments[0],
-        ("log.level".to_owned(), "a=debug".to_owned())
+        assignments,
+        [
+            pair("log.level", "a=debug"),
+            pair("mqtt.tcp", "x"),
+            pair("mqtt.tcp", "y")
+        ]
     );
-    assert_eq!(cli.global.assignments.len(), 2);
 }
 
 #[test]

@@ -43,29 +43,39 @@ Exit codes: 0 fine, 1 a failure at run time, 2 a wrong invocation or configurati
 #[derive(Debug, Args)]
 struct GlobalFlags {
     /// Settings file [default: clawdbot.toml in the data directory, or in the platform's configuration directory]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
     /// Directory with the keys and the status socket (setting data_dir)
     // Text, because settings are text: clap refuses a path that is not UTF-8 with a message.
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, value_name = "PATH")]
     data_dir: Option<String>,
     /// Any setting, stronger than file and environment; may be repeated
-    #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE", value_parser = parse_assignment)]
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE", value_parser = parse_assignment)]
     assignments: Vec<(String, String)>,
+}
+
+/// A command's own flags, and the global ones again: clap's own global arguments would let those
+/// behind the command replace those before it, and a `--set` be lost without a word.
+#[derive(Debug, Args)]
+struct With<F: Args> {
+    #[command(flatten)]
+    global: GlobalFlags,
+    #[command(flatten)]
+    flags: F,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon: MQTT in, the model's words out
-    Serve(serve::ServeFlags),
+    Serve(With<serve::ServeFlags>),
     /// Ask a running daemon something and print the answer as it comes
-    Ask(ask::AskFlags),
+    Ask(Box<With<ask::AskFlags>>),
     /// Print a token with which a device can connect
-    Token(token::TokenFlags),
+    Token(With<token::TokenFlags>),
     /// Say how a running daemon is doing
-    Status(status::StatusFlags),
+    Status(With<status::StatusFlags>),
     /// Check the configuration, the data directory and the model file
-    Check(check::CheckFlags),
+    Check(With<check::CheckFlags>),
     /// The process in which the model runs; started by the daemon only
     #[command(hide = true)]
     InferenceWorker(worker::WorkerFlags),
@@ -116,20 +126,30 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     } = cli;
     match command {
         None => serve::run(&global, &[serve]),
-        Some(Command::Serve(flags)) => serve::run(&global, &[serve, flags]),
+        Some(Command::Serve(inner)) => serve::run(&global.then(inner.global), &[serve, inner.flags]),
         Some(Command::InferenceWorker(flags)) => worker::run(flags),
         Some(_) if serve.is_given() => Err(Failure::Misconfigured(
             "--model belongs to `clawdbot serve` and `clawdbot check`; write it behind that command"
                 .to_owned(),
         )),
-        Some(Command::Ask(flags)) => ask::run(&global, flags),
-        Some(Command::Token(flags)) => token::run(&global, flags),
-        Some(Command::Status(flags)) => status::run(&global, flags),
-        Some(Command::Check(flags)) => check::run(&global, flags),
+        Some(Command::Ask(inner)) => ask::run(&global.then(inner.global), inner.flags),
+        Some(Command::Token(inner)) => token::run(&global.then(inner.global), inner.flags),
+        Some(Command::Status(inner)) => status::run(&global.then(inner.global), inner.flags),
+        Some(Command::Check(inner)) => check::run(&global.then(inner.global), inner.flags),
     }
 }
 
 impl GlobalFlags {
+    /// These, and those behind the command, which are stronger.
+    fn then(mut self, inner: GlobalFlags) -> GlobalFlags {
+        self.assignments.extend(inner.assignments);
+        GlobalFlags {
+            config: inner.config.or(self.config),
+            data_dir: inner.data_dir.or(self.data_dir),
+            assignments: self.assignments,
+        }
+    }
+
     /// The settings as these flags, further flags of the command, and the other sources give them.
     fn settings(&self, further: Vec<Flag>) -> Result<Settings, SettingsError> {
         let data_dir = self.data_dir.iter().map(|path| Flag {

@@ -80,7 +80,8 @@ impl Conversation {
                 },
                 Event::Incoming(Packet::PubAck(ack)) => self.check_accepted(&ack)?,
                 Event::Incoming(Packet::Publish(item)) => {
-                    if answer.take(&item.payload)? == Step::Finished {
+                    let step = answer.take(&item.payload)?;
+                    if step == Step::Finished {
                         return Ok(());
                     }
                 }
