@@ -87,8 +87,8 @@ pub struct ChatMessage {
     pub content: String,
 }
 
-/// How the next token is chosen from the logits. The steps apply in the order of the fields below them: penalty,
-/// temperature, top-k, top-p, min-p, then a draw.
+/// How the next token is chosen from the logits. Applied in this order: repetition penalty, temperature, top-k, top-p,
+/// min-p, then a draw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Sampling {

@@ -9,7 +9,11 @@ fuzz_target!(|bytes: &[u8]| {
     for tensor in &gguf.tensors {
         assert!(tensor.data.start < tensor.data.end && tensor.data.end <= bytes.len());
     }
-    for key in ["tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.merges"] {
+    for key in [
+        "tokenizer.ggml.tokens",
+        "tokenizer.ggml.scores",
+        "tokenizer.ggml.merges",
+    ] {
         if let Some(array) = gguf.array(key) {
             assert_eq!(array.iter().count(), array.len());
             // Arrays of arrays are walked one level down; deeper ones are the same code.
