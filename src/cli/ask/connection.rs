@@ -42,9 +42,10 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    pub(super) async fn hold(self) -> Result<(), Failure> {
+    /// Asks, and writes the answer to `out` as it comes.
+    pub(super) async fn hold(&self, out: impl io::Write) -> Result<(), Failure> {
         let (client, mut events) = AsyncClient::new(self.options(), REQUESTS);
-        let mut answer = Answer::new(io::stdout().lock(), self.json);
+        let mut answer = Answer::new(out, self.json);
         let outcome = tokio::select! {
             outcome = self.converse(&client, &mut events, &mut answer) => outcome,
             _ = ctrl_c() => {
@@ -66,7 +67,16 @@ impl Conversation {
         answer: &mut Answer<W>,
     ) -> Result<(), Failure> {
         loop {
-            match events.poll().await.map_err(|error| self.explain(error))? {
+            let event = match events.poll().await {
+                Ok(event) => event,
+                Err(error) => {
+                    return match finish_from_buffer(events, answer)? {
+                        Step::Finished => Ok(()),
+                        Step::Continues => Err(self.explain(error)),
+                    };
+                }
+            };
+            match event {
                 Event::Incoming(Packet::ConnAck(_)) => {
                     // Asked only when the answer can be received: an answer may be quicker than a SUBACK.
                     client
@@ -218,6 +228,20 @@ impl Conversation {
     }
 }
 
+/// When the end of the connection arrives together with items, rumqttc reports the end and leaves
+/// the items in its buffer: a daemon that stops right after the last word has still said it.
+fn finish_from_buffer<W: io::Write>(events: &mut EventLoop, answer: &mut Answer<W>) -> Result<Step, Failure> {
+    while let Some(event) = events.state.events.pop_front() {
+        if let Event::Incoming(Packet::Publish(item)) = event {
+            let step = answer.take(&item.payload)?;
+            if step == Step::Finished {
+                return Ok(step);
+            }
+        }
+    }
+    Ok(Step::Continues)
+}
+
 /// Says goodbye, so that the daemon does not take the closed connection for a lost one.
 async fn leave(client: &AsyncClient, events: &mut EventLoop) {
     let farewell = async {
@@ -232,3 +256,7 @@ fn closed(_: rumqttc::v5::ClientError) -> Failure {
     // The event loop lives as long as this conversation, so its channel cannot be closed.
     Failure::AtRunTime("the connection was closed; ask again".to_owned())
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

@@ -89,7 +89,7 @@ pub(super) fn run(global: &GlobalFlags, flags: AskFlags) -> Result<(), Failure> 
         unique,
         json: flags.json,
     };
-    block_on(conversation.hold())
+    block_on(conversation.hold(io::stdout().lock()))
 }
 
 fn standard_input() -> Result<String, Failure> {
