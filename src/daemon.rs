@@ -1,17 +1,488 @@
-//! Build, run, stop. (Stub until the lead's daemon is in place.)
+//! Build, run, stop. Preparing does everything that can fail: directories, keys, the model's
+//! header, listeners. Starting makes the actors. Stopping lets what runs finish.
 
-use crate::settings::Settings;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
-/// Why the daemon could not start, or ended badly.
+use actix::{Actor, Addr, Arbiter};
+use actors::auth_checker::{Admittance, AuthChecker, Identity, TokenVerifier};
+use actors::conversation::{Conversation, ConversationConfig, RequestLimits};
+use actors::device_session::ShutDown;
+use actors::inference_worker::WorkerSpec;
+use actors::memory_governor::{MemoryGauge, MemoryGovernor};
+use actors::metrics::RequestMetrics;
+use actors::policy::backoff::BackoffConfig;
+use actors::reception::Reception;
+use actors::scheduler::{Drain, GetStatus, Scheduler, SchedulerGauge};
+use actors::stats::Stats;
+use actors::supervisor::{StopSupervisor, Supervisor};
+use actors::switchboard::Switchboard;
+use actors::topic_router::TopicRouter;
+use models::ModelSummary;
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use topics::retained::RetainedBounds;
+use topics::session::SessionConfig;
+
+use crate::admin::{AdminError, AdminListener, AdminRequest};
+use crate::http::{self, Health, HttpState};
+use crate::net;
+use crate::security::tokens::TokenKey;
+use crate::security::{DataDir, DataDirError, KeyError, keys};
+use crate::settings::{AuthMode, Settings};
+use crate::telemetry::{Metrics, metrics, observe};
+
+/// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
-#[error("the daemon is not built yet")]
-pub struct DaemonError;
+pub enum DaemonError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The signing key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The status socket, or another daemon on the same data directory.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The model file.
+    #[error("{0}; mend model.path, or leave it empty to route without a model")]
+    Model(#[from] models::ModelError),
+    /// A listener.
+    #[error("{setting} = {address} cannot be listened on: {source}; stop what uses it, or set another port")]
+    Listen {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// Metrics.
+    #[error(transparent)]
+    Metrics(#[from] metrics::MetricsError),
+    /// A fault of ours: the daemon's own topics could not be bound.
+    #[error("the daemon's own topics could not be bound: {0}")]
+    Bind(String),
+    /// The program's own file, from which the inference process is started.
+    #[error("the program's own file cannot be found: {0}; start it by its full path")]
+    OwnProgram(std::io::Error),
+}
 
-/// Runs until `shutdown` is ready.
+impl DaemonError {
+    /// Whether it is the configuration that must change: exit code 2.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::DataDir(_) | Self::Key(_) | Self::Model(_))
+    }
+}
+
+/// Runs until `shutdown` is ready, then stops within `shutdown.timeout_s`. Needs an actix `System`.
 pub async fn run(
-    _settings: Settings,
+    settings: Settings,
     shutdown: impl Future<Output = ()> + 'static,
 ) -> Result<(), DaemonError> {
+    let started = Prepared::open(settings).await?.start().await?;
     shutdown.await;
-    Err(DaemonError)
+    started.stop().await;
+    Ok(())
+}
+
+/// Everything that can fail has been done; nothing runs yet.
+struct Prepared {
+    settings: Settings,
+    key: TokenKey,
+    model: Option<ModelSummary>,
+    mqtt: TcpListener,
+    http: TcpListener,
+    admin: AdminListener,
+    metrics: Metrics,
+    program: PathBuf,
+}
+
+/// The daemon at work.
+struct Started {
+    timeout: Duration,
+    stop: watch::Sender<bool>,
+    switchboard: Switchboard,
+    scheduler: Addr<Scheduler>,
+    supervisor: Option<Addr<Supervisor>>,
+    arbiters: Vec<Arbiter>,
+    served: Vec<actix_rt::task::JoinHandle<()>>,
+}
+
+impl Prepared {
+    async fn open(settings: Settings) -> Result<Self, DaemonError> {
+        let data_dir = DataDir::prepare(&settings.data_dir)?;
+        let key = keys::load_or_create(&data_dir)?;
+        let model = settings.model.path.as_deref().map(models::inspect).transpose()?;
+        let admin = AdminListener::bind(&data_dir)?;
+        let mqtt = listen("mqtt.tcp", settings.mqtt.tcp).await?;
+        let http = listen("metrics.listen", settings.metrics.listen).await?;
+        let metrics = metrics::install()?;
+        let program = own_program().map_err(DaemonError::OwnProgram)?;
+        Ok(Self {
+            settings,
+            key,
+            model,
+            mqtt,
+            http,
+            admin,
+            metrics,
+            program,
+        })
+    }
+
+    async fn start(self) -> Result<Started, DaemonError> {
+        let Self {
+            settings,
+            key,
+            model,
+            mqtt,
+            http,
+            admin,
+            metrics,
+            program,
+        } = self;
+        let (stop, stopped) = watch::channel(false);
+        let stats = Arc::<Stats>::default();
+        let switchboard = TopicRouter::launch(retained_bounds(&settings), stats.clone());
+        let meter = opentelemetry::global::meter("clawdbot");
+
+        let gauge = Arc::<SchedulerGauge>::default();
+        let scheduler = Scheduler::new(
+            model.is_some(),
+            settings.scheduler.max_queued,
+            RequestMetrics::new(&meter),
+            gauge.clone(),
+        )
+        .start();
+        let supervisor = settings.model.path.as_ref().map(|path| {
+            let spec = worker_spec(&settings, program, path.clone());
+            Supervisor::new(spec, scheduler.clone(), backoff(&settings)).start()
+        });
+        let memory = Arc::<MemoryGauge>::default();
+        MemoryGovernor::new(
+            settings.memory.interval,
+            settings.memory.warn_below_free_percent,
+            memory.clone(),
+        )
+        .start();
+        observe::observe(&meter, &switchboard, &gauge, &memory);
+
+        let binding = Conversation::binding(
+            conversation_config(&settings),
+            switchboard.clone(),
+            scheduler.clone(),
+        )
+        .map_err(|e| DaemonError::Bind(e.to_string()))?;
+        let bound = switchboard
+            .router()
+            .send(binding)
+            .await
+            .map_err(|e| DaemonError::Bind(e.to_string()))?;
+        bound.map_err(|e| DaemonError::Bind(e.to_string()))?;
+
+        let admittance = match settings.auth.mode {
+            AuthMode::Token => Admittance::Token(Box::new(Verifier(key))),
+            AuthMode::None => Admittance::Everybody,
+        };
+        let reception = Arc::new(Reception {
+            switchboard: switchboard.clone(),
+            auth: AuthChecker::new(admittance, stats).start(),
+            sessions: Arc::new(session_config(&settings)),
+            connect_timeout: settings.mqtt.connect_timeout,
+        });
+        let arbiters: Vec<_> = (0..session_arbiters()).map(|_| Arbiter::new()).collect();
+        let served = serve(
+            Doors { mqtt, http, admin },
+            &settings,
+            &arbiters,
+            reception,
+            Watched {
+                metrics,
+                gauge,
+                memory,
+                model,
+                scheduler: scheduler.clone(),
+                started_at: Instant::now(),
+            },
+            &stopped,
+        );
+        Ok(Started {
+            timeout: settings.shutdown.timeout,
+            stop,
+            switchboard,
+            scheduler,
+            supervisor,
+            arbiters,
+            served,
+        })
+    }
+}
+
+impl Started {
+    async fn stop(self) {
+        let timeout = self.timeout;
+        if tokio::time::timeout(timeout, self.stop_in_order()).await.is_err() {
+            tracing::warn!(
+                timeout_s = timeout.as_secs(),
+                "stopped without waiting any longer"
+            );
+        }
+    }
+
+    async fn stop_in_order(self) {
+        // No more connections; a broken channel would mean that nobody listens any more.
+        let _ = self.stop.send(true);
+        // Most of the time is for answers under way, the rest for goodbyes.
+        let grace = self.timeout.mul_f64(0.7);
+        if self.scheduler.send(Drain { grace }).await.is_err() {
+            tracing::warn!("the scheduler was gone before it was stopped");
+        }
+        let sessions: Vec<_> = self
+            .switchboard
+            .sessions()
+            .iter()
+            .map(|entry| entry.session.clone())
+            .collect();
+        for session in sessions {
+            // One that is gone has said goodbye.
+            let _ = session.send(ShutDown).await;
+        }
+        // Last words are written by tasks of the sessions' arbiters.
+        let deadline = Instant::now() + self.timeout.mul_f64(0.1);
+        while self.switchboard.stats().connections.get() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if let Some(supervisor) = self.supervisor {
+            // A supervisor that is gone took its worker along.
+            let _ = supervisor.send(StopSupervisor).await;
+        }
+        for served in self.served {
+            let _ = served.await;
+        }
+        for arbiter in self.arbiters {
+            arbiter.stop();
+            // An arbiter that panicked has nothing left to stop.
+            let _ = arbiter.join();
+        }
+        tracing::info!("stopped");
+    }
+}
+
+struct Doors {
+    mqtt: TcpListener,
+    http: TcpListener,
+    admin: AdminListener,
+}
+
+/// What health and status are told from.
+struct Watched {
+    metrics: Metrics,
+    gauge: Arc<SchedulerGauge>,
+    memory: Arc<MemoryGauge>,
+    model: Option<ModelSummary>,
+    scheduler: Addr<Scheduler>,
+    started_at: Instant,
+}
+
+fn serve(
+    doors: Doors,
+    settings: &Settings,
+    arbiters: &[Arbiter],
+    reception: Arc<Reception>,
+    watched: Watched,
+    stopped: &watch::Receiver<bool>,
+) -> Vec<actix_rt::task::JoinHandle<()>> {
+    let until_stop = || {
+        let mut stopped = stopped.clone();
+        async move {
+            // A sender that is gone means stop as well.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }
+    };
+    for (name, listener) in [("mqtt", &doors.mqtt), ("http", &doors.http)] {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "{name} listens");
+        }
+    }
+    let switchboard = reception.switchboard.clone();
+    let permits = Arc::new(Semaphore::new(settings.mqtt.max_connections));
+    let handles = arbiters.iter().map(Arbiter::handle).collect();
+    let mqtt = net::tcp::serve(doors.mqtt, permits, handles, reception, until_stop());
+
+    let (gauge, has_model, board) = (watched.gauge, watched.model.is_some(), switchboard.clone());
+    let health = move || health(&board, &gauge, has_model);
+    let http = http::serve(
+        doors.http,
+        Arc::new(HttpState::new(watched.metrics, health)),
+        until_stop(),
+    );
+
+    let (scheduler, memory, started_at) = (watched.scheduler, watched.memory, watched.started_at);
+    let admin = doors.admin.serve(
+        move |request: AdminRequest| {
+            status(
+                request,
+                switchboard.clone(),
+                scheduler.clone(),
+                memory.clone(),
+                started_at,
+            )
+        },
+        until_stop(),
+    );
+    vec![
+        actix_rt::spawn(mqtt),
+        actix_rt::spawn(http),
+        actix_rt::spawn(admin),
+    ]
+}
+
+/// Routing works as long as this answers; a configured model that does not answer is worth a 503.
+fn health(switchboard: &Switchboard, gauge: &SchedulerGauge, has_model: bool) -> Health {
+    let model = match (has_model, gauge.is_ready()) {
+        (false, _) => "none",
+        (true, true) => "ready",
+        (true, false) => "starting",
+    };
+    let mut details = Map::new();
+    details.insert("model".into(), json!(model));
+    details.insert("connections".into(), json!(switchboard.stats().connections.get()));
+    Health {
+        ready: !has_model || gauge.is_ready(),
+        details,
+    }
+}
+
+async fn status(
+    request: AdminRequest,
+    switchboard: Switchboard,
+    scheduler: Addr<Scheduler>,
+    memory: Arc<MemoryGauge>,
+    started_at: Instant,
+) -> Result<Value, String> {
+    if request.command != "status" {
+        return Err(format!(
+            "unknown command `{}`; there is `status`",
+            request.command
+        ));
+    }
+    let requests = scheduler
+        .send(GetStatus)
+        .await
+        .map_err(|e| format!("the scheduler does not answer: {e}"))?;
+    let stats: Map<_, _> = switchboard
+        .stats()
+        .all()
+        .into_iter()
+        .map(|(name, counter)| (name.to_owned(), json!(counter.get())))
+        .collect();
+    Ok(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "uptime_s": started_at.elapsed().as_secs(),
+        "inference": requests,
+        "retained": switchboard.retained_len(),
+        "subscriptions": switchboard.subscriptions_len(),
+        "memory": {"total_bytes": memory.total_bytes(), "available_bytes": memory.available_bytes()},
+        "counters": stats,
+    }))
+}
+
+struct Verifier(TokenKey);
+
+impl TokenVerifier for Verifier {
+    fn verify(&self, token: &[u8], now: SystemTime) -> Result<Identity, String> {
+        let claims = self.0.verify(token, now).map_err(|e| e.to_string())?;
+        Ok(Identity {
+            device: claims.device_id,
+            acl: claims.acl,
+        })
+    }
+}
+
+async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, DaemonError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| DaemonError::Listen {
+            setting,
+            address,
+            source,
+        })
+}
+
+/// On Linux the running program stays reachable after its file was replaced by an upgrade.
+fn own_program() -> std::io::Result<PathBuf> {
+    let running = PathBuf::from("/proc/self/exe");
+    if running.exists() {
+        Ok(running)
+    } else {
+        std::env::current_exe()
+    }
+}
+
+/// One for each core: sessions spread over them once, at their first connection.
+fn session_arbiters() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn retained_bounds(settings: &Settings) -> RetainedBounds {
+    RetainedBounds {
+        max_messages: settings.mqtt.max_retained_messages,
+        max_bytes: settings.mqtt.max_retained_bytes,
+    }
+}
+
+fn session_config(settings: &Settings) -> SessionConfig {
+    let mqtt = &settings.mqtt;
+    SessionConfig {
+        receive_maximum: mqtt.receive_maximum,
+        max_packet_bytes: mqtt.max_packet_bytes,
+        max_keep_alive_s: mqtt.max_keep_alive_s,
+        max_session_expiry_s: mqtt.max_session_expiry_s,
+        max_queued_messages: mqtt.max_queued_messages,
+        max_queued_bytes: mqtt.max_queued_bytes,
+        max_subscriptions: mqtt.max_subscriptions,
+        ..SessionConfig::default()
+    }
+}
+
+fn conversation_config(settings: &Settings) -> ConversationConfig {
+    let conversation = &settings.conversation;
+    ConversationConfig {
+        limits: RequestLimits {
+            max_prompt_bytes: conversation.max_prompt_bytes,
+            default_max_tokens: conversation.default_max_tokens,
+            max_tokens_limit: conversation.max_tokens_limit,
+        },
+        max_queued: conversation.max_queued,
+        undeliverable_grace: conversation.undeliverable_grace,
+        idle: conversation.idle,
+    }
+}
+
+fn worker_spec(settings: &Settings, program: PathBuf, model: PathBuf) -> WorkerSpec {
+    WorkerSpec {
+        program,
+        arguments: vec!["inference-worker".into()],
+        model,
+        max_sequences: settings.model.max_sequences,
+        load_timeout: settings.model.load_timeout,
+        heartbeat_interval: settings.supervisor.heartbeat_interval,
+        heartbeat_timeout: settings.supervisor.heartbeat_timeout,
+    }
+}
+
+fn backoff(settings: &Settings) -> BackoffConfig {
+    let supervisor = &settings.supervisor;
+    BackoffConfig {
+        min_backoff: supervisor.min_backoff,
+        max_backoff: supervisor.max_backoff,
+        random_factor: supervisor.random_factor,
+        reset_backoff_after: supervisor.reset_backoff_after,
+    }
 }

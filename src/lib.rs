@@ -6,6 +6,7 @@ pub mod admin;
 pub mod cli;
 pub mod daemon;
 pub mod http;
+pub mod net;
 pub mod security;
 pub mod settings;
 pub mod telemetry;

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use actix::prelude::*;
 use bytes::Bytes;
 use bytestring::ByteString;
-use topics::access::AccessRules;
+use topics::access::{AccessRules, AclEntry, Substitutions};
 use topics::device::DeviceId;
 use topics::packet::ReasonCode;
 
@@ -23,10 +23,12 @@ pub trait TokenVerifier: Send + Unpin + 'static {
 }
 
 /// What a good token says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
     /// The subject: the device.
     pub device: String,
+    /// Rules the token carries, in EMQX's form; they come before the device's own.
+    pub acl: Vec<serde_json::Value>,
 }
 
 /// Who is let in, and how that is decided.
@@ -116,9 +118,33 @@ impl AuthChecker {
         let identity = verifier.verify(token, SystemTime::now()).map_err(bad)?;
         let device_id = DeviceId::parse(identity.device.into())
             .map_err(|e| bad(format!("the token's subject is no device id: {e}")))?;
-        let rules = Arc::new(AccessRules::device_default(&device_id));
-        Ok(Admission { device_id: Some(device_id), rules })
+        let rules = compile_rules(msg, &device_id, identity.acl).map_err(bad)?;
+        Ok(Admission { device_id: Some(device_id), rules: Arc::new(rules) })
     }
+}
+
+/// The token's rules, then what every device may do with its own topics.
+fn compile_rules(
+    msg: &Authenticate,
+    device_id: &DeviceId,
+    acl: Vec<serde_json::Value>,
+) -> Result<AccessRules, String> {
+    if acl.is_empty() {
+        return Ok(AccessRules::device_default(device_id));
+    }
+    let own = serde_json::json!({"permission": "allow", "action": "all", "topic": "clawdbot/${device_id}/#"});
+    let entries = acl
+        .into_iter()
+        .chain([own])
+        .map(serde_json::from_value)
+        .collect::<Result<Vec<AclEntry>, _>>()
+        .map_err(|e| format!("the token's acl claim: {e}"))?;
+    let substitutions = Substitutions {
+        client_id: &msg.client_id,
+        username: msg.username.as_deref(),
+        device_id,
+    };
+    AccessRules::compile(&entries, &substitutions).map_err(|e| format!("the token's acl claim: {e}"))
 }
 
 /// Without tokens a device is who it says it is, by its user name; most clients then are nobody's.

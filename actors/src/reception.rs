@@ -52,8 +52,8 @@ impl Reception {
                 tracing::info!(?peer, %error, "closing a connection before its CONNECT");
                 // Only a version we do not speak is answered [MQTT-3.1.2-2]; anything else is closed
                 // without a word, since nothing says that the peer speaks MQTT [MQTT-3.1.4-1].
-                if error.reason() == ReasonCode::UnsupportedProtocolVersion {
-                    refuse(connection, ProtocolVersion::V311, error.reason()).await;
+                if let DecodeError::UnsupportedProtocolVersion { answer_in, .. } = error {
+                    refuse(connection, answer_in, error.reason()).await;
                 }
                 return;
             }
@@ -84,7 +84,7 @@ impl Reception {
                 Ok(chunk) if !chunk.is_empty() => input.extend_from_slice(&chunk),
                 _ => return Err(Stranger::Gone),
             }
-            match packet::decode(&mut input, None, limit) {
+            match packet::decode_from_client(&mut input, None, limit) {
                 Ok(Some(Packet::Connect(connect))) => return Ok((connect, input)),
                 // `decode` lets nothing else through before CONNECT.
                 Ok(Some(_)) => return Err(Stranger::Gone),

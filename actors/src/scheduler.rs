@@ -3,7 +3,8 @@
 //! here, and what only queued runs on the next one.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -32,6 +33,37 @@ impl JobId {
     }
 }
 
+/// The newest state, for those who must not ask an actor: health, metrics.
+#[derive(Debug, Default)]
+pub struct SchedulerGauge {
+    running: AtomicU64,
+    waiting: AtomicU64,
+    ready: AtomicBool,
+    workers_lost: AtomicU64,
+}
+
+impl SchedulerGauge {
+    /// Requests running.
+    pub fn running(&self) -> u64 {
+        self.running.load(Relaxed)
+    }
+
+    /// Requests waiting.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Whether a model is loaded and answers.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
+    }
+
+    /// Inference processes lost since the start.
+    pub fn workers_lost(&self) -> u64 {
+        self.workers_lost.load(Relaxed)
+    }
+}
+
 /// See the module.
 pub struct Scheduler {
     queue: PriorityQueue<Submit>,
@@ -40,6 +72,7 @@ pub struct Scheduler {
     draining: Vec<oneshot::Sender<()>>,
     stopping: bool,
     metrics: RequestMetrics,
+    gauge: Arc<SchedulerGauge>,
 }
 
 enum Worker {
@@ -70,7 +103,12 @@ struct Running {
 
 impl Scheduler {
     /// An actor not started yet, for at most `max_queued` waiting requests.
-    pub fn new(has_model: bool, max_queued: usize, metrics: RequestMetrics) -> Self {
+    pub fn new(
+        has_model: bool,
+        max_queued: usize,
+        metrics: RequestMetrics,
+        gauge: Arc<SchedulerGauge>,
+    ) -> Self {
         Self {
             queue: PriorityQueue::new(max_queued),
             running: HashMap::new(),
@@ -78,6 +116,7 @@ impl Scheduler {
             draining: Vec::new(),
             stopping: false,
             metrics,
+            gauge,
         }
     }
 }
@@ -270,6 +309,8 @@ impl Handler<WorkerGone> for Scheduler {
         } else {
             self.worker = Worker::Starting;
         }
+        self.gauge.workers_lost.fetch_add(1, Relaxed);
+        self.publish_gauge();
         self.end_drain_if_empty();
     }
 }
@@ -396,6 +437,11 @@ impl Handler<GetStatus> for Scheduler {
 impl Scheduler {
     /// Gives the worker what it has room for.
     fn dispatch(&mut self) {
+        self.dispatch_to_free_slots();
+        self.publish_gauge();
+    }
+
+    fn dispatch_to_free_slots(&mut self) {
         let Worker::Ready { slots, .. } = &self.worker else { return };
         let slots = *slots;
         while self.running.len() < slots {
@@ -416,6 +462,12 @@ impl Scheduler {
             );
             self.to_worker(ToWorker::Start { id: submit.job.0, request: submit.request });
         }
+    }
+
+    fn publish_gauge(&self) {
+        self.gauge.running.store(self.running.len() as u64, Relaxed);
+        self.gauge.waiting.store(self.queue.len() as u64, Relaxed);
+        self.gauge.ready.store(matches!(self.worker, Worker::Ready { .. }), Relaxed);
     }
 
     fn to_worker(&self, frame: ToWorker) {

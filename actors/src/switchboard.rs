@@ -298,6 +298,11 @@ impl Switchboard {
         self.0.retained.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Subscriptions at the moment, of all sessions.
+    pub fn subscriptions_len(&self) -> usize {
+        self.0.routes.load().subscriptions.len()
+    }
+
     pub(crate) fn publish_snapshot(&self, routes: &Routes) {
         self.0.routes.store(Arc::new(routes.clone()));
     }

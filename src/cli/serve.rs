@@ -20,9 +20,13 @@ pub(super) fn run(global: &GlobalFlags, given: &[ServeFlags]) -> Result<(), Fail
     telemetry::logging::install(&settings.log);
     let system = actix::System::new();
     system.block_on(async {
-        daemon::run(settings, stop_signal()?)
-            .await
-            .map_err(Failure::at_run_time)
+        daemon::run(settings, stop_signal()?).await.map_err(|error| {
+            if error.is_configuration() {
+                Failure::misconfigured(error)
+            } else {
+                Failure::at_run_time(error)
+            }
+        })
     })
 }
 

@@ -24,42 +24,78 @@ pub(super) struct WorkerFlags {}
 
 pub(super) fn run(_flags: WorkerFlags) -> Result<(), Failure> {
     let broken = |error: io::Error| {
-        Failure::AtRunTime(format!("{error}. This command is started by `clawdbot serve`, not by hand"))
+        Failure::AtRunTime(format!(
+            "{error}. This command is started by `clawdbot serve`, not by hand"
+        ))
     };
     let _signals = leave_signals_to_the_daemon().map_err(broken)?;
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(broken)?);
     // A terminal or a file is no socket of the daemon's.
     socket.peer_addr().map_err(broken)?;
     let commands = read_commands(socket.try_clone().map_err(broken)?);
-    serve(&commands, &mut Output { socket, bytes: Vec::new() }).map_err(broken)
+    serve(
+        &commands,
+        &mut Output {
+            socket,
+            bytes: Vec::new(),
+        },
+    )
+    .map_err(broken)
 }
 
 /// A signal for the whole group (Ctrl-C, the end of a service) is for the daemon, which lets what
 /// runs finish and then says stop. Handlers nobody listens to do nothing.
 fn leave_signals_to_the_daemon() -> io::Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
     let guard = runtime.enter();
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
-        signal(kind)?;
+    for kind in [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ] {
+        drop(signal(kind)?);
     }
     drop(guard);
     Ok(runtime)
 }
 
 fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
-    let Ok(ToWorker::Load { version, model, max_sequences, heartbeat_interval_ms }) = commands.recv() else {
+    let Ok(ToWorker::Load {
+        version,
+        model,
+        max_sequences,
+        heartbeat_interval_ms,
+    }) = commands.recv()
+    else {
         return Ok(());
     };
     if version != VERSION {
         return output.say(&FromWorker::LoadFailed {
-            message: format!("the daemon speaks version {version}, this program {VERSION}: restart the daemon"),
+            message: format!(
+                "the daemon speaks version {version}, this program {VERSION}: restart the daemon"
+            ),
         });
     }
-    let mut engine = match Engine::load(&model, EngineOptions { max_sequences, max_context_tokens: None }) {
+    let mut engine = match Engine::load(
+        &model,
+        EngineOptions {
+            max_sequences,
+            max_context_tokens: None,
+        },
+    ) {
         Ok(engine) => engine,
-        Err(error) => return output.say(&FromWorker::LoadFailed { message: error.to_string() }),
+        Err(error) => {
+            return output.say(&FromWorker::LoadFailed {
+                message: error.to_string(),
+            });
+        }
     };
-    output.say(&FromWorker::Ready { version: VERSION, summary: engine.summary().clone() })?;
+    output.say(&FromWorker::Ready {
+        version: VERSION,
+        summary: engine.summary().clone(),
+    })?;
 
     let heartbeat = Duration::from_millis(heartbeat_interval_ms.max(100));
     let mut last_said = Instant::now();

@@ -10,28 +10,63 @@ use actors::switchboard::Switchboard;
 use opentelemetry::metrics::Meter;
 
 /// Makes the observable instruments. They live as long as the meter's provider.
-pub fn observe(meter: &Meter, switchboard: &Switchboard, requests: &Arc<SchedulerGauge>, memory: &Arc<MemoryGauge>) {
+pub fn observe(
+    meter: &Meter,
+    switchboard: &Switchboard,
+    requests: &Arc<SchedulerGauge>,
+    memory: &Arc<MemoryGauge>,
+) {
     broker(meter, switchboard.stats());
     let board = switchboard.clone();
-    gauge(meter, "clawdbot.mqtt.retained", "Retained messages", move || board.retained_len() as u64);
+    gauge(meter, "clawdbot.mqtt.retained", "Retained messages", move || {
+        board.retained_len() as u64
+    });
     let board = switchboard.clone();
-    gauge(meter, "clawdbot.mqtt.subscriptions", "Subscriptions", move || board.subscriptions_len() as u64);
-    let gauges = requests.clone();
-    gauge(meter, "clawdbot.requests.running", "Requests running", move || gauges.running());
-    let gauges = requests.clone();
-    gauge(meter, "clawdbot.requests.waiting", "Requests waiting", move || gauges.waiting());
-    let gauges = requests.clone();
-    gauge(meter, "clawdbot.worker.ready", "1 while a model is loaded and answers", move || {
-        u64::from(gauges.is_ready())
+    gauge(meter, "clawdbot.mqtt.subscriptions", "Subscriptions", move || {
+        board.subscriptions_len() as u64
     });
     let gauges = requests.clone();
-    counter(meter, "clawdbot.worker.lost", "Inference processes lost", move || gauges.workers_lost());
+    gauge(
+        meter,
+        "clawdbot.requests.running",
+        "Requests running",
+        move || gauges.running(),
+    );
+    let gauges = requests.clone();
+    gauge(
+        meter,
+        "clawdbot.requests.waiting",
+        "Requests waiting",
+        move || gauges.waiting(),
+    );
+    let gauges = requests.clone();
+    gauge(
+        meter,
+        "clawdbot.worker.ready",
+        "1 while a model is loaded and answers",
+        move || u64::from(gauges.is_ready()),
+    );
+    let gauges = requests.clone();
+    counter(
+        meter,
+        "clawdbot.worker.lost",
+        "Inference processes lost",
+        move || gauges.workers_lost(),
+    );
     let machine = memory.clone();
-    bytes(meter, "clawdbot.machine.memory.total", "The machine's memory", move || machine.total_bytes());
+    bytes(
+        meter,
+        "clawdbot.machine.memory.total",
+        "The machine's memory",
+        move || machine.total_bytes(),
+    );
     let machine = memory.clone();
-    bytes(meter, "clawdbot.machine.memory.available", "Memory to be had without swapping", move || {
-        machine.available_bytes()
-    });
+    bytes(
+        meter,
+        "clawdbot.machine.memory.available",
+        "Memory to be had without swapping",
+        move || machine.available_bytes(),
+    );
 }
 
 fn broker(meter: &Meter, stats: &Arc<Stats>) {
@@ -46,7 +81,12 @@ fn broker(meter: &Meter, stats: &Arc<Stats>) {
     }
 }
 
-fn gauge(meter: &Meter, name: &'static str, description: &'static str, read: impl Fn() -> u64 + Send + Sync + 'static) {
+fn gauge(
+    meter: &Meter,
+    name: &'static str,
+    description: &'static str,
+    read: impl Fn() -> u64 + Send + Sync + 'static,
+) {
     meter
         .u64_observable_gauge(name)
         .with_description(description)
@@ -54,7 +94,12 @@ fn gauge(meter: &Meter, name: &'static str, description: &'static str, read: imp
         .build();
 }
 
-fn bytes(meter: &Meter, name: &'static str, description: &'static str, read: impl Fn() -> u64 + Send + Sync + 'static) {
+fn bytes(
+    meter: &Meter,
+    name: &'static str,
+    description: &'static str,
+    read: impl Fn() -> u64 + Send + Sync + 'static,
+) {
     meter
         .u64_observable_gauge(name)
         .with_unit("By")
@@ -63,7 +108,12 @@ fn bytes(meter: &Meter, name: &'static str, description: &'static str, read: imp
         .build();
 }
 
-fn counter(meter: &Meter, name: &'static str, description: &'static str, read: impl Fn() -> u64 + Send + Sync + 'static) {
+fn counter(
+    meter: &Meter,
+    name: &'static str,
+    description: &'static str,
+    read: impl Fn() -> u64 + Send + Sync + 'static,
+) {
     meter
         .u64_observable_counter(name)
         .with_description(description)

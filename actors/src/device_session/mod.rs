@@ -206,7 +206,7 @@ impl DeviceSession {
     fn read_packets(&mut self, ctx: &mut Context<Self>) {
         let mut effects = Vec::new();
         while !self.waiting_for_router && self.session.is_connected() {
-            match packet::decode(&mut self.input, self.session.version(), self.max_packet_bytes) {
+            match packet::decode_from_client(&mut self.input, self.session.version(), self.max_packet_bytes) {
                 Ok(Some(packet)) => {
                     if let Packet::Publish(_) = packet {
                         self.switchboard.stats().messages_received.add(1);
