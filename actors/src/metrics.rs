@@ -12,8 +12,16 @@ pub struct RequestMetrics {
     first_token_s: Histogram<f64>,
     per_token_s: Histogram<f64>,
     queue_s: Histogram<f64>,
-    tokens: Counter<u64>,
+    tokens: Histogram<u64>,
     ended: Counter<u64>,
+}
+
+/// How a request ended.
+pub(crate) enum Ending<'a> {
+    /// With a finish reason of its own.
+    Finished(&'static str),
+    /// With an error, by its code.
+    Failed(&'a str),
 }
 
 impl RequestMetrics {
@@ -39,6 +47,7 @@ impl RequestMetrics {
                 "From a request's acceptance to its first text",
                 &[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0],
             ),
+            // Finer than the conventions' at the lower end: small models on a CPU get there.
             per_token_s: histogram(
                 "gen_ai.server.time_per_output_token",
                 "Between tokens after the first",
@@ -50,9 +59,10 @@ impl RequestMetrics {
                 &[0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0],
             ),
             tokens: meter
-                .u64_counter("gen_ai.client.token.usage")
+                .u64_histogram("gen_ai.client.token.usage")
                 .with_unit("{token}")
-                .with_description("Tokens read and written")
+                .with_description("Tokens a request read and wrote")
+                .with_boundaries(vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0])
                 .build(),
             ended: meter
                 .u64_counter("clawdbot.requests.ended")
@@ -67,27 +77,49 @@ impl RequestMetrics {
     }
 
     /// A request's first text came.
-    pub(crate) fn first_text(&self, priority: Priority, seconds: f64) {
-        self.first_token_s.record(seconds, &[priority_of(priority)]);
+    pub(crate) fn first_text(&self, priority: Priority, model: &str, seconds: f64) {
+        self.first_token_s.record(seconds, &[priority_of(priority), operation(), response_model(model)]);
     }
 
-    /// A request ended, `how` being a finish reason or `error`.
-    pub(crate) fn ended(&self, priority: Priority, how: &'static str, duration_s: f64) {
-        let attributes = [priority_of(priority), KeyValue::new("finish_reason", how)];
-        self.duration_s.record(duration_s, &attributes);
-        self.ended.add(1, &attributes);
+    /// A request ended.
+    pub(crate) fn ended(&self, priority: Priority, model: &str, ending: &Ending<'_>, duration_s: f64) {
+        let how = match ending {
+            Ending::Finished(reason) => KeyValue::new("finish_reason", *reason),
+            // Codes are a fixed few, so this stays bounded.
+            Ending::Failed(code) => KeyValue::new("error.type", (*code).to_owned()),
+        };
+        self.ended.add(1, &[priority_of(priority), how.clone()]);
+        self.duration_s.record(duration_s, &[priority_of(priority), operation(), response_model(model), how]);
     }
 
     /// What a complete request used.
-    pub(crate) fn used(&self, priority: Priority, prompt: usize, completion: usize, decode_s: Option<f64>) {
-        self.tokens.add(prompt as u64, &[KeyValue::new("gen_ai.token.type", "input")]);
-        self.tokens.add(completion as u64, &[KeyValue::new("gen_ai.token.type", "output")]);
+    pub(crate) fn used(
+        &self,
+        priority: Priority,
+        model: &str,
+        prompt: usize,
+        completion: usize,
+        decode_s: Option<f64>,
+    ) {
+        for (kind, tokens) in [("input", prompt), ("output", completion)] {
+            let kind = KeyValue::new("gen_ai.token.type", kind);
+            self.tokens.record(tokens as u64, &[kind, operation(), response_model(model)]);
+        }
         if let Some(seconds) = decode_s.filter(|_| completion > 1) {
-            self.per_token_s.record(seconds / (completion - 1) as f64, &[priority_of(priority)]);
+            let attributes = [priority_of(priority), operation(), response_model(model)];
+            self.per_token_s.record(seconds / (completion - 1) as f64, &attributes);
         }
     }
 }
 
 fn priority_of(priority: Priority) -> KeyValue {
     KeyValue::new("priority", priority.as_str())
+}
+
+fn operation() -> KeyValue {
+    KeyValue::new("gen_ai.operation.name", "chat")
+}
+
+fn response_model(model: &str) -> KeyValue {
+    KeyValue::new("gen_ai.response.model", model.to_owned())
 }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::conversation::{Timings, Usage};
 use crate::inference_worker::{InferenceWorker, ToChild};
-use crate::metrics::RequestMetrics;
+use crate::metrics::{Ending, RequestMetrics};
 use crate::policy::queue::{Priority, PriorityQueue, QueueFull};
 use crate::worker_protocol::{FromWorker, ToWorker};
 
@@ -232,7 +232,7 @@ impl Handler<CancelJob> for Scheduler {
     fn handle(&mut self, CancelJob { job }: CancelJob, _: &mut Self::Context) {
         for submit in self.queue.remove_if(|submit| submit.job == job) {
             let waited_s = submit.accepted_at.elapsed().as_secs_f64();
-            self.metrics.ended(submit.priority, "cancelled", waited_s);
+            self.ended(submit.priority, &Ending::Finished("cancelled"), waited_s);
             tell(
                 &submit.progress,
                 Progress::Done {
@@ -289,7 +289,8 @@ impl Handler<WorkerGone> for Scheduler {
     fn handle(&mut self, msg: WorkerGone, _: &mut Self::Context) {
         let message = format!("the inference process was lost ({}); another one is started, ask again", msg.reason);
         for (_, running) in std::mem::take(&mut self.running) {
-            self.metrics.ended(running.priority, "error", running.accepted_at.elapsed().as_secs_f64());
+            let lasted_s = running.accepted_at.elapsed().as_secs_f64();
+            self.ended(running.priority, &Ending::Failed("worker_lost"), lasted_s);
             tell(
                 &running.progress,
                 Progress::Failed {
@@ -381,7 +382,8 @@ impl Handler<Drain> for Scheduler {
         self.end_drain_if_empty();
         ctx.run_later(grace, move |act, _| {
             for (_, running) in std::mem::take(&mut act.running) {
-                act.metrics.ended(running.priority, "error", running.accepted_at.elapsed().as_secs_f64());
+                let lasted_s = running.accepted_at.elapsed().as_secs_f64();
+                act.ended(running.priority, &Ending::Failed("shutting_down"), lasted_s);
                 tell(
                     &running.progress,
                     Progress::Failed {
@@ -486,7 +488,7 @@ impl Scheduler {
                 let now = Instant::now();
                 running.first_text_at = Some(now);
                 let seconds = now.duration_since(running.accepted_at).as_secs_f64();
-                self.metrics.first_text(running.priority, seconds);
+                self.metrics.first_text(running.priority, model_of(&self.worker), seconds);
             }
             tell(&running.progress, Progress::Text { job: running.job, text });
         }
@@ -506,28 +508,33 @@ impl Scheduler {
             FinishReason::Length => "length",
             FinishReason::Cancelled => "cancelled",
         };
-        self.metrics.ended(running.priority, how, timings.duration_s);
+        self.ended(running.priority, &Ending::Finished(how), timings.duration_s);
         let decode_s = running.first_text_at.map(|first| now.duration_since(first).as_secs_f64());
-        self.metrics.used(running.priority, usage.prompt_tokens, usage.completion_tokens, decode_s);
-        let model = match &self.worker {
-            Worker::Ready { summary, .. } => summary.name.clone(),
-            _ => String::new(),
-        };
+        let model = self.model().to_owned();
+        self.metrics.used(running.priority, &model, usage.prompt_tokens, usage.completion_tokens, decode_s);
         tell(&running.progress, Progress::Done { job: running.job, reason, usage, timings, model });
     }
 
     fn failed(&mut self, id: SequenceId, code: String, message: String) {
         let Some(running) = self.running.remove(&id) else { return };
-        self.metrics.ended(running.priority, "error", running.accepted_at.elapsed().as_secs_f64());
+        self.ended(running.priority, &Ending::Failed(&code), running.accepted_at.elapsed().as_secs_f64());
         tell(&running.progress, Progress::Failed { job: running.job, code, message, retry_after_ms: None });
     }
 
     fn refuse(&self, submit: &Submit, code: &str, message: &str, retry_after_ms: Option<u64>) {
-        self.metrics.ended(submit.priority, "error", submit.accepted_at.elapsed().as_secs_f64());
+        self.ended(submit.priority, &Ending::Failed(code), submit.accepted_at.elapsed().as_secs_f64());
         tell(
             &submit.progress,
             Progress::Failed { job: submit.job, code: code.into(), message: message.into(), retry_after_ms },
         );
+    }
+
+    fn model(&self) -> &str {
+        model_of(&self.worker)
+    }
+
+    fn ended(&self, priority: Priority, ending: &Ending<'_>, duration_s: f64) {
+        self.metrics.ended(priority, self.model(), ending, duration_s);
     }
 
     fn end_drain_if_empty(&mut self) {
@@ -537,6 +544,14 @@ impl Scheduler {
                 let _ = waiting.send(());
             }
         }
+    }
+}
+
+/// The loaded model's name; empty while none is.
+fn model_of(worker: &Worker) -> &str {
+    match worker {
+        Worker::Ready { summary, .. } => &summary.name,
+        _ => "",
     }
 }
 

@@ -209,7 +209,7 @@ impl Settings {
             },
             conversation: Conversation {
                 max_prompt_bytes: 65_536,
-                max_queued: 16,
+                max_queued: 256,
                 default_max_tokens: 256,
                 max_tokens_limit: 4096,
                 undeliverable_grace: Duration::from_secs(30),
