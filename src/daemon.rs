@@ -248,8 +248,8 @@ impl Started {
             .map(|entry| entry.session.clone())
             .collect();
         for session in sessions {
-            // One that is gone has said goodbye.
-            let _ = session.send(ShutDown).await;
+            // Past the mailbox's bound: one word to each, and none may be missed.
+            session.do_send(ShutDown);
         }
         // Last words are written by tasks of the sessions' arbiters.
         let deadline = Instant::now() + self.timeout.mul_f64(0.1);

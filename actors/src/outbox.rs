@@ -31,6 +31,16 @@ struct Inner {
     closed: bool,
 }
 
+impl Inner {
+    fn take(&mut self, limit: usize, batch: &mut Vec<Delivery>) {
+        for _ in 0..self.queue.len().min(limit) {
+            let Some(delivery) = self.queue.pop_front() else { break };
+            self.bytes -= delivery.message.queued_bytes();
+            batch.push(delivery);
+        }
+    }
+}
+
 impl Outbox {
     /// An empty outbox with its bounds.
     pub fn new(max_messages: usize, max_bytes: usize) -> Self {
@@ -73,13 +83,13 @@ impl Outbox {
             }
             return Poll::Pending;
         }
-        let count = inner.queue.len().min(limit);
-        for _ in 0..count {
-            let Some(delivery) = inner.queue.pop_front() else { break };
-            inner.bytes -= delivery.message.queued_bytes();
-            batch.push(delivery);
-        }
+        inner.take(limit, batch);
         Poll::Ready(())
+    }
+
+    /// Moves up to `limit` deliveries into `batch`, and does not wait for any.
+    pub(crate) fn drain(&self, limit: usize, batch: &mut Vec<Delivery>) {
+        self.lock().take(limit, batch);
     }
 
     /// Ends it: what is inside is let go, what comes is not taken.

@@ -19,7 +19,7 @@ use topics::packet::{self, ConnAck, ConnAckProperties, Connect, DecodeError, Pac
 use topics::session::SessionConfig;
 
 use crate::auth_checker::{Admission, AuthChecker, Authenticate};
-use crate::device_session::{Attach, Connection, DeviceSession, poll_read_chunk};
+use crate::device_session::{Attach, Connection, DeviceSession, drain, poll_read_chunk};
 use crate::switchboard::{SessionEntry, Switchboard};
 
 /// What receiving a connection needs. One for the daemon, shared.
@@ -47,13 +47,11 @@ impl Reception {
         let (connect, input) = match connect {
             Ok(Ok(read)) => read,
             Ok(Err(Stranger::Gone)) => return,
-            Ok(Err(Stranger::Malformed(error))) => {
+            Ok(Err(Stranger::Malformed { error, speaks_v5 })) => {
                 self.switchboard.stats().protocol_errors.add(1);
                 tracing::info!(?peer, %error, "closing a connection before its CONNECT");
-                // Only a version we do not speak is answered [MQTT-3.1.2-2]; anything else is closed
-                // without a word, since nothing says that the peer speaks MQTT [MQTT-3.1.4-1].
-                if let DecodeError::UnsupportedProtocolVersion { answer_in, .. } = error {
-                    refuse(connection, answer_in, error.reason()).await;
+                if let Some(version) = version_to_answer_in(&error, speaks_v5) {
+                    refuse(connection, version, error.reason()).await;
                 }
                 return;
             }
@@ -84,12 +82,13 @@ impl Reception {
                 Ok(chunk) if !chunk.is_empty() => input.extend_from_slice(&chunk),
                 _ => return Err(Stranger::Gone),
             }
+            let speaks_v5 = begins_like_v5(&input);
             match packet::decode_from_client(&mut input, None, limit) {
                 Ok(Some(Packet::Connect(connect))) => return Ok((connect, input)),
                 // `decode` lets nothing else through before CONNECT.
                 Ok(Some(_)) => return Err(Stranger::Gone),
                 Ok(None) => {}
-                Err(error) => return Err(Stranger::Malformed(error)),
+                Err(error) => return Err(Stranger::Malformed { error, speaks_v5 }),
             }
         }
     }
@@ -109,6 +108,12 @@ impl Reception {
                 return Err((
                     ReasonCode::ClientIdentifierNotValid,
                     "a client without an identifier needs a clean session [MQTT-3.1.3-8]".into(),
+                ));
+            }
+            if connect.protocol == ProtocolVersion::V31 {
+                return Err((
+                    ReasonCode::ClientIdentifierNotValid,
+                    "MQTT 3.1 has no clients without an identifier; give it one, or use 3.1.1".into(),
                 ));
             }
             Some(assigned_client_id())
@@ -213,7 +218,25 @@ impl Reception {
 
 enum Stranger {
     Gone,
-    Malformed(DecodeError),
+    Malformed { error: DecodeError, speaks_v5: bool },
+}
+
+/// How a CONNECT that is none is answered, if at all. A version not spoken here always is
+/// [MQTT-3.1.2-2]. For the rest only 5.0 has words [MQTT5 3.1.4]; older versions have none
+/// [MQTT-3.1.4-1 of 3.1.1], and a peer that says something else may not speak MQTT at all.
+fn version_to_answer_in(error: &DecodeError, speaks_v5: bool) -> Option<ProtocolVersion> {
+    match error {
+        DecodeError::UnsupportedProtocolVersion { answer_in, .. } => Some(*answer_in),
+        DecodeError::RemainingLength | DecodeError::ConnectExpected { .. } => None,
+        _ => speaks_v5.then_some(ProtocolVersion::V5),
+    }
+}
+
+/// Whether these bytes are the beginning of a CONNECT of 5.0, however it may go on.
+fn begins_like_v5(bytes: &[u8]) -> bool {
+    let Some((0x10, rest)) = bytes.split_first() else { return false };
+    let length_bytes = rest.iter().take(4).take_while(|byte| **byte & 0x80 != 0).count() + 1;
+    rest.get(length_bytes..).is_some_and(|body| body.starts_with(b"\x00\x04MQTT\x05"))
 }
 
 async fn refuse(mut connection: Connection, version: ProtocolVersion, reason: ReasonCode) {
@@ -227,7 +250,8 @@ async fn refuse(mut connection: Connection, version: ProtocolVersion, reason: Re
         // A client that does not wait for its refusal loses nothing.
         let _ = tokio::time::timeout(Duration::from_secs(2), async {
             connection.stream.write_all(&out).await?;
-            connection.stream.shutdown().await
+            connection.stream.shutdown().await?;
+            drain(&mut connection.stream).await
         })
         .await;
     }

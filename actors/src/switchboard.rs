@@ -247,6 +247,18 @@ impl Switchboard {
         found
     }
 
+    /// Whether an actor owns this topic, or would with the first message.
+    pub fn is_owned(&self, topic: &TopicName) -> bool {
+        let routes = self.0.routes.load();
+        routes.owners.contains_key(topic) || routes.patterns.iter().any(|p| p.capture(topic).is_some())
+    }
+
+    /// Lets retained messages go whose time is over.
+    pub(crate) fn expire_retained(&self, now: Instant) {
+        let mut retained = self.0.retained.write().unwrap_or_else(PoisonError::into_inner);
+        retained.retain(|_, message| !message.is_expired(now));
+    }
+
     /// Sends a new subscription the retained messages it asks for.
     pub(crate) fn send_retained(&self, filter: &TopicFilter, subscriber: &Subscriber, existed: bool) {
         let wants = match subscriber.options.retain_handling {

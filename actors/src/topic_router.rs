@@ -325,6 +325,9 @@ impl TopicRouter {
     /// Asks every lazily made owner that was idle for its time whether it may go.
     fn sweep(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
+        if let Some(switchboard) = &self.switchboard {
+            switchboard.expire_retained(now);
+        }
         for owner in &mut self.lazy {
             let messages = owner.counters.messages_in.load(Relaxed);
             if std::mem::replace(&mut owner.messages_at_last_sweep, messages) != messages {

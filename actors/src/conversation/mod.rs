@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use bytes::Bytes;
 use models::FinishReason;
+use topics::device::DeviceId;
 use topics::message::Message as AppMessage;
 use topics::name::TopicName;
 use topics::packet::{PublishProperties, QoS};
@@ -106,7 +107,7 @@ impl Conversation {
                 config: config.clone(),
                 switchboard: switchboard.clone(),
                 scheduler: scheduler.clone(),
-                default_reply_topic: TopicName::parse(format!("clawdbot/{device}/reply").into()).ok(),
+                default_reply_topic: reply_topic(device),
                 current: None,
                 queue: VecDeque::new(),
                 watch: None,
@@ -307,8 +308,15 @@ impl Conversation {
         if let Some(job) = abandoned {
             self.cancel_job(job, ctx);
         }
-        let switchboard = &self.switchboard;
-        self.queue.retain_mut(|pending| seen(switchboard, &pending.reply, &mut pending.last_receiver_seen));
+        let (gone, kept): (VecDeque<_>, _) = self
+            .queue
+            .drain(..)
+            .map(|mut pending| (seen(&self.switchboard, &pending.reply, &mut pending.last_receiver_seen), pending))
+            .partition(|(seen, _)| !seen);
+        self.queue = kept.into_iter().map(|(_, pending)| pending).collect();
+        for (_, pending) in gone {
+            self.cancelled(&pending);
+        }
     }
 
     /// The Response Topic if the client named one it may publish to, else the device's reply topic.
@@ -320,12 +328,16 @@ impl Conversation {
         };
         let topic = TopicName::parse(asked.clone()).map(|topic| topic.detached());
         match topic {
-            Ok(topic) if msg.from.rules.may_publish(&topic, QoS::AtLeastOnce as u8, false).is_allowed() => {
+            // An answer into an actor's mailbox would be the next request.
+            Ok(topic)
+                if !self.switchboard.is_owned(&topic)
+                    && msg.from.rules.may_publish(&topic, QoS::AtLeastOnce as u8, false).is_allowed() =>
+            {
                 Some(ReplyTo { topic, correlation_data })
             }
             _ => {
                 let message = format!(
-                    "the Response Topic {asked} is not this device's to use; choose one under its own topics"
+                    "the Response Topic {asked} is not this device's to use; choose another under its own topics"
                 );
                 let reply = ReplyTo { topic: fallback, correlation_data };
                 let error = ItemError { code: "not_authorized", message: &message, retry_after_ms: None };
@@ -380,6 +392,14 @@ impl Conversation {
         });
         self.switchboard.publish(message);
     }
+}
+
+/// None for a level that is no device's name (`bridge`, say): what is sent there is nobody's request.
+fn reply_topic(device: &str) -> Option<TopicName> {
+    let device = DeviceId::parse(device.into())
+        .inspect_err(|error| tracing::info!(device, %error, "requests are not answered"))
+        .ok()?;
+    TopicName::parse(format!("clawdbot/{}/reply", device.as_str()).into()).ok()
 }
 
 /// For a request whose client gave it no name.

@@ -32,8 +32,11 @@ const BATCH: usize = 256;
 /// One read. Chunks of it are handed on without a copy; all sessions of an arbiter share it.
 const READ_BYTES: usize = 64 * 1024;
 
-/// How long a connection that ends may take to write its last words.
+/// How long a connection that ends may take to write its last words and see the client go.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// A client that goes on sending after its end is not listened to for long.
+const MAX_DRAINED_READS: usize = 256;
 
 /// A connection as reception hands it over.
 pub struct Connection {
@@ -82,7 +85,8 @@ impl Io {
             // What fails here fails for a client that is gone already.
             let _ = tokio::time::timeout(LINGER, async {
                 stream.write_all(&out).await?;
-                stream.shutdown().await
+                stream.shutdown().await?;
+                drain(&mut stream).await
             })
             .await;
             drop(permit);
@@ -134,6 +138,18 @@ impl Io {
             Poll::Pending => Poll::Pending,
         }
     }
+}
+
+/// Reads to the end what the client is still sending. A socket that is closed with bytes unread resets
+/// the connection, and the client may never see the reason it was just told.
+pub(crate) async fn drain(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    let mut ignored = [0; 1024];
+    for _ in 0..MAX_DRAINED_READS {
+        if stream.read(&mut ignored).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Reads once into the arbiter's buffer and splits off what came; empty at the end of the stream.

@@ -19,8 +19,9 @@ use topics::access::Decision;
 use topics::device::DeviceId;
 use topics::filter::TopicFilter;
 use topics::message::Message as AppMessage;
-use topics::packet::{self, Connect, Packet, ReasonCode};
-use topics::session::{Detach, DropReason, Effect, Session, SessionConfig, Wanted};
+use topics::name::TopicName;
+use topics::packet::{self, Connect, DecodeError, Packet, QoS, ReasonCode};
+use topics::session::{Delivery, Detach, DropReason, Effect, Session, SessionConfig, Wanted};
 
 use crate::auth_checker::Admission;
 use crate::outbox::Outbox;
@@ -28,12 +29,15 @@ use crate::presence;
 use crate::switchboard::{Publisher, Routed, SessionHandle, Switchboard};
 use crate::topic_router::{RouteFirst, Subscribe, Unsubscribe};
 
-pub(crate) use io::poll_read_chunk;
+pub(crate) use io::{drain, poll_read_chunk};
 pub use io::{ByteStream, Connection};
 use io::{Io, IoEvent, IoStream};
 
 /// Only connections and the end of the daemon come through the mailbox; a sender waits for room.
 const MAILBOX: usize = 16;
+
+/// Deliveries handed over between a publish and its acknowledgement.
+const OWN_BATCH: usize = 16;
 
 /// See the module.
 pub struct DeviceSession {
@@ -183,12 +187,7 @@ impl StreamHandler<IoEvent> for DeviceSession {
                 self.read_packets(ctx);
             }
             IoEvent::Deliveries(batch) => {
-                let now = Instant::now();
-                let mut effects = Vec::with_capacity(batch.len());
-                for delivery in batch {
-                    self.session.deliver(now, delivery, &mut effects);
-                }
-                self.apply(effects, ctx);
+                self.deliver(batch, ctx);
             }
             IoEvent::Closed(error) => {
                 if let Some(error) = error {
@@ -217,7 +216,11 @@ impl DeviceSession {
                 Err(error) => {
                     self.switchboard.stats().protocol_errors.add(1);
                     tracing::info!(client_id = %self.session.client_id(), %error, "closing a connection");
-                    self.session.fail(error.reason(), &mut effects);
+                    if deserves_no_answer(&error) {
+                        self.session.hang_up(&mut effects);
+                    } else {
+                        self.session.fail(error.reason(), &mut effects);
+                    }
                 }
             }
             self.apply(std::mem::take(&mut effects), ctx);
@@ -263,6 +266,10 @@ impl DeviceSession {
     }
 
     fn route(&mut self, message: AppMessage, packet_id: u16, ctx: &mut Context<Self>) {
+        if is_for_the_server_only(&message.topic) {
+            self.switchboard.stats().access_denied.add(1);
+            return self.routed(packet_id, ReasonCode::NotAuthorized, ctx);
+        }
         let decision = self.admission.rules.may_publish(&message.topic, message.qos as u8, message.retain);
         if !decision.is_allowed() {
             self.denied("publish", message.topic.as_str(), &decision);
@@ -276,8 +283,32 @@ impl DeviceSession {
                     act.routed(packet_id, routed.map_or(ReasonCode::UnspecifiedError, Routed::reason), ctx);
                 });
             }
-            routed => self.routed(packet_id, routed.reason(), ctx),
+            routed => {
+                if message.qos == QoS::AtLeastOnce {
+                    self.deliver_own(ctx);
+                }
+                self.routed(packet_id, routed.reason(), ctx);
+            }
         }
+    }
+
+    /// A client that subscribed to its own topic has its copy before the PUBACK, as from Mosquitto:
+    /// there are programs that take the PUBACK for the end of it.
+    fn deliver_own(&mut self, ctx: &mut Context<Self>) {
+        let mut batch = Vec::new();
+        self.handle.outbox.drain(OWN_BATCH, &mut batch);
+        if !batch.is_empty() {
+            self.deliver(batch, ctx);
+        }
+    }
+
+    fn deliver(&mut self, batch: Vec<Delivery>, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        let mut effects = Vec::with_capacity(batch.len());
+        for delivery in batch {
+            self.session.deliver(now, delivery, &mut effects);
+        }
+        self.apply(effects, ctx);
     }
 
     fn routed(&mut self, packet_id: u16, reason: ReasonCode, ctx: &mut Context<Self>) {
@@ -343,6 +374,9 @@ impl DeviceSession {
     }
 
     fn publish_will(&mut self, will: AppMessage) {
+        if is_for_the_server_only(&will.topic) {
+            return self.switchboard.stats().access_denied.add(1);
+        }
         let decision = self.admission.rules.may_publish(&will.topic, will.qos as u8, will.retain);
         if !decision.is_allowed() {
             return self.denied("will", will.topic.as_str(), &decision);
@@ -393,8 +427,6 @@ impl DeviceSession {
         self.io.borrow_mut().close();
         let mut effects = Vec::new();
         self.session.detach(now, Detach::TakenOver, &mut effects);
-        // A session that ends here begins anew with the connection that took it over.
-        effects.retain(|effect| !matches!(effect, Effect::End));
         self.apply(effects, ctx);
     }
 
@@ -436,6 +468,18 @@ impl DeviceSession {
         });
         self.timer = Some((at, handle));
     }
+}
+
+/// What is no packet at all, or the last word of a client that has stopped reading: a DISCONNECT in
+/// answer may be sent [MQTT5 4.13.1], but nobody would make sense of it.
+fn deserves_no_answer(error: &DecodeError) -> bool {
+    matches!(error, DecodeError::RemainingLength | DecodeError::ReasonCode { packet: "DISCONNECT", .. })
+}
+
+/// Statistics are the server's to publish [MQTT5 4.7.2], and a share name is part of a filter, never of
+/// a topic somebody could receive from [MQTT5 4.8.2].
+fn is_for_the_server_only(topic: &TopicName) -> bool {
+    ["$SYS/", "$share/"].iter().any(|prefix| topic.as_str().starts_with(prefix))
 }
 
 fn publisher(client_id: &ByteString, admission: &Admission) -> Arc<Publisher> {

@@ -1,0 +1,213 @@
+//! Topics as mailboxes: who owns a topic, who makes the owner, in what order messages arrive.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actix::prelude::*;
+use actors::outbox::Outbox;
+use actors::stats::Stats;
+use actors::switchboard::{Inbound, Overflow, Publisher, Routed, SessionHandle, Switchboard};
+use actors::topic_router::{Bind, BindEach, BindError, LazyActor, Retire, RouteFirst, Subscribe, TopicRouter, Unsubscribe};
+use topics::message::Message as AppMessage;
+use topics::name::TopicName;
+use topics::packet::{QoS, ReasonCode, SubscriptionOptions};
+use topics::pattern::TopicPattern;
+use topics::retained::RetainedBounds;
+use topics::session::Wanted;
+
+/// Writes down what it gets; never busy.
+struct Recorder {
+    capacity: usize,
+    seen: Arc<Mutex<Vec<(String, String)>>>,
+    hold: Option<Duration>,
+}
+
+impl Actor for Recorder {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(self.capacity);
+    }
+}
+
+impl Handler<Inbound> for Recorder {
+    type Result = ();
+
+    fn handle(&mut self, msg: Inbound, ctx: &mut Self::Context) {
+        let device = msg.params.get("device_id").unwrap_or_default().to_owned();
+        let payload = String::from_utf8(msg.message.payload.to_vec()).unwrap();
+        self.seen.lock().unwrap().push((device, payload));
+        if let Some(hold) = self.hold {
+            ctx.wait(actix::fut::wrap_future(actix_rt::time::sleep(hold)));
+        }
+    }
+}
+
+impl Handler<Retire> for Recorder {
+    type Result = bool;
+
+    fn handle(&mut self, _: Retire, _: &mut Self::Context) -> bool {
+        true
+    }
+}
+
+type Seen = Arc<Mutex<Vec<(String, String)>>>;
+
+fn recorder(capacity: usize, hold: Option<Duration>) -> (Addr<Recorder>, Seen) {
+    let seen = Seen::default();
+    (Recorder { capacity, seen: seen.clone(), hold }.start(), seen)
+}
+
+fn board() -> Switchboard {
+    TopicRouter::launch(RetainedBounds { max_messages: 10, max_bytes: 10_000 }, Arc::<Stats>::default())
+}
+
+fn topic(text: &str) -> TopicName {
+    TopicName::parse(text.into()).unwrap()
+}
+
+fn message(name: &str, payload: &str) -> AppMessage {
+    AppMessage::new(topic(name), payload.to_owned(), QoS::AtLeastOnce)
+}
+
+fn bind(name: &str, actor: &'static str, mailbox: &Addr<Recorder>) -> Bind {
+    Bind { topic: topic(name), actor, mailbox: mailbox.clone().recipient(), overflow: Overflow::Reject }
+}
+
+fn bind_each(pattern: &str, made: Arc<AtomicUsize>, seen: Seen, idle: Duration) -> BindEach {
+    BindEach {
+        actor: "Recorder",
+        patterns: vec![TopicPattern::parse(pattern).unwrap()],
+        overflow: Overflow::Reject,
+        idle,
+        factory: Box::new(move |_| {
+            made.fetch_add(1, SeqCst);
+            let actor = Recorder { capacity: 64, seen: seen.clone(), hold: None }.start();
+            LazyActor { mailbox: actor.clone().recipient(), retire: actor.recipient() }
+        }),
+    }
+}
+
+fn subscriber(client_id: &str) -> Arc<SessionHandle> {
+    SessionHandle::new(client_id.into(), Outbox::new(100, 100_000))
+}
+
+fn wanted(filter: &str, qos: QoS) -> Wanted {
+    Wanted { filter: Ok(filter.parse().unwrap()), options: SubscriptionOptions::new(qos), identifier: None, existed: false }
+}
+
+async fn until(what: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if what() {
+            return;
+        }
+        actix_rt::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not happen within 5 s");
+}
+
+#[actix::test]
+async fn a_second_owner_is_an_error_that_names_the_first() {
+    let board = board();
+    let (first, _) = recorder(16, None);
+    board.router().send(bind("home/door", "DoorKeeper", &first)).await.unwrap().unwrap();
+    let error = board.router().send(bind("home/door", "Burglar", &first)).await.unwrap().unwrap_err();
+    assert_eq!(error, BindError::Taken { topic: "home/door".into(), owner: "DoorKeeper" });
+    assert!(error.to_string().contains("DoorKeeper"));
+
+    let (made, seen) = Default::default();
+    let each = bind_each("home/{room}", made, seen, Duration::from_secs(60));
+    let error = board.router().send(each).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("DoorKeeper"), "a pattern over a bound topic: {error}");
+}
+
+#[actix::test]
+async fn a_concrete_topic_under_a_bound_pattern_is_taken_too() {
+    let board = board();
+    let each = bind_each("home/{room}", Arc::default(), Seen::default(), Duration::from_secs(60));
+    board.router().send(each).await.unwrap().unwrap();
+    let (other, _) = recorder(16, None);
+    let error = board.router().send(bind("home/hall", "Other", &other)).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("Recorder"), "{error}");
+}
+
+#[actix::test]
+async fn a_pattern_makes_one_actor_for_each_concrete_topic_at_its_first_message() {
+    let board = board();
+    let (made, seen) = (Arc::<AtomicUsize>::default(), Seen::default());
+    let each = bind_each("clawdbot/{device_id}/telemetry", made.clone(), seen.clone(), Duration::from_secs(60));
+    board.router().send(each).await.unwrap().unwrap();
+    assert_eq!(made.load(SeqCst), 0);
+    for k in 0..50 {
+        for device in ["a", "b"] {
+            let message = Arc::new(message(&format!("clawdbot/{device}/telemetry"), &k.to_string()));
+            let from = Publisher::daemon();
+            if board.route(&message, &from) == Routed::First {
+                board.router().send(RouteFirst { message, from }).await.unwrap();
+            }
+        }
+    }
+    until(|| seen.lock().unwrap().len() == 100).await;
+    assert_eq!(made.load(SeqCst), 2);
+    for device in ["a", "b"] {
+        let seen = seen.lock().unwrap();
+        let order: Vec<_> = seen.iter().filter(|(d, _)| d == device).map(|(_, p)| p.parse::<u32>().unwrap()).collect();
+        assert_eq!(order, (0..50).collect::<Vec<_>>(), "in their order");
+    }
+}
+
+#[actix::test]
+async fn a_full_mailbox_rejects_and_counts() {
+    let board = board();
+    let (slow, seen) = recorder(2, Some(Duration::from_millis(200)));
+    board.router().send(bind("slow", "Slow", &slow)).await.unwrap().unwrap();
+    let outcomes: Vec<_> = (0..20).map(|k| board.publish(message("slow", &k.to_string()))).collect();
+    let full = outcomes.iter().filter(|o| **o == Routed::Full).count();
+    assert!(full > 0, "{outcomes:?}");
+    assert_eq!(Routed::Full.reason(), ReasonCode::QuotaExceeded);
+    assert_eq!(board.stats().dropped_mailbox_full.get(), full as u64);
+    until(|| seen.lock().unwrap().len() == 20 - full).await;
+}
+
+#[actix::test]
+async fn overlapping_subscriptions_of_one_session_bring_one_copy_at_the_highest_qos() {
+    let board = board();
+    let session = subscriber("one");
+    let wants = vec![wanted("a/#", QoS::AtMostOnce), wanted("a/+", QoS::AtLeastOnce)];
+    let granted = board.router().send(Subscribe { session: session.clone(), wanted: wants }).await.unwrap();
+    assert_eq!(granted, [ReasonCode::Success, ReasonCode::GrantedQoS1]);
+    assert_eq!(board.publish(message("a/b", "x")), Routed::To(1));
+    assert_eq!(board.publish(message("b", "x")), Routed::To(0));
+    assert!(board.has_receiver(&topic("a/b")) && !board.has_receiver(&topic("b")));
+
+    let filters = vec!["a/#".parse().unwrap(), "a/+".parse().unwrap()];
+    board.router().send(Unsubscribe { session, filters }).await.unwrap();
+    assert_eq!(board.publish(message("a/b", "x")), Routed::To(0));
+    assert_eq!(board.subscriptions_len(), 0);
+}
+
+#[actix::test]
+async fn retained_messages_are_bounded_replaced_and_taken_away_by_an_empty_payload() {
+    let board = board();
+    for k in 0..12 {
+        board.publish(message(&format!("r/{k}"), "x").retained());
+    }
+    assert_eq!(board.retained_len(), 10);
+    assert_eq!(board.stats().retained_refused.get(), 2);
+    board.publish(message("r/0", "y").retained());
+    board.publish(message("r/1", "").retained());
+    assert_eq!(board.retained_len(), 9);
+}
+
+#[actix::test]
+async fn what_a_full_outbox_drops_is_counted() {
+    let board = board();
+    let session = SessionHandle::new("slow".into(), Outbox::new(3, 100_000));
+    let wants = vec![wanted("t", QoS::AtLeastOnce)];
+    board.router().send(Subscribe { session, wanted: wants }).await.unwrap();
+    for _ in 0..5 {
+        board.publish(message("t", "x"));
+    }
+    assert_eq!(board.stats().dropped_outbox_full.get(), 2);
+}
