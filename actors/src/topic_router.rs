@@ -24,8 +24,9 @@ use crate::switchboard::{
 /// Requests to the router wait for room in its mailbox; nothing sent to it is dropped.
 const MAILBOX: usize = 4096;
 
-/// How often actors made by [`BindEach`] are asked whether they may go.
-const IDLE_SWEEP: Duration = Duration::from_secs(10);
+/// How often what is over is looked for: expired retained messages, and, where their idle time is
+/// longer than this, actors that may go.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub struct TopicRouter {
@@ -62,7 +63,11 @@ impl Actor for TopicRouter {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(IDLE_SWEEP, |act, ctx| act.sweep(ctx));
+        ctx.run_interval(SWEEP, |act, _| {
+            if let Some(switchboard) = &act.switchboard {
+                switchboard.expire_retained(Instant::now());
+            }
+        });
     }
 }
 
@@ -243,7 +248,7 @@ struct LazyOwner {
 impl Handler<BindEach> for TopicRouter {
     type Result = Result<(), BindError>;
 
-    fn handle(&mut self, msg: BindEach, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, msg: BindEach, ctx: &mut Self::Context) -> Self::Result {
         for pattern in &msg.patterns {
             let other = self
                 .patterns
@@ -262,6 +267,7 @@ impl Handler<BindEach> for TopicRouter {
         Arc::make_mut(&mut self.routes.patterns).extend(msg.patterns.iter().cloned());
         let BindEach { actor, patterns, overflow, idle, factory } = msg;
         self.patterns.push(PatternBinding { actor, patterns, overflow, idle, factory });
+        ctx.run_interval((idle / 2).clamp(Duration::from_millis(50), SWEEP), |act, ctx| act.sweep(ctx));
         self.publish();
         Ok(())
     }
@@ -325,9 +331,6 @@ impl TopicRouter {
     /// Asks every lazily made owner that was idle for its time whether it may go.
     fn sweep(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
-        if let Some(switchboard) = &self.switchboard {
-            switchboard.expire_retained(now);
-        }
         for owner in &mut self.lazy {
             let messages = owner.counters.messages_in.load(Relaxed);
             if std::mem::replace(&mut owner.messages_at_last_sweep, messages) != messages {

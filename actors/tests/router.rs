@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix::prelude::*;
+use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use actors::outbox::Outbox;
 use actors::stats::Stats;
 use actors::switchboard::{Inbound, Overflow, Publisher, Routed, SessionHandle, Switchboard};
@@ -154,6 +154,20 @@ async fn a_pattern_makes_one_actor_for_each_concrete_topic_at_its_first_message(
         let seen = seen.lock().unwrap();
         let order: Vec<_> = seen.iter().filter(|(d, _)| d == device).map(|(_, p)| p.parse::<u32>().unwrap()).collect();
         assert_eq!(order, (0..50).collect::<Vec<_>>(), "in their order");
+    }
+}
+
+#[actix::test]
+async fn an_idle_actor_is_let_go_and_made_again_with_nothing_lost() {
+    let board = board();
+    let (made, seen) = (Arc::<AtomicUsize>::default(), Seen::default());
+    let each = bind_each("d/{device_id}", made.clone(), seen.clone(), Duration::from_millis(100));
+    board.router().send(each).await.unwrap().unwrap();
+    for round in 1..=3 {
+        board.publish(message("d/a", "x"));
+        until(|| seen.lock().unwrap().len() == round).await;
+        assert_eq!(made.load(SeqCst), round);
+        until(|| !board.has_receiver(&topic("d/a"))).await;
     }
 }
 
