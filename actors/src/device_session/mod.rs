@@ -169,6 +169,11 @@ impl Handler<ShutDown> for DeviceSession {
     type Result = ();
 
     fn handle(&mut self, _: ShutDown, ctx: &mut Self::Context) {
+        // What was routed here before the end is said before the goodbye: the last item of an answer
+        // that ended because the daemon stops came a moment ago.
+        let mut batch = Vec::new();
+        self.handle.outbox.drain(usize::MAX, &mut batch);
+        self.deliver(batch, ctx);
         let mut effects = Vec::new();
         self.session.fail(ReasonCode::ServerShuttingDown, &mut effects);
         self.apply(effects, ctx);
