@@ -34,7 +34,9 @@ struct Inner {
 impl Inner {
     fn take(&mut self, limit: usize, batch: &mut Vec<Delivery>) {
         for _ in 0..self.queue.len().min(limit) {
-            let Some(delivery) = self.queue.pop_front() else { break };
+            let Some(delivery) = self.queue.pop_front() else {
+                break;
+            };
             self.bytes -= delivery.message.queued_bytes();
             batch.push(delivery);
         }
@@ -44,7 +46,11 @@ impl Inner {
 impl Outbox {
     /// An empty outbox with its bounds.
     pub fn new(max_messages: usize, max_bytes: usize) -> Self {
-        Self { max_messages, max_bytes, inner: Mutex::default() }
+        Self {
+            max_messages,
+            max_bytes,
+            inner: Mutex::default(),
+        }
     }
 
     /// Adds a delivery and wakes the session if it sleeps. A closed outbox takes nothing and says
@@ -70,7 +76,12 @@ impl Outbox {
     }
 
     /// Moves up to `limit` deliveries into `batch`, or registers to be woken.
-    pub(crate) fn poll_drain(&self, cx: &mut Context<'_>, limit: usize, batch: &mut Vec<Delivery>) -> Poll<()> {
+    pub(crate) fn poll_drain(
+        &self,
+        cx: &mut Context<'_>,
+        limit: usize,
+        batch: &mut Vec<Delivery>,
+    ) -> Poll<()> {
         let mut inner = self.lock();
         if inner.queue.is_empty() {
             // A burst is over: give its memory back.
@@ -95,7 +106,10 @@ impl Outbox {
     /// Ends it: what is inside is let go, what comes is not taken.
     pub(crate) fn close(&self) {
         let mut inner = self.lock();
-        *inner = Inner { closed: true, ..Inner::default() };
+        *inner = Inner {
+            closed: true,
+            ..Inner::default()
+        };
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -15,7 +15,9 @@ use dashmap::mapref::entry::Entry;
 use tokio::io::AsyncWriteExt;
 use topics::device::DeviceId;
 use topics::name::TopicName;
-use topics::packet::{self, ConnAck, ConnAckProperties, Connect, DecodeError, Packet, ProtocolVersion, ReasonCode};
+use topics::packet::{
+    self, ConnAck, ConnAckProperties, Connect, DecodeError, Packet, ProtocolVersion, ReasonCode,
+};
 use topics::session::SessionConfig;
 
 use crate::auth_checker::{Admission, AuthChecker, Authenticate};
@@ -64,7 +66,8 @@ impl Reception {
         match self.admit(&connect).await {
             Ok((client_id, assigned, admission)) => {
                 tracing::debug!(?peer, %client_id, "admitted");
-                self.hand_over(connection, connect, input, client_id, assigned, admission).await;
+                self.hand_over(connection, connect, input, client_id, assigned, admission)
+                    .await;
             }
             Err((reason, why)) => {
                 tracing::info!(?peer, client_id = %connect.client_id, %reason, why, "connection refused");
@@ -147,15 +150,24 @@ impl Reception {
             let decision = admission.rules.may_publish(&topic, will.qos as u8, will.retain);
             if !decision.is_allowed() {
                 self.switchboard.stats().access_denied.add(1);
-                return Err((ReasonCode::NotAuthorized, format!("the will's topic {topic}: {decision}")));
+                return Err((
+                    ReasonCode::NotAuthorized,
+                    format!("the will's topic {topic}: {decision}"),
+                ));
             }
         }
         Ok((client_id, assigned, admission))
     }
 
     /// No client takes the identifier of another device's session, or of another device.
-    fn check_client_id(&self, client_id: &ByteString, admission: &Admission) -> Result<(), (ReasonCode, String)> {
-        let Some(device) = &admission.device_id else { return Ok(()) };
+    fn check_client_id(
+        &self,
+        client_id: &ByteString,
+        admission: &Admission,
+    ) -> Result<(), (ReasonCode, String)> {
+        let Some(device) = &admission.device_id else {
+            return Ok(());
+        };
         let taken = self
             .switchboard
             .sessions()
@@ -165,7 +177,10 @@ impl Reception {
             && DeviceId::parse(client_id.clone())
                 .is_ok_and(|named| self.switchboard.devices().contains_key(&named));
         if taken || names_another {
-            let why = format!("the client identifier belongs to another device than {}", device.as_str());
+            let why = format!(
+                "the client identifier belongs to another device than {}",
+                device.as_str()
+            );
             return Err((ReasonCode::ClientIdentifierNotValid, why));
         }
         Ok(())
@@ -180,7 +195,13 @@ impl Reception {
         assigned: Option<ByteString>,
         admission: Admission,
     ) {
-        let mut attach = Attach { connection, connect, input, admission, assigned };
+        let mut attach = Attach {
+            connection,
+            connect,
+            input,
+            admission,
+            assigned,
+        };
         // A session that ends at this very moment, or is being taken over by sixteen others, does not
         // take the connection; the next try finds its successor.
         for _ in 0..10 {
@@ -208,7 +229,10 @@ impl Reception {
                     admission.clone(),
                 )
                 .start();
-                let made = SessionEntry { device_id: admission.device_id.clone(), session: session.clone() };
+                let made = SessionEntry {
+                    device_id: admission.device_id.clone(),
+                    session: session.clone(),
+                };
                 entry.insert(made);
                 session
             }
@@ -234,9 +258,12 @@ fn version_to_answer_in(error: &DecodeError, speaks_v5: bool) -> Option<Protocol
 
 /// Whether these bytes are the beginning of a CONNECT of 5.0, however it may go on.
 fn begins_like_v5(bytes: &[u8]) -> bool {
-    let Some((0x10, rest)) = bytes.split_first() else { return false };
+    let Some((0x10, rest)) = bytes.split_first() else {
+        return false;
+    };
     let length_bytes = rest.iter().take(4).take_while(|byte| **byte & 0x80 != 0).count() + 1;
-    rest.get(length_bytes..).is_some_and(|body| body.starts_with(b"\x00\x04MQTT\x05"))
+    rest.get(length_bytes..)
+        .is_some_and(|body| body.starts_with(b"\x00\x04MQTT\x05"))
 }
 
 async fn refuse(mut connection: Connection, version: ProtocolVersion, reason: ReasonCode) {

@@ -68,7 +68,13 @@ pub(super) struct Io {
 
 impl Io {
     pub(super) fn new(handle: Arc<SessionHandle>) -> Rc<RefCell<Self>> {
-        Rc::new(RefCell::new(Self { handle, connection: None, out: BytesMut::new(), waker: None, read_first: false }))
+        Rc::new(RefCell::new(Self {
+            handle,
+            connection: None,
+            out: BytesMut::new(),
+            waker: None,
+            read_first: false,
+        }))
     }
 
     /// Puts a connection in the place of none.
@@ -80,7 +86,9 @@ impl Io {
     /// Sends what is left and closes, without holding up the session.
     pub(super) fn close(&mut self) {
         let out = std::mem::take(&mut self.out);
-        let Some(Connection { mut stream, permit }) = self.connection.take() else { return };
+        let Some(Connection { mut stream, permit }) = self.connection.take() else {
+            return;
+        };
         actix_rt::spawn(async move {
             // What fails here fails for a client that is gone already.
             let _ = tokio::time::timeout(LINGER, async {
@@ -101,7 +109,9 @@ impl Io {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let Some(connection) = &mut self.connection else {
+            return Ok(());
+        };
         while !self.out.is_empty() {
             match Pin::new(&mut connection.stream).poll_write(cx, &self.out) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
@@ -119,7 +129,9 @@ impl Io {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<IoEvent> {
-        let Some(connection) = &mut self.connection else { return Poll::Pending };
+        let Some(connection) = &mut self.connection else {
+            return Poll::Pending;
+        };
         match poll_read_chunk(&mut connection.stream, cx) {
             Poll::Ready(Ok(chunk)) if !chunk.is_empty() => Poll::Ready(IoEvent::Received(chunk)),
             Poll::Ready(end) => {
@@ -153,7 +165,10 @@ pub(crate) async fn drain(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(
 }
 
 /// Reads once into the arbiter's buffer and splits off what came; empty at the end of the stream.
-pub(crate) fn poll_read_chunk(stream: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<BytesMut>> {
+pub(crate) fn poll_read_chunk(
+    stream: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<BytesMut>> {
     thread_local! {
         static ARENA: RefCell<BytesMut> = RefCell::new(BytesMut::new());
     }

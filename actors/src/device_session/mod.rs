@@ -29,9 +29,9 @@ use crate::presence;
 use crate::switchboard::{Publisher, Routed, SessionHandle, Switchboard};
 use crate::topic_router::{RouteFirst, Subscribe, Unsubscribe};
 
-pub(crate) use io::{drain, poll_read_chunk};
 pub use io::{ByteStream, Connection};
 use io::{Io, IoEvent, IoStream};
+pub(crate) use io::{drain, poll_read_chunk};
 
 /// Only connections and the end of the daemon come through the mailbox; a sender waits for room.
 const MAILBOX: usize = 16;
@@ -260,7 +260,9 @@ impl DeviceSession {
     }
 
     fn send(&mut self, packet: &Packet) {
-        let Some(version) = self.session.version() else { return };
+        let Some(version) = self.session.version() else {
+            return;
+        };
         if let Packet::Publish(_) = packet {
             self.switchboard.stats().messages_sent.add(1);
         }
@@ -275,7 +277,10 @@ impl DeviceSession {
             self.switchboard.stats().access_denied.add(1);
             return self.routed(packet_id, ReasonCode::NotAuthorized, ctx);
         }
-        let decision = self.admission.rules.may_publish(&message.topic, message.qos as u8, message.retain);
+        let decision = self
+            .admission
+            .rules
+            .may_publish(&message.topic, message.qos as u8, message.retain);
         if !decision.is_allowed() {
             self.denied("publish", message.topic.as_str(), &decision);
             return self.routed(packet_id, ReasonCode::NotAuthorized, ctx);
@@ -283,9 +288,16 @@ impl DeviceSession {
         let message = Arc::new(message);
         match self.switchboard.route(&message, &self.publisher) {
             Routed::First => {
-                let first = RouteFirst { message, from: self.publisher.clone() };
+                let first = RouteFirst {
+                    message,
+                    from: self.publisher.clone(),
+                };
                 self.ask_router(first, ctx, move |act, routed, ctx| {
-                    act.routed(packet_id, routed.map_or(ReasonCode::UnspecifiedError, Routed::reason), ctx);
+                    act.routed(
+                        packet_id,
+                        routed.map_or(ReasonCode::UnspecifiedError, Routed::reason),
+                        ctx,
+                    );
                 });
             }
             routed => {
@@ -327,13 +339,19 @@ impl DeviceSession {
     fn subscribe(&mut self, packet_id: u16, mut wanted: Vec<Wanted>, ctx: &mut Context<Self>) {
         for wanted in &mut wanted {
             let Ok(filter) = &wanted.filter else { continue };
-            let decision = self.admission.rules.may_subscribe(filter, wanted.options.qos as u8);
+            let decision = self
+                .admission
+                .rules
+                .may_subscribe(filter, wanted.options.qos as u8);
             if !decision.is_allowed() {
                 self.denied("subscribe", filter.as_str(), &decision);
                 wanted.filter = Err(ReasonCode::NotAuthorized);
             }
         }
-        let ask = Subscribe { session: self.handle.clone(), wanted: wanted.clone() };
+        let ask = Subscribe {
+            session: self.handle.clone(),
+            wanted: wanted.clone(),
+        };
         self.ask_router(ask, ctx, move |act, reasons, ctx| {
             let reasons = reasons.unwrap_or_else(|| vec![ReasonCode::UnspecifiedError; wanted.len()]);
             let mut effects = Vec::new();
@@ -343,8 +361,10 @@ impl DeviceSession {
     }
 
     fn unsubscribe(&mut self, packet_id: u16, filters: Vec<Option<TopicFilter>>, ctx: &mut Context<Self>) {
-        let ask =
-            Unsubscribe { session: self.handle.clone(), filters: filters.iter().flatten().cloned().collect() };
+        let ask = Unsubscribe {
+            session: self.handle.clone(),
+            filters: filters.iter().flatten().cloned().collect(),
+        };
         self.ask_router(ask, ctx, move |act, _, ctx| {
             let mut effects = Vec::new();
             act.session.unsubscribed(packet_id, &filters, &mut effects);
@@ -374,22 +394,35 @@ impl DeviceSession {
     /// The router need not be waited for: it handles this before anything a later subscription
     /// of this session brings.
     fn forget(&mut self, filters: Vec<TopicFilter>) {
-        let asked = self.switchboard.router().send(Unsubscribe { session: self.handle.clone(), filters });
-        actix_rt::spawn(async move { let _ = asked.await; });
+        let asked = self.switchboard.router().send(Unsubscribe {
+            session: self.handle.clone(),
+            filters,
+        });
+        actix_rt::spawn(async move {
+            let _ = asked.await;
+        });
     }
 
     fn publish_will(&mut self, will: AppMessage) {
         if is_for_the_server_only(&will.topic) {
             return self.switchboard.stats().access_denied.add(1);
         }
-        let decision = self.admission.rules.may_publish(&will.topic, will.qos as u8, will.retain);
+        let decision = self
+            .admission
+            .rules
+            .may_publish(&will.topic, will.qos as u8, will.retain);
         if !decision.is_allowed() {
             return self.denied("will", will.topic.as_str(), &decision);
         }
         let message = Arc::new(will);
         if self.switchboard.route(&message, &self.publisher) == Routed::First {
-            let asked = self.switchboard.router().send(RouteFirst { message, from: self.publisher.clone() });
-            actix_rt::spawn(async move { let _ = asked.await; });
+            let asked = self.switchboard.router().send(RouteFirst {
+                message,
+                from: self.publisher.clone(),
+            });
+            actix_rt::spawn(async move {
+                let _ = asked.await;
+            });
         }
     }
 
@@ -450,14 +483,18 @@ impl DeviceSession {
     fn end(&mut self, ctx: &mut Context<Self>) {
         self.handle.ended.store(true, Relaxed);
         let me = ctx.address();
-        self.switchboard.sessions().remove_if(self.session.client_id(), |_, entry| entry.session == me);
+        self.switchboard
+            .sessions()
+            .remove_if(self.session.client_id(), |_, entry| entry.session == me);
         ctx.stop();
     }
 
     /// Timers are armed late: one that fires too early because something was heard meanwhile is
     /// armed again, so that a busy client costs no timer a packet.
     fn arm_timer(&mut self, ctx: &mut Context<Self>) {
-        let Some(at) = self.session.next_timeout() else { return };
+        let Some(at) = self.session.next_timeout() else {
+            return;
+        };
         if let Some((armed, handle)) = self.timer {
             if armed <= at {
                 return;
@@ -478,13 +515,22 @@ impl DeviceSession {
 /// What is no packet at all, or the last word of a client that has stopped reading: a DISCONNECT in
 /// answer may be sent [MQTT5 4.13.1], but nobody would make sense of it.
 fn deserves_no_answer(error: &DecodeError) -> bool {
-    matches!(error, DecodeError::RemainingLength | DecodeError::ReasonCode { packet: "DISCONNECT", .. })
+    matches!(
+        error,
+        DecodeError::RemainingLength
+            | DecodeError::ReasonCode {
+                packet: "DISCONNECT",
+                ..
+            }
+    )
 }
 
 /// Statistics are the server's to publish [MQTT5 4.7.2], and a share name is part of a filter, never of
 /// a topic somebody could receive from [MQTT5 4.8.2].
 fn is_for_the_server_only(topic: &TopicName) -> bool {
-    ["$SYS/", "$share/"].iter().any(|prefix| topic.as_str().starts_with(prefix))
+    ["$SYS/", "$share/"]
+        .iter()
+        .any(|prefix| topic.as_str().starts_with(prefix))
 }
 
 fn publisher(client_id: &ByteString, admission: &Admission) -> Arc<Publisher> {

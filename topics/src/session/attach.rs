@@ -9,7 +9,7 @@ use crate::name::TopicName;
 use crate::packet::{ConnAck, ConnAckProperties, Connect, Packet, ProtocolVersion, ReasonCode};
 
 use super::effect::Effect;
-use super::{Link, Session, Will};
+use super::{Detach, Link, Session, Will};
 
 /// What [`Session::attach`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,15 @@ impl Session {
         assigned: Option<ByteString>,
         effects: &mut Vec<Effect>,
     ) -> Result<Attached, ReasonCode> {
-        let will = connect.will.as_ref().map(|w| self.read_will(now, w)).transpose()?;
+        let will = connect
+            .will
+            .as_ref()
+            .map(|w| self.read_will(now, w))
+            .transpose()?;
+        // A driver detaches first; one that does not must not leave two connections mixed up.
+        self.detach(now, Detach::TakenOver, effects);
+        // What was due before the client came back has happened, however late the driver's timer is.
+        self.expire(now, effects);
         // Whether anything was kept: a session seen for the first time has never had an end.
         let known = self.ends_at.is_some() || self.expiry_s > 0;
         self.ends_at = None;
@@ -58,7 +66,11 @@ impl Session {
         self.expiry_s = asked_expiry_s.min(self.config.max_session_expiry_s);
         let (asked_s, most_s) = (connect.keep_alive_s, self.config.max_keep_alive_s);
         // Only 5.0 can be told of another keep-alive, so only 5.0 gets one [MQTT-3.2.2-21].
-        let keep_alive_s = if is_v5 && most_s > 0 && (asked_s == 0 || asked_s > most_s) { most_s } else { asked_s };
+        let keep_alive_s = if is_v5 && most_s > 0 && (asked_s == 0 || asked_s > most_s) {
+            most_s
+        } else {
+            asked_s
+        };
 
         self.will = will;
         self.link = Some(Link {
@@ -66,7 +78,11 @@ impl Session {
             patience: (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1500)),
             last_heard: now,
             window: usize::from(
-                connect.properties.receive_maximum.unwrap_or(u16::MAX).min(self.config.max_inflight),
+                connect
+                    .properties
+                    .receive_maximum
+                    .unwrap_or(u16::MAX)
+                    .min(self.config.max_inflight),
             ),
             client_max_packet_bytes: connect
                 .properties
@@ -87,11 +103,27 @@ impl Session {
             properties.session_expiry_interval_s = (self.expiry_s != asked_expiry_s).then_some(self.expiry_s);
             properties.server_keep_alive_s = (keep_alive_s != asked_s).then_some(keep_alive_s);
         }
-        let conn_ack = ConnAck { session_present, reason: ReasonCode::Success, properties };
-        effects.push(Effect::Send(Packet::ConnAck(conn_ack)));
-        self.outbound.resend(now, &mut |packet| effects.push(Effect::Send(packet)));
-        self.pump(now, effects);
+        let conn_ack = ConnAck {
+            session_present,
+            reason: ReasonCode::Success,
+            properties,
+        };
+        self.welcome(now, Packet::ConnAck(conn_ack), effects);
         Ok(Attached { session_present })
+    }
+
+    fn welcome(&mut self, now: Instant, conn_ack: Packet, effects: &mut Vec<Effect>) {
+        let fits = self
+            .link
+            .as_ref()
+            .is_some_and(|link| conn_ack.encoded_len(link.version) <= link.client_max_packet_bytes);
+        if !fits {
+            // The client may not even be told that it is let in [MQTT-3.1.2-24].
+            self.will = None;
+            return self.hang_up(effects);
+        }
+        self.send(conn_ack, effects);
+        self.pump(now, effects);
     }
 
     fn begin_anew(&mut self, now: Instant, effects: &mut Vec<Effect>) {

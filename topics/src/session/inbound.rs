@@ -1,18 +1,19 @@
 //! Packets from the client that ask for something: PUBLISH with its QoS 1 and 2 handshakes from
-//! the receiver's side, and SUBSCRIBE.
+//! the receiver's side, SUBSCRIBE and
+//! UNSUBSCRIBE.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bytestring::ByteString;
 
-use crate::filter::TopicFilter;
+use crate::filter::{FilterError, TopicFilter};
 use crate::message::Message;
 use crate::name::TopicName;
-use crate::packet::{Ack, Packet, Publish, QoS, ReasonCode, Subscribe};
+use crate::packet::{Ack, Packet, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe, Unsubscribe};
 
-use super::effect::{Effect, Wanted};
 use super::Session;
+use super::effect::{Effect, Wanted};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
@@ -24,36 +25,55 @@ enum Progress {
     Received,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Unfinished {
+    progress: Progress,
+    /// Whether it came on the connection at hand, and so counts against the Receive Maximum: the
+    /// client's quota begins anew with each connection [MQTT5 4.9].
+    counted: bool,
+}
+
 /// What of the client's publishes is under way.
 #[derive(Debug, Default)]
 pub(super) struct Inbound {
-    unfinished: BTreeMap<u16, Progress>,
+    unfinished: BTreeMap<u16, Unfinished>,
+    counted: usize,
     aliases: Vec<Option<TopicName>>,
 }
 
 impl Inbound {
-    /// PUBREL: the client will not send this packet identifier as a duplicate any more.
-    pub(super) fn release(&mut self, packet_id: u16) -> ReasonCode {
-        match self.unfinished.remove(&packet_id) {
-            Some(_) => ReasonCode::Success,
-            None => ReasonCode::PacketIdentifierNotFound,
+    /// PUBREL: the client will not send this packet identifier as a duplicate any more. False where it
+    /// cannot know yet that we have the message.
+    ///
+    /// An unknown identifier is released as well as a known one: after a lost PUBCOMP the client repeats
+    /// its PUBREL, and an error would make it report a message as failed that was delivered
+    /// [MQTT5 3.7.2.1].
+    pub(super) fn release(&mut self, packet_id: u16) -> bool {
+        let progress = self.unfinished.get(&packet_id).map(|entry| entry.progress);
+        if progress.is_none_or(|progress| progress == Progress::Received) {
+            self.finish(packet_id);
+            return true;
         }
+        false
     }
 
     /// The acknowledgement for a publish whose routing has ended.
     pub(super) fn acknowledge(&mut self, packet_id: u16, reason: ReasonCode) -> Option<Packet> {
-        match self.unfinished.get(&packet_id)? {
+        let entry = self.unfinished.get_mut(&packet_id)?;
+        match entry.progress {
             Progress::Routing1 => {
-                self.unfinished.remove(&packet_id);
+                self.finish(packet_id);
                 Some(Packet::PubAck(Ack::new(packet_id, reason)))
             }
-            Progress::Routing2 => {
-                if reason.is_error() {
-                    self.unfinished.remove(&packet_id);
-                } else {
-                    self.unfinished.insert(packet_id, Progress::Received);
-                }
+            Progress::Routing2 if reason.is_error() => {
+                self.finish(packet_id);
                 Some(Packet::PubRec(Ack::new(packet_id, reason)))
+            }
+            Progress::Routing2 => {
+                entry.progress = Progress::Received;
+                // That nobody subscribed may be said, and is of no use here [MQTT5 3.5.2.1]: a repeated
+                // PUBLISH is answered without knowing it any more.
+                Some(Packet::PubRec(Ack::new(packet_id, ReasonCode::Success)))
             }
             Progress::Received => None,
         }
@@ -63,14 +83,44 @@ impl Inbound {
     /// be sent again, so it is forgotten.
     pub(super) fn connection_lost(&mut self) {
         self.aliases.clear();
-        self.unfinished.retain(|_, progress| *progress != Progress::Routing1);
+        self.unfinished.retain(|_, entry| {
+            entry.counted = false;
+            entry.progress != Progress::Routing1
+        });
+        self.counted = 0;
     }
 
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    fn resolve(&mut self, topic: ByteString, alias: Option<u16>, maximum: u16) -> Result<TopicName, ReasonCode> {
+    fn begin(&mut self, packet_id: u16, progress: Progress) {
+        self.unfinished.insert(
+            packet_id,
+            Unfinished {
+                progress,
+                counted: true,
+            },
+        );
+        self.counted += 1;
+    }
+
+    fn finish(&mut self, packet_id: u16) {
+        if self
+            .unfinished
+            .remove(&packet_id)
+            .is_some_and(|entry| entry.counted)
+        {
+            self.counted -= 1;
+        }
+    }
+
+    fn resolve(
+        &mut self,
+        topic: ByteString,
+        alias: Option<u16>,
+        maximum: u16,
+    ) -> Result<TopicName, ReasonCode> {
         let Some(alias) = alias else {
             return TopicName::parse(topic).map_err(|_| ReasonCode::TopicNameInvalid);
         };
@@ -79,10 +129,17 @@ impl Inbound {
         }
         let slot = usize::from(alias) - 1;
         if topic.is_empty() {
-            return self.aliases.get(slot).cloned().flatten().ok_or(ReasonCode::ProtocolError);
+            return self
+                .aliases
+                .get(slot)
+                .cloned()
+                .flatten()
+                .ok_or(ReasonCode::ProtocolError);
         }
         // Kept beyond the packet it came in, so it must not hold that buffer.
-        let name = TopicName::parse(topic).map_err(|_| ReasonCode::TopicNameInvalid)?.detached();
+        let name = TopicName::parse(topic)
+            .map_err(|_| ReasonCode::TopicNameInvalid)?
+            .detached();
         if self.aliases.len() <= slot {
             self.aliases.resize(slot + 1, None);
         }
@@ -96,31 +153,53 @@ impl Inbound {
 impl Session {
     pub(super) fn publish(&mut self, now: Instant, publish: Publish, effects: &mut Vec<Effect>) {
         let alias = publish.properties.as_ref().and_then(|p| p.topic_alias);
-        let topic = match self.inbound.resolve(publish.topic, alias, self.config.topic_alias_maximum) {
+        let topic = match self
+            .inbound
+            .resolve(publish.topic, alias, self.config.topic_alias_maximum)
+        {
             Ok(topic) => topic,
             Err(reason) => return self.fail(reason, effects),
         };
         // Only a server sends subscription identifiers [MQTT-3.3.4-6].
-        if publish.properties.as_ref().is_some_and(|p| !p.subscription_identifiers.is_empty()) {
+        if publish
+            .properties
+            .as_ref()
+            .is_some_and(|p| !p.subscription_identifiers.is_empty())
+        {
             return self.fail(ReasonCode::ProtocolError, effects);
         }
+        let is_v5 = self.version() == Some(ProtocolVersion::V5);
         let packet_id = publish.packet_id;
         if publish.qos != QoS::AtMostOnce {
-            match self.inbound.unfinished.get(&packet_id) {
+            match self
+                .inbound
+                .unfinished
+                .get(&packet_id)
+                .map(|entry| entry.progress)
+            {
                 Some(Progress::Received) if publish.qos == QoS::ExactlyOnce => {
                     let ack = Ack::new(packet_id, ReasonCode::Success);
-                    return effects.push(Effect::Send(Packet::PubRec(ack)));
+                    return self.send(Packet::PubRec(ack), effects);
                 }
+                // The identifier is in use until its PUBREL [MQTT-2.2.1-3].
+                Some(Progress::Received) => return self.fail(ReasonCode::ProtocolError, effects),
                 // Still being routed: its acknowledgement will come.
                 Some(Progress::Routing1 | Progress::Routing2) => return,
-                _ => {}
+                None => {}
             }
-            if self.inbound.unfinished.len() >= usize::from(self.config.receive_maximum) {
+            // Older clients were never told of a limit; packet identifiers are theirs.
+            if is_v5 && self.inbound.counted >= usize::from(self.config.receive_maximum) {
                 return self.fail(ReasonCode::ReceiveMaximumExceeded, effects);
             }
-            let progress =
-                if publish.qos == QoS::AtLeastOnce { Progress::Routing1 } else { Progress::Routing2 };
-            self.inbound.unfinished.insert(packet_id, progress);
+            let qos1 = publish.qos == QoS::AtLeastOnce;
+            self.inbound.begin(
+                packet_id,
+                if qos1 {
+                    Progress::Routing1
+                } else {
+                    Progress::Routing2
+                },
+            );
         }
         let mut message = Message::new(topic, publish.payload, publish.qos);
         message.retain = publish.retain;
@@ -129,29 +208,64 @@ impl Session {
     }
 
     pub(super) fn subscribe(&mut self, subscribe: Subscribe, effects: &mut Vec<Effect>) {
-        let mut room = self.config.max_subscriptions.saturating_sub(self.subscriptions.len());
         let identifier = subscribe.subscription_identifier;
-        let wanted = subscribe
-            .filters
-            .into_iter()
-            .map(|asked| {
-                let filter = TopicFilter::parse(asked.filter)
-                    .map(|filter| filter.detached())
-                    .map_err(|_| ReasonCode::TopicFilterInvalid);
-                let existed = filter.as_ref().is_ok_and(|f| self.subscriptions.contains_key(f));
-                let filter = filter.and_then(|filter| {
-                    if filter.share_group().is_some() {
-                        // Said in CONNACK too; they come with the complete message plane.
-                        return Err(ReasonCode::SharedSubscriptionsNotSupported);
-                    }
-                    if !existed {
-                        room = room.checked_sub(1).ok_or(ReasonCode::QuotaExceeded)?;
-                    }
-                    Ok(filter)
-                });
-                Wanted { filter, options: asked.options, identifier, existed }
-            })
-            .collect();
-        effects.push(Effect::Subscribe { packet_id: subscribe.packet_id, wanted });
+        let mut wanted = Vec::with_capacity(subscribe.filters.len());
+        for asked in subscribe.filters {
+            let Ok(filter) = self.read_filter(asked.filter) else {
+                return self.fail(ReasonCode::MalformedPacket, effects);
+            };
+            wanted.push(Wanted {
+                filter,
+                options: asked.options,
+                identifier,
+                existed: false,
+            });
+        }
+        let mut room = self
+            .config
+            .max_subscriptions
+            .saturating_sub(self.subscriptions.len());
+        for wanted in &mut wanted {
+            let Ok(filter) = &wanted.filter else { continue };
+            wanted.existed = self.subscriptions.contains_key(filter);
+            if filter.share_group().is_some() {
+                // Said in CONNACK too; they come with the complete message plane.
+                wanted.filter = Err(ReasonCode::SharedSubscriptionsNotSupported);
+            } else if !wanted.existed {
+                match room.checked_sub(1) {
+                    Some(left) => room = left,
+                    None => wanted.filter = Err(ReasonCode::QuotaExceeded),
+                }
+            }
+        }
+        effects.push(Effect::Subscribe {
+            packet_id: subscribe.packet_id,
+            wanted,
+        });
+    }
+
+    pub(super) fn unsubscribe(&mut self, unsubscribe: Unsubscribe, effects: &mut Vec<Effect>) {
+        let mut filters = Vec::with_capacity(unsubscribe.filters.len());
+        for asked in unsubscribe.filters {
+            let Ok(filter) = self.read_filter(asked) else {
+                return self.fail(ReasonCode::MalformedPacket, effects);
+            };
+            filters.push(filter.ok());
+        }
+        effects.push(Effect::Unsubscribe {
+            packet_id: unsubscribe.packet_id,
+            filters,
+        });
+    }
+
+    /// The filter, or why it is refused. A misplaced wildcard is no refusal but a malformed packet
+    /// [MQTT-4.7.1-1], [MQTT-4.8.2-2]: 0x8F is for filters that are well-formed [MQTT5 3.9.3].
+    fn read_filter(&self, text: ByteString) -> Result<Result<TopicFilter, ReasonCode>, FilterError> {
+        match TopicFilter::parse(text) {
+            Ok(filter) => Ok(Ok(filter.detached())),
+            // Our own limit, which no specification names.
+            Err(FilterError::TooManyLevels { .. }) => Ok(Err(ReasonCode::TopicFilterInvalid)),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -26,7 +26,7 @@ pub use effect::{Effect, Wanted};
 pub use outbound::{Delivery, DropReason};
 
 use inbound::Inbound;
-use outbound::{Allowance, Outbound, QueueBounds};
+use outbound::{Allowance, Outbound, QueueBounds, Step};
 
 /// What the broker grants every session. Bounds, so that no client can take more than its share.
 #[derive(Clone, Debug)]
@@ -133,35 +133,36 @@ impl Session {
 
     /// Handles one packet from the client.
     pub fn receive(&mut self, now: Instant, packet: Packet, effects: &mut Vec<Effect>) {
-        let Some(link) = self.link.as_mut().filter(|link| !link.closing) else { return };
+        let Some(link) = self.link.as_mut().filter(|link| !link.closing) else {
+            return;
+        };
         link.last_heard = now;
         match packet {
             Packet::Publish(publish) => self.publish(now, publish, effects),
             Packet::PubAck(ack) => {
-                // A PUBACK for nothing is no reason to part: it may cross a resend.
-                self.outbound.puback(ack.packet_id);
-                self.pump(now, effects);
+                let step = self.outbound.puback(ack.packet_id);
+                self.go_on(now, step, effects);
             }
             Packet::PubRec(ack) => {
-                if let Some(answer) = self.outbound.pubrec(ack.packet_id, ack.reason) {
-                    effects.push(Effect::Send(Packet::PubRel(answer)));
-                }
-                self.pump(now, effects);
+                let step = self.outbound.pubrec(ack.packet_id, ack.reason);
+                self.go_on(now, step, effects);
             }
             Packet::PubRel(ack) => {
-                let reason = self.inbound.release(ack.packet_id);
-                effects.push(Effect::Send(Packet::PubComp(Ack::new(ack.packet_id, reason))));
+                if !self.inbound.release(ack.packet_id) {
+                    return self.fail(ReasonCode::ProtocolError, effects);
+                }
+                self.send(
+                    Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::Success)),
+                    effects,
+                );
             }
             Packet::PubComp(ack) => {
-                self.outbound.pubcomp(ack.packet_id);
-                self.pump(now, effects);
+                let step = self.outbound.pubcomp(ack.packet_id);
+                self.go_on(now, step, effects);
             }
             Packet::Subscribe(subscribe) => self.subscribe(subscribe, effects),
-            Packet::Unsubscribe(unsubscribe) => {
-                let filters = unsubscribe.filters.into_iter().map(|f| TopicFilter::parse(f).ok()).collect();
-                effects.push(Effect::Unsubscribe { packet_id: unsubscribe.packet_id, filters });
-            }
-            Packet::PingReq => effects.push(Effect::Send(Packet::PingResp)),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe, effects),
+            Packet::PingReq => self.send(Packet::PingResp, effects),
             Packet::Disconnect(disconnect) => self.goodbye(disconnect, effects),
             // Enhanced authentication was not asked for in CONNECT [MQTT-4.12.0-1], a second CONNECT
             // is an error [MQTT-3.1.0-2], and the rest only a server may send.
@@ -177,36 +178,32 @@ impl Session {
     /// Takes a message for the client: sends it, queues it, or says why it is let go.
     pub fn deliver(&mut self, now: Instant, delivery: Delivery, effects: &mut Vec<Effect>) {
         let Some(allowance) = self.allowance() else {
-            let kept = if delivery.qos == QoS::AtMostOnce {
-                Err(DropReason::Offline)
-            } else {
-                let delivery = Delivery { message: Arc::new(delivery.message.detached()), ..delivery };
-                self.outbound.enqueue(delivery, self.queue_bounds())
-            };
-            if let Err(reason) = kept {
-                effects.push(Effect::Dropped(reason));
-            }
-            return;
+            return self.keep(now, delivery, effects);
         };
-        // QoS 0 has no window, and no promise to keep its place behind queued QoS 1 of other topics.
-        let result = if delivery.qos == QoS::AtMostOnce || self.outbound.has_room(allowance) {
-            self.outbound.send(now, delivery, allowance, &mut |p| effects.push(Effect::Send(p)))
+        // QoS 0 has no window, and no promise to keep its place behind queued QoS 1: order is kept for
+        // the same topic and QoS [MQTT-4.6.0-5].
+        if delivery.qos == QoS::AtMostOnce || self.outbound.has_room(allowance) {
+            let result = self
+                .outbound
+                .send(now, delivery, allowance, &mut |p| effects.push(Effect::Send(p)));
+            effects.extend(result.err().map(Effect::Dropped));
         } else {
-            self.outbound.enqueue(delivery, self.queue_bounds())
-        };
-        if let Err(reason) = result {
-            effects.push(Effect::Dropped(reason));
+            self.enqueue(now, delivery, effects);
         }
     }
 
     /// Answers an [`Effect::Route`] of QoS 1 or 2: the message is in safe hands, or refused.
     pub fn routed(&mut self, packet_id: u16, reason: ReasonCode, effects: &mut Vec<Effect>) {
-        let Some(link) = &self.link else { return };
         // 3.1.1 has no refusal: a publish is acknowledged even where nobody may have it
         // [MQTT-3.3.5-2].
-        let reason = if link.version == ProtocolVersion::V5 { reason } else { ReasonCode::Success };
+        let reason = if self.version() == Some(ProtocolVersion::V5) {
+            reason
+        } else {
+            ReasonCode::Success
+        };
+        // Noted even where nobody can be told any more: a repeated PUBLISH is then known as one.
         if let Some(packet) = self.inbound.acknowledge(packet_id, reason) {
-            effects.push(Effect::Send(packet));
+            self.send(packet, effects);
         }
     }
 
@@ -223,14 +220,13 @@ impl Session {
                 self.subscriptions.insert(filter.clone(), wanted.options.qos);
             }
         }
-        if self.link.is_some() {
-            effects.push(Effect::Send(Packet::SubAck(SubAck {
-                packet_id,
-                reason_string: None,
-                user_properties: Vec::new(),
-                reasons,
-            })));
-        }
+        let answer = SubAck {
+            packet_id,
+            reason_string: None,
+            user_properties: Vec::new(),
+            reasons,
+        };
+        self.send(Packet::SubAck(answer), effects);
     }
 
     /// Answers an [`Effect::Unsubscribe`].
@@ -248,72 +244,98 @@ impl Session {
                 Some(_) => ReasonCode::NoSubscriptionExisted,
             })
             .collect();
-        if self.link.is_some() {
-            effects.push(Effect::Send(Packet::UnsubAck(UnsubAck {
-                packet_id,
-                reason_string: None,
-                user_properties: Vec::new(),
-                reasons,
-            })));
-        }
+        let answer = UnsubAck {
+            packet_id,
+            reason_string: None,
+            user_properties: Vec::new(),
+            reasons,
+        };
+        self.send(Packet::UnsubAck(answer), effects);
     }
 
-    /// The connection is gone.
+    /// The connection is gone. Where it was taken over, no [`Effect::End`] comes: what ends here goes on
+    /// as a new session with the connection that follows.
     pub fn detach(&mut self, now: Instant, cause: Detach, effects: &mut Vec<Effect>) {
         if self.link.take().is_none() {
             return;
         }
         self.inbound.connection_lost();
+        self.outbound.connection_lost();
         let lives_for = Duration::from_secs(u64::from(self.expiry_s));
         if let Some(will) = &mut self.will {
             // A session that ends takes its will's delay with it [MQTT-3.1.3-9].
             will.due_at = Some(now + will.delay.min(lives_for));
         }
-        if cause == Detach::Lost || self.expiry_s == 0 {
-            // With u32::MAX the session never expires [MQTT5 3.1.2.11.2].
-            self.ends_at = (self.expiry_s != u32::MAX).then(|| now + lives_for);
+        // With u32::MAX the session never expires [MQTT5 3.1.2.11.2].
+        self.ends_at = (self.expiry_s != u32::MAX).then(|| now + lives_for);
+        match cause {
+            Detach::Lost => self.tick(now, effects),
+            Detach::TakenOver => {
+                self.expire(now, effects);
+            }
         }
-        self.tick(now, effects);
     }
 
     /// Does what is due: keep-alive, will, the session's end.
     pub fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         if let Some(link) = &self.link {
-            let overdue = link.patience.is_some_and(|patience| now >= link.last_heard + patience);
-            if overdue && !link.closing {
+            if link
+                .patience
+                .is_some_and(|patience| now >= link.last_heard + patience)
+            {
                 self.fail(ReasonCode::KeepAliveTimeout, effects);
             }
-            return;
+        } else if self.expire(now, effects) {
+            effects.push(Effect::End);
         }
+    }
+
+    /// Publishes the will of a session without a connection and forgets the session, each when its
+    /// time has come. True when the session is over.
+    fn expire(&mut self, now: Instant, effects: &mut Vec<Effect>) -> bool {
         let ended = self.ends_at.is_some_and(|at| at <= now);
-        if self.will.as_ref().is_some_and(|w| ended || w.due_at.is_some_and(|at| at <= now)) {
+        if self
+            .will
+            .as_ref()
+            .is_some_and(|w| ended || w.due_at.is_some_and(|at| at <= now))
+        {
             self.publish_will(now, effects);
         }
         if ended {
             self.ends_at = None;
             self.expiry_s = 0;
             self.forget(effects);
-            effects.push(Effect::End);
         }
+        ended
     }
 
     /// When [`Session::tick`] has something to do next.
     pub fn next_timeout(&self) -> Option<Instant> {
         match &self.link {
+            Some(link) if link.closing => None,
             Some(link) => link.patience.map(|patience| link.last_heard + patience),
-            None => [self.will.as_ref().and_then(|w| w.due_at), self.ends_at].into_iter().flatten().min(),
+            None => [self.will.as_ref().and_then(|w| w.due_at), self.ends_at]
+                .into_iter()
+                .flatten()
+                .min(),
         }
     }
 
     /// Ends the connection from our side with a reason the client can read, where its protocol
     /// has one.
     pub fn fail(&mut self, reason: ReasonCode, effects: &mut Vec<Effect>) {
-        let Some(link) = self.link.as_mut().filter(|link| !link.closing) else { return };
-        link.closing = true;
-        if link.version == ProtocolVersion::V5 {
-            effects.push(Effect::Send(Packet::Disconnect(Disconnect::new(reason))));
+        if self.version() == Some(ProtocolVersion::V5) {
+            self.send(Packet::Disconnect(Disconnect::new(reason)), effects);
         }
-        effects.push(Effect::Close);
+        self.hang_up(effects);
+    }
+
+    /// Ends the connection from our side without a word.
+    pub fn hang_up(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(link) = self.link.as_mut().filter(|link| !link.closing) {
+            link.closing = true;
+            effects.push(Effect::Close);
+        }
     }
 
     /// Whether a connection is attached.
@@ -365,7 +387,7 @@ impl Session {
     }
 
     fn goodbye(&mut self, disconnect: Disconnect, effects: &mut Vec<Effect>) {
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = &self.link else { return };
         if let Some(expiry_s) = disconnect.session_expiry_interval_s {
             // What CONNECT set to 0 cannot be raised at the end [MQTT5 3.14.2.2.2].
             if link.connect_expiry_s == 0 && expiry_s != 0 {
@@ -373,17 +395,52 @@ impl Session {
             }
             self.expiry_s = expiry_s.min(self.config.max_session_expiry_s);
         }
-        if disconnect.reason != ReasonCode::DisconnectWithWill {
+        // Any other reason leaves the will to be published [MQTT-3.14.4-3].
+        if disconnect.reason == ReasonCode::Success {
             self.will = None;
         }
-        link.closing = true;
-        effects.push(Effect::Close);
+        self.hang_up(effects);
+    }
+
+    /// Sends a packet, unless the connection is gone or about to go.
+    fn send(&self, packet: Packet, effects: &mut Vec<Effect>) {
+        if self.link.as_ref().is_some_and(|link| !link.closing) {
+            effects.push(Effect::Send(packet));
+        }
+    }
+
+    /// What follows an acknowledgement from the client.
+    fn go_on(&mut self, now: Instant, step: Step, effects: &mut Vec<Effect>) {
+        match step {
+            Step::OutOfTurn => return self.fail(ReasonCode::ProtocolError, effects),
+            Step::Taken(Some(answer)) => self.send(Packet::PubRel(answer), effects),
+            Step::Taken(None) | Step::Unknown => {}
+        }
+        self.pump(now, effects);
+    }
+
+    /// Keeps a message for a client that is away.
+    fn keep(&mut self, now: Instant, mut delivery: Delivery, effects: &mut Vec<Effect>) {
+        if delivery.qos == QoS::AtMostOnce {
+            return effects.push(Effect::Dropped(DropReason::Offline));
+        }
+        delivery.detach();
+        self.enqueue(now, delivery, effects);
+    }
+
+    fn enqueue(&mut self, now: Instant, delivery: Delivery, effects: &mut Vec<Effect>) {
+        let bounds = self.queue_bounds();
+        self.outbound
+            .enqueue(now, delivery, bounds, &mut |r| effects.push(Effect::Dropped(r)));
     }
 
     fn pump(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Some(allowance) = self.allowance() else { return };
         let mut dropped = Vec::new();
-        self.outbound.pump(now, allowance, &mut |p| effects.push(Effect::Send(p)), &mut |r| dropped.push(r));
+        self.outbound
+            .pump(now, allowance, &mut |p| effects.push(Effect::Send(p)), &mut |r| {
+                dropped.push(r)
+            });
         effects.extend(dropped.into_iter().map(Effect::Dropped));
     }
 
@@ -397,6 +454,9 @@ impl Session {
     }
 
     fn queue_bounds(&self) -> QueueBounds {
-        QueueBounds { messages: self.config.max_queued_messages, bytes: self.config.max_queued_bytes }
+        QueueBounds {
+            messages: self.config.max_queued_messages,
+            bytes: self.config.max_queued_bytes,
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::message::Message;
-use crate::packet::{Ack, Packet, Publish, PublishProperties, QoS, ReasonCode};
+use crate::packet::{Ack, Packet, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode};
 
 /// A message for one session, as its subscription wants it.
 #[derive(Clone, Debug)]
@@ -34,11 +34,12 @@ pub enum DropReason {
     TooLarge,
 }
 
+/// The acknowledgement that comes next: PUBACK, PUBREC or PUBCOMP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Await {
-    PubAck,
-    PubRec,
-    PubComp,
+    Ack,
+    Rec,
+    Comp,
 }
 
 #[derive(Debug)]
@@ -47,6 +48,19 @@ struct Inflight {
     awaits: Await,
     /// Let go once the receiver has taken it over, at PUBREC.
     delivery: Option<Delivery>,
+    /// Whether the connection at hand has it; the next one starts with all of them unsent.
+    sent: bool,
+}
+
+/// What an acknowledgement from the client means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The handshake goes on with this answer, or has ended.
+    Taken(Option<Ack>),
+    /// Nothing by this packet identifier is under way. It may cross a session's end.
+    Unknown,
+    /// The packet identifier stands at another step of its handshake.
+    OutOfTurn,
 }
 
 /// What the connection at hand allows.
@@ -55,7 +69,7 @@ pub(super) struct Allowance {
     /// Unacknowledged QoS 1 and 2 messages at once.
     pub(super) window: usize,
     pub(super) max_packet_bytes: usize,
-    pub(super) version: crate::packet::ProtocolVersion,
+    pub(super) version: ProtocolVersion,
 }
 
 /// Bounds of the queue.
@@ -67,22 +81,37 @@ pub(super) struct QueueBounds {
 
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
+    /// In the order of their first sending, which is the order of sending again [MQTT-4.6.0-1].
     inflight: VecDeque<Inflight>,
+    /// How many of `inflight`, from its front, the connection at hand has.
+    on_the_wire: usize,
     queue: VecDeque<Delivery>,
     queued_bytes: usize,
+    /// No message in the queue expires before this.
+    earliest_expiry: Option<Instant>,
     last_packet_id: u16,
 }
 
 impl Outbound {
-    /// Takes a delivery in, to be sent by `pump` when the window allows.
-    pub(super) fn enqueue(&mut self, delivery: Delivery, bounds: QueueBounds) -> Result<(), DropReason> {
+    /// Takes a delivery in, to be sent by `pump` when the window allows. A full queue first lets go of
+    /// what nobody wants any more.
+    pub(super) fn enqueue(
+        &mut self,
+        now: Instant,
+        delivery: Delivery,
+        bounds: QueueBounds,
+        dropped: &mut impl FnMut(DropReason),
+    ) {
         let bytes = delivery.message.queued_bytes();
-        if self.queue.len() >= bounds.messages || self.queued_bytes + bytes > bounds.bytes {
-            return Err(DropReason::QueueFull);
+        if !self.fits(bytes, bounds) {
+            self.drop_expired(now, dropped);
+        }
+        if !self.fits(bytes, bounds) {
+            return dropped(DropReason::QueueFull);
         }
         self.queued_bytes += bytes;
+        self.earliest_expiry = earlier(self.earliest_expiry, delivery.message.expires_at);
         self.queue.push_back(delivery);
-        Ok(())
     }
 
     /// Whether a delivery may overtake nothing by being sent at once.
@@ -90,7 +119,8 @@ impl Outbound {
         self.queue.is_empty() && self.inflight.len() < allowance.window
     }
 
-    /// Sends from the queue's head while the window has room.
+    /// Sends while the window has room: first again, in the original order, what the last connection
+    /// left unacknowledged [MQTT-4.4.0-1], [MQTT-4.6.0-1], then from the queue's head.
     pub(super) fn pump(
         &mut self,
         now: Instant,
@@ -98,8 +128,11 @@ impl Outbound {
         send: &mut impl FnMut(Packet),
         dropped: &mut impl FnMut(DropReason),
     ) {
+        self.resend(now, allowance, send, dropped);
         while self.inflight.len() < allowance.window {
-            let Some(delivery) = self.queue.pop_front() else { break };
+            let Some(delivery) = self.queue.pop_front() else {
+                break;
+            };
             self.queued_bytes -= delivery.message.queued_bytes();
             if let Err(reason) = self.send(now, delivery, allowance, send) {
                 dropped(reason);
@@ -119,59 +152,79 @@ impl Outbound {
             return Err(DropReason::Expired);
         }
         let mut publish = to_packet(now, &delivery, 0, false);
-        if Packet::Publish(publish.clone()).encoded_len(allowance.version) > allowance.max_packet_bytes {
+        if is_too_large(&publish, allowance) {
             return Err(DropReason::TooLarge);
         }
         if delivery.qos != QoS::AtMostOnce {
             publish.packet_id = self.next_packet_id();
-            let awaits = if delivery.qos == QoS::AtLeastOnce { Await::PubAck } else { Await::PubRec };
+            let awaits = if delivery.qos == QoS::AtLeastOnce {
+                Await::Ack
+            } else {
+                Await::Rec
+            };
+            let packet_id = publish.packet_id;
             self.inflight.push_back(Inflight {
-                packet_id: publish.packet_id,
+                packet_id,
                 awaits,
                 delivery: Some(delivery),
+                sent: true,
             });
+            self.on_the_wire += 1;
         }
         send(Packet::Publish(publish));
         Ok(())
     }
 
-    /// Sends again, in the original order, whatever the last connection left unacknowledged
-    /// [MQTT-4.4.0-1], [MQTT-4.6.0-1].
-    pub(super) fn resend(&mut self, now: Instant, send: &mut impl FnMut(Packet)) {
-        for entry in &self.inflight {
-            match &entry.delivery {
-                Some(delivery) => send(Packet::Publish(to_packet(now, delivery, entry.packet_id, true))),
-                None => send(Packet::PubRel(Ack::new(entry.packet_id, ReasonCode::Success))),
+    /// The next connection may allow less than this one did, so nothing counts as sent on it.
+    pub(super) fn connection_lost(&mut self) {
+        self.on_the_wire = 0;
+        for entry in &mut self.inflight {
+            entry.sent = false;
+            if let Some(delivery) = &mut entry.delivery {
+                delivery.detach();
+            }
+        }
+        self.queue.iter_mut().for_each(Delivery::detach);
+    }
+
+    /// PUBACK.
+    pub(super) fn puback(&mut self, packet_id: u16) -> Step {
+        match self.position(packet_id) {
+            None => Step::Unknown,
+            Some((at, Await::Ack)) => self.finish(at),
+            Some(_) => Step::OutOfTurn,
+        }
+    }
+
+    /// PUBREC. A repeated one is answered again: its PUBREL may have been lost.
+    pub(super) fn pubrec(&mut self, packet_id: u16, reason: ReasonCode) -> Step {
+        match self.position(packet_id) {
+            // The sender of an error keeps nothing that a PUBREL would have to release.
+            None if reason.is_error() => Step::Unknown,
+            // Answering would make the client forget what it is about to be sent again.
+            None if self.inflight.iter().any(|e| e.packet_id == packet_id) => Step::Unknown,
+            // The client gets its identifier back; it may have outlived a session of ours [MQTT5 4.3.3].
+            None => Step::Taken(Some(Ack::new(packet_id, ReasonCode::Success))),
+            Some((_, Await::Ack)) => Step::OutOfTurn,
+            // Refused: the handshake is over, and the message is not sent again [MQTT5 4.3.3].
+            Some((at, Await::Rec)) if reason.is_error() => self.finish(at),
+            Some((at, _)) => {
+                if let Some(entry) = self.inflight.get_mut(at) {
+                    entry.awaits = Await::Comp;
+                    entry.delivery = None;
+                }
+                Step::Taken(Some(Ack::new(packet_id, ReasonCode::Success)))
             }
         }
     }
 
-    /// PUBACK: true when it answered something.
-    pub(super) fn puback(&mut self, packet_id: u16) -> bool {
-        self.take(packet_id, Await::PubAck).is_some()
-    }
-
-    /// PUBREC: the answer to send, if any.
-    pub(super) fn pubrec(&mut self, packet_id: u16, reason: ReasonCode) -> Option<Ack> {
-        if reason.is_error() {
-            self.take(packet_id, Await::PubRec)?;
-            return None;
+    /// PUBCOMP.
+    pub(super) fn pubcomp(&mut self, packet_id: u16) -> Step {
+        match self.position(packet_id) {
+            None => Step::Unknown,
+            Some((at, Await::Comp)) => self.finish(at),
+            Some(_) => Step::OutOfTurn,
         }
-        let entry = self
-            .inflight
-            .iter_mut()
-            .find(|e| e.packet_id == packet_id && matches!(e.awaits, Await::PubRec | Await::PubComp));
-        let Some(entry) = entry else {
-            return Some(Ack::new(packet_id, ReasonCode::PacketIdentifierNotFound));
-        };
-        entry.awaits = Await::PubComp;
-        entry.delivery = None;
-        Some(Ack::new(packet_id, ReasonCode::Success))
-    }
-
-    /// PUBCOMP: true when it answered something.
-    pub(super) fn pubcomp(&mut self, packet_id: u16) -> bool {
-        self.take(packet_id, Await::PubComp).is_some()
     }
 
     /// Messages waiting, inflight ones included.
@@ -183,10 +236,75 @@ impl Outbound {
         *self = Self::default();
     }
 
-    fn take(&mut self, packet_id: u16, awaits: Await) -> Option<Inflight> {
+    /// The entry and its step. What was not sent again yet is as unknown to the client as if it were
+    /// not there: an acknowledgement of it is one of the last connection's.
+    fn position(&self, packet_id: u16) -> Option<(usize, Await)> {
         // Acknowledgements come in the order of sending, so this nearly always finds the front.
-        let at = self.inflight.iter().position(|e| e.packet_id == packet_id && e.awaits == awaits)?;
-        self.inflight.remove(at)
+        let at = self
+            .inflight
+            .iter()
+            .position(|e| e.packet_id == packet_id && e.sent)?;
+        Some((at, self.inflight.get(at)?.awaits))
+    }
+
+    fn finish(&mut self, at: usize) -> Step {
+        self.inflight.remove(at);
+        self.on_the_wire -= 1;
+        Step::Taken(None)
+    }
+
+    fn resend(
+        &mut self,
+        now: Instant,
+        allowance: Allowance,
+        send: &mut impl FnMut(Packet),
+        dropped: &mut impl FnMut(DropReason),
+    ) {
+        while self.on_the_wire < self.inflight.len() && self.on_the_wire < allowance.window {
+            let Some(entry) = self.inflight.get_mut(self.on_the_wire) else {
+                break;
+            };
+            let packet = match &entry.delivery {
+                None => Packet::PubRel(Ack::new(entry.packet_id, ReasonCode::Success)),
+                Some(delivery) => {
+                    // Not let go when expired: the client may hold half a handshake of this identifier,
+                    // and would take the next message under it for a repetition.
+                    let publish = to_packet(now, delivery, entry.packet_id, true);
+                    if is_too_large(&publish, allowance) {
+                        // As if it had been sent and acknowledged [MQTT-3.1.2-25].
+                        self.inflight.remove(self.on_the_wire);
+                        dropped(DropReason::TooLarge);
+                        continue;
+                    }
+                    Packet::Publish(publish)
+                }
+            };
+            entry.sent = true;
+            self.on_the_wire += 1;
+            send(packet);
+        }
+    }
+
+    fn fits(&self, bytes: usize, bounds: QueueBounds) -> bool {
+        self.queue.len() < bounds.messages && self.queued_bytes + bytes <= bounds.bytes
+    }
+
+    fn drop_expired(&mut self, now: Instant, dropped: &mut impl FnMut(DropReason)) {
+        if self.earliest_expiry.is_none_or(|at| at > now) {
+            return;
+        }
+        self.earliest_expiry = None;
+        let (bytes, earliest) = (&mut self.queued_bytes, &mut self.earliest_expiry);
+        self.queue.retain(|delivery| {
+            let expired = delivery.message.is_expired(now);
+            if expired {
+                *bytes -= delivery.message.queued_bytes();
+                dropped(DropReason::Expired);
+            } else {
+                *earliest = earlier(*earliest, delivery.message.expires_at);
+            }
+            !expired
+        });
     }
 
     fn next_packet_id(&mut self) -> u16 {
@@ -200,12 +318,30 @@ impl Outbound {
     }
 }
 
+impl Delivery {
+    /// Lets go of the read buffer that the message came in.
+    pub(super) fn detach(&mut self) {
+        self.message = Arc::new(self.message.detached());
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
+}
+
+/// [MQTT-3.1.2-24]
+fn is_too_large(publish: &Publish, allowance: Allowance) -> bool {
+    allowance.max_packet_bytes < usize::MAX
+        && publish.encoded_len(allowance.version) > allowance.max_packet_bytes
+}
+
 fn to_packet(now: Instant, delivery: &Delivery, packet_id: u16, dup: bool) -> Publish {
     let message = &delivery.message;
     let mut properties = message.properties.clone();
     if message.expires_at.is_some() || !delivery.subscription_identifiers.is_empty() {
         let p = properties.get_or_insert_with(Box::<PublishProperties>::default);
-        p.subscription_identifiers.clone_from(&delivery.subscription_identifiers);
+        p.subscription_identifiers
+            .clone_from(&delivery.subscription_identifiers);
         // What is left of its time, rounded up: it goes out alive [MQTT-3.3.2-6].
         p.message_expiry_interval_s = message.expires_at.map(|at| {
             let left = at.saturating_duration_since(now);

@@ -1,0 +1,22 @@
+//! The session state machine, alone and joined in memory to others, under a clock that only tests move.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "clippy.toml exempts tests, but sees none in an integration test's helpers"
+)]
+
+#[path = "session/connections.rs"]
+mod connections;
+#[path = "session/deliveries.rs"]
+mod deliveries;
+#[path = "session/harness.rs"]
+mod harness;
+#[path = "session/nonsense.rs"]
+mod nonsense;
+#[path = "session/publishes.rs"]
+mod publishes;
+#[path = "session/simulation.rs"]
+mod simulation;
+#[path = "session/wills.rs"]
+mod wills;
