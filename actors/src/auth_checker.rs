@@ -114,12 +114,18 @@ impl AuthChecker {
                 why: "no token; put one from `clawdbot token DEVICE` into the password field".into(),
             });
         };
-        let bad = |why| Refusal { reason: ReasonCode::BadUserNameOrPassword, why };
+        let bad = |why| Refusal {
+            reason: ReasonCode::BadUserNameOrPassword,
+            why,
+        };
         let identity = verifier.verify(token, SystemTime::now()).map_err(bad)?;
         let device_id = DeviceId::parse(identity.device.into())
             .map_err(|e| bad(format!("the token's subject is no device id: {e}")))?;
         let rules = compile_rules(msg, &device_id, identity.acl).map_err(bad)?;
-        Ok(Admission { device_id: Some(device_id), rules: Arc::new(rules) })
+        Ok(Admission {
+            device_id: Some(device_id),
+            rules: Arc::new(rules),
+        })
     }
 }
 
@@ -150,5 +156,8 @@ fn compile_rules(
 /// Without tokens a device is who it says it is, by its user name; most clients then are nobody's.
 fn everybody(msg: &Authenticate) -> Admission {
     let device_id = msg.username.clone().and_then(|name| DeviceId::parse(name).ok());
-    Admission { device_id: device_id.map(|d| d.detached()), rules: Arc::new(AccessRules::unrestricted()) }
+    Admission {
+        device_id: device_id.map(|d| d.detached()),
+        rules: Arc::new(AccessRules::unrestricted()),
+    }
 }

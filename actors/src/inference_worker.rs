@@ -111,7 +111,11 @@ impl InferenceWorker {
         if let Err(error) = write_frame(frame, &mut bytes) {
             return tracing::error!(%error, "a frame that cannot be written");
         }
-        if self.frames.as_ref().is_some_and(|frames| frames.try_send(bytes).is_err()) {
+        if self
+            .frames
+            .as_ref()
+            .is_some_and(|frames| frames.try_send(bytes).is_err())
+        {
             self.kill("it does not read what it is told".into());
         }
     }
@@ -143,7 +147,11 @@ impl InferenceWorker {
         } else {
             tracing::warn!(reason, "inference process lost");
         }
-        self.supervisor.do_send(WorkerExited { reason, was_ready: self.ready, expected: self.stopping });
+        self.supervisor.do_send(WorkerExited {
+            reason,
+            was_ready: self.ready,
+            expected: self.stopping,
+        });
         ctx.stop();
     }
 }
@@ -201,7 +209,9 @@ impl Handler<Frames> for InferenceWorker {
         for frame in &frames {
             match frame {
                 FromWorker::Ready { version, .. } if *version != VERSION => {
-                    self.kill(format!("it speaks version {version}, this daemon {VERSION}: restart the daemon"));
+                    self.kill(format!(
+                        "it speaks version {version}, this daemon {VERSION}: restart the daemon"
+                    ));
                 }
                 FromWorker::Ready { summary, .. } => {
                     self.ready = true;
@@ -232,7 +242,12 @@ impl InferenceWorker {
         Scheduler: Handler<M>,
     {
         let told = self.scheduler.send(message);
-        ctx.wait(async move { let _ = told.await; }.into_actor(self));
+        ctx.wait(
+            async move {
+                let _ = told.await;
+            }
+            .into_actor(self),
+        );
     }
 }
 
@@ -248,7 +263,9 @@ impl Handler<Closed> for InferenceWorker {
         if let Some(problem) = problem {
             self.kill(problem);
         }
-        let Some(mut child) = self.child.take() else { return };
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
         let ended = async move {
             match tokio::time::timeout(STOP_GRACE, child.wait()).await {
                 Ok(status) => status,

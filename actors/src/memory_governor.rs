@@ -41,7 +41,13 @@ pub struct MemoryGovernor {
 impl MemoryGovernor {
     /// An actor not started yet.
     pub fn new(interval: Duration, warn_below_free_percent: u8, gauge: Arc<MemoryGauge>) -> Self {
-        Self { interval, warn_below_free_percent, gauge, warned: false, failed: false }
+        Self {
+            interval,
+            warn_below_free_percent,
+            gauge,
+            warned: false,
+            failed: false,
+        }
     }
 
     fn measure(&mut self) {

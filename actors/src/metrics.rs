@@ -40,18 +40,27 @@ impl RequestMetrics {
             duration_s: histogram(
                 "gen_ai.server.request.duration",
                 "From a request's acceptance to its end",
-                &[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92],
+                &[
+                    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96,
+                    81.92,
+                ],
             ),
             first_token_s: histogram(
                 "gen_ai.server.time_to_first_token",
                 "From a request's acceptance to its first text",
-                &[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0],
+                &[
+                    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5,
+                    10.0,
+                ],
             ),
             // Finer than the conventions' at the lower end: small models on a CPU get there.
             per_token_s: histogram(
                 "gen_ai.server.time_per_output_token",
                 "Between tokens after the first",
-                &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.5, 1.0],
+                &[
+                    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,
+                    0.5, 1.0,
+                ],
             ),
             queue_s: histogram(
                 "clawdbot.request.queue.duration",
@@ -62,7 +71,9 @@ impl RequestMetrics {
                 .u64_histogram("gen_ai.client.token.usage")
                 .with_unit("{token}")
                 .with_description("Tokens a request read and wrote")
-                .with_boundaries(vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0])
+                .with_boundaries(vec![
+                    1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0,
+                ])
                 .build(),
             ended: meter
                 .u64_counter("clawdbot.requests.ended")
@@ -78,7 +89,10 @@ impl RequestMetrics {
 
     /// A request's first text came.
     pub(crate) fn first_text(&self, priority: Priority, model: &str, seconds: f64) {
-        self.first_token_s.record(seconds, &[priority_of(priority), operation(), response_model(model)]);
+        self.first_token_s.record(
+            seconds,
+            &[priority_of(priority), operation(), response_model(model)],
+        );
     }
 
     /// A request ended.
@@ -89,7 +103,10 @@ impl RequestMetrics {
             Ending::Failed(code) => KeyValue::new("error.type", (*code).to_owned()),
         };
         self.ended.add(1, &[priority_of(priority), how.clone()]);
-        self.duration_s.record(duration_s, &[priority_of(priority), operation(), response_model(model), how]);
+        self.duration_s.record(
+            duration_s,
+            &[priority_of(priority), operation(), response_model(model), how],
+        );
     }
 
     /// What a complete request used.
@@ -103,11 +120,13 @@ impl RequestMetrics {
     ) {
         for (kind, tokens) in [("input", prompt), ("output", completion)] {
             let kind = KeyValue::new("gen_ai.token.type", kind);
-            self.tokens.record(tokens as u64, &[kind, operation(), response_model(model)]);
+            self.tokens
+                .record(tokens as u64, &[kind, operation(), response_model(model)]);
         }
         if let Some(seconds) = decode_s.filter(|_| completion > 1) {
             let attributes = [priority_of(priority), operation(), response_model(model)];
-            self.per_token_s.record(seconds / (completion - 1) as f64, &attributes);
+            self.per_token_s
+                .record(seconds / (completion - 1) as f64, &attributes);
         }
     }
 }

@@ -31,6 +31,8 @@ pub(crate) fn went(switchboard: &Switchboard, device: &DeviceId) {
 }
 
 fn announce(switchboard: &Switchboard, device: &DeviceId, state: &'static str) {
-    let Ok(topic) = TopicName::parse(format!("clawdbot/{}/status", device.as_str()).into()) else { return };
+    let Ok(topic) = TopicName::parse(format!("clawdbot/{}/status", device.as_str()).into()) else {
+        return;
+    };
     switchboard.publish(Message::new(topic, state, QoS::AtLeastOnce).retained());
 }

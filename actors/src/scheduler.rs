@@ -86,9 +86,7 @@ enum Worker {
         summary: ModelSummary,
     },
     /// Failed again and again; requests are refused until it works.
-    Unavailable {
-        reason: String,
-    },
+    Unavailable { reason: String },
 }
 
 struct Running {
@@ -112,7 +110,11 @@ impl Scheduler {
         Self {
             queue: PriorityQueue::new(max_queued),
             running: HashMap::new(),
-            worker: if has_model { Worker::Starting } else { Worker::NoModel },
+            worker: if has_model {
+                Worker::Starting
+            } else {
+                Worker::NoModel
+            },
             draining: Vec::new(),
             stopping: false,
             metrics,
@@ -196,7 +198,12 @@ impl Handler<Submit> for Scheduler {
 
     fn handle(&mut self, submit: Submit, _: &mut Self::Context) {
         if self.stopping {
-            return self.refuse(&submit, "shutting_down", "the daemon is stopping; ask again when it is back", None);
+            return self.refuse(
+                &submit,
+                "shutting_down",
+                "the daemon is stopping; ask again when it is back",
+                None,
+            );
         }
         match &self.worker {
             Worker::NoModel => {
@@ -238,8 +245,15 @@ impl Handler<CancelJob> for Scheduler {
                 Progress::Done {
                     job,
                     reason: FinishReason::Cancelled,
-                    usage: Usage { prompt_tokens: 0, completion_tokens: 0 },
-                    timings: Timings { queue_s: waited_s, time_to_first_token_s: None, duration_s: waited_s },
+                    usage: Usage {
+                        prompt_tokens: 0,
+                        completion_tokens: 0,
+                    },
+                    timings: Timings {
+                        queue_s: waited_s,
+                        time_to_first_token_s: None,
+                        duration_s: waited_s,
+                    },
                     model: String::new(),
                 },
             );
@@ -268,7 +282,11 @@ impl Handler<WorkerReady> for Scheduler {
     type Result = ();
 
     fn handle(&mut self, msg: WorkerReady, _: &mut Self::Context) {
-        self.worker = Worker::Ready { address: msg.address, slots: msg.slots, summary: msg.summary };
+        self.worker = Worker::Ready {
+            address: msg.address,
+            slots: msg.slots,
+            summary: msg.summary,
+        };
         self.dispatch();
     }
 }
@@ -287,7 +305,10 @@ impl Handler<WorkerGone> for Scheduler {
     type Result = ();
 
     fn handle(&mut self, msg: WorkerGone, _: &mut Self::Context) {
-        let message = format!("the inference process was lost ({}); another one is started, ask again", msg.reason);
+        let message = format!(
+            "the inference process was lost ({}); another one is started, ask again",
+            msg.reason
+        );
         for (_, running) in std::mem::take(&mut self.running) {
             let lasted_s = running.accepted_at.elapsed().as_secs_f64();
             self.ended(running.priority, &Ending::Failed("worker_lost"), lasted_s);
@@ -331,17 +352,34 @@ impl Handler<WorkerSays> for Scheduler {
         let mut texts: Vec<(SequenceId, String)> = Vec::new();
         while let Some(frame) = frames.next() {
             match frame {
-                FromWorker::Event { event: Event::Text { id, text, .. } } => {
-                    match texts.iter_mut().find(|(known, _)| *known == id) {
-                        Some((_, joined)) => joined.push_str(&text),
-                        None => texts.push((id, text)),
-                    }
-                }
-                FromWorker::Event { event: Event::Done { id, finish_reason, prompt_tokens, completion_tokens } } => {
+                FromWorker::Event {
+                    event: Event::Text { id, text, .. },
+                } => match texts.iter_mut().find(|(known, _)| *known == id) {
+                    Some((_, joined)) => joined.push_str(&text),
+                    None => texts.push((id, text)),
+                },
+                FromWorker::Event {
+                    event:
+                        Event::Done {
+                            id,
+                            finish_reason,
+                            prompt_tokens,
+                            completion_tokens,
+                        },
+                } => {
                     self.texts(&mut texts);
-                    self.done(id, finish_reason, Usage { prompt_tokens, completion_tokens });
+                    self.done(
+                        id,
+                        finish_reason,
+                        Usage {
+                            prompt_tokens,
+                            completion_tokens,
+                        },
+                    );
                 }
-                FromWorker::Event { event: Event::Failed { id, message } } => {
+                FromWorker::Event {
+                    event: Event::Failed { id, message },
+                } => {
                     self.texts(&mut texts);
                     self.failed(id, "generation_failed".into(), message);
                 }
@@ -396,7 +434,9 @@ impl Handler<Drain> for Scheduler {
             }
             act.end_drain_if_empty();
         });
-        Box::pin(async move { let _ = receiver.await; })
+        Box::pin(async move {
+            let _ = receiver.await;
+        })
     }
 }
 
@@ -432,7 +472,13 @@ impl Handler<GetStatus> for Scheduler {
             Worker::Ready { summary, .. } => ("ready", None, Some(summary.clone())),
             Worker::Unavailable { reason } => ("unavailable", Some(reason.clone()), None),
         };
-        SchedulerStatus { worker, reason, model, running: self.running.len(), waiting: self.queue.len() }
+        SchedulerStatus {
+            worker,
+            reason,
+            model,
+            running: self.running.len(),
+            waiting: self.queue.len(),
+        }
     }
 }
 
@@ -444,12 +490,17 @@ impl Scheduler {
     }
 
     fn dispatch_to_free_slots(&mut self) {
-        let Worker::Ready { slots, .. } = &self.worker else { return };
+        let Worker::Ready { slots, .. } = &self.worker else {
+            return;
+        };
         let slots = *slots;
         while self.running.len() < slots {
             let Some(submit) = self.queue.pop() else { break };
             let began_at = Instant::now();
-            self.metrics.began(submit.priority, began_at.duration_since(submit.accepted_at).as_secs_f64());
+            self.metrics.began(
+                submit.priority,
+                began_at.duration_since(submit.accepted_at).as_secs_f64(),
+            );
             self.running.insert(
                 submit.job.0,
                 Running {
@@ -462,14 +513,19 @@ impl Scheduler {
                     cancelled: false,
                 },
             );
-            self.to_worker(ToWorker::Start { id: submit.job.0, request: submit.request });
+            self.to_worker(ToWorker::Start {
+                id: submit.job.0,
+                request: submit.request,
+            });
         }
     }
 
     fn publish_gauge(&self) {
         self.gauge.running.store(self.running.len() as u64, Relaxed);
         self.gauge.waiting.store(self.queue.len() as u64, Relaxed);
-        self.gauge.ready.store(matches!(self.worker, Worker::Ready { .. }), Relaxed);
+        self.gauge
+            .ready
+            .store(matches!(self.worker, Worker::Ready { .. }), Relaxed);
     }
 
     fn to_worker(&self, frame: ToWorker) {
@@ -483,19 +539,30 @@ impl Scheduler {
 
     fn texts(&mut self, texts: &mut Vec<(SequenceId, String)>) {
         for (id, text) in texts.drain(..) {
-            let Some(running) = self.running.get_mut(&id) else { continue };
+            let Some(running) = self.running.get_mut(&id) else {
+                continue;
+            };
             if running.first_text_at.is_none() {
                 let now = Instant::now();
                 running.first_text_at = Some(now);
                 let seconds = now.duration_since(running.accepted_at).as_secs_f64();
-                self.metrics.first_text(running.priority, model_of(&self.worker), seconds);
+                self.metrics
+                    .first_text(running.priority, model_of(&self.worker), seconds);
             }
-            tell(&running.progress, Progress::Text { job: running.job, text });
+            tell(
+                &running.progress,
+                Progress::Text {
+                    job: running.job,
+                    text,
+                },
+            );
         }
     }
 
     fn done(&mut self, id: SequenceId, reason: FinishReason, usage: Usage) {
-        let Some(running) = self.running.remove(&id) else { return };
+        let Some(running) = self.running.remove(&id) else {
+            return;
+        };
         let since = |at: Instant| at.saturating_duration_since(running.accepted_at).as_secs_f64();
         let now = Instant::now();
         let timings = Timings {
@@ -509,23 +576,63 @@ impl Scheduler {
             FinishReason::Cancelled => "cancelled",
         };
         self.ended(running.priority, &Ending::Finished(how), timings.duration_s);
-        let decode_s = running.first_text_at.map(|first| now.duration_since(first).as_secs_f64());
+        let decode_s = running
+            .first_text_at
+            .map(|first| now.duration_since(first).as_secs_f64());
         let model = self.model().to_owned();
-        self.metrics.used(running.priority, &model, usage.prompt_tokens, usage.completion_tokens, decode_s);
-        tell(&running.progress, Progress::Done { job: running.job, reason, usage, timings, model });
+        self.metrics.used(
+            running.priority,
+            &model,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            decode_s,
+        );
+        tell(
+            &running.progress,
+            Progress::Done {
+                job: running.job,
+                reason,
+                usage,
+                timings,
+                model,
+            },
+        );
     }
 
     fn failed(&mut self, id: SequenceId, code: String, message: String) {
-        let Some(running) = self.running.remove(&id) else { return };
-        self.ended(running.priority, &Ending::Failed(&code), running.accepted_at.elapsed().as_secs_f64());
-        tell(&running.progress, Progress::Failed { job: running.job, code, message, retry_after_ms: None });
+        let Some(running) = self.running.remove(&id) else {
+            return;
+        };
+        self.ended(
+            running.priority,
+            &Ending::Failed(&code),
+            running.accepted_at.elapsed().as_secs_f64(),
+        );
+        tell(
+            &running.progress,
+            Progress::Failed {
+                job: running.job,
+                code,
+                message,
+                retry_after_ms: None,
+            },
+        );
     }
 
     fn refuse(&self, submit: &Submit, code: &str, message: &str, retry_after_ms: Option<u64>) {
-        self.ended(submit.priority, &Ending::Failed(code), submit.accepted_at.elapsed().as_secs_f64());
+        self.ended(
+            submit.priority,
+            &Ending::Failed(code),
+            submit.accepted_at.elapsed().as_secs_f64(),
+        );
         tell(
             &submit.progress,
-            Progress::Failed { job: submit.job, code: code.into(), message: message.into(), retry_after_ms },
+            Progress::Failed {
+                job: submit.job,
+                code: code.into(),
+                message: message.into(),
+                retry_after_ms,
+            },
         );
     }
 

@@ -88,7 +88,11 @@ impl Handler<WorkerExited> for Supervisor {
                 return;
             }
         }
-        self.failures_unready = if msg.was_ready { 0 } else { self.failures_unready + 1 };
+        self.failures_unready = if msg.was_ready {
+            0
+        } else {
+            self.failures_unready + 1
+        };
         self.restarts += 1;
         let wait = self.backoff.failed(Instant::now(), random());
         tracing::warn!(
@@ -97,9 +101,17 @@ impl Handler<WorkerExited> for Supervisor {
             wait_ms = wait.as_millis() as u64,
             "the inference worker is started again after a wait"
         );
-        let gone = WorkerGone { reason: msg.reason, hopeless: self.failures_unready >= HOPELESS_AFTER };
+        let gone = WorkerGone {
+            reason: msg.reason,
+            hopeless: self.failures_unready >= HOPELESS_AFTER,
+        };
         let told = self.scheduler.send(gone);
-        ctx.spawn(async move { let _ = told.await; }.into_actor(self));
+        ctx.spawn(
+            async move {
+                let _ = told.await;
+            }
+            .into_actor(self),
+        );
         ctx.run_later(wait, |act, ctx| act.start_worker(ctx));
     }
 }

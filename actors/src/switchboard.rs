@@ -113,7 +113,12 @@ impl SessionHandle {
     /// A handle with a key of its own.
     pub fn new(client_id: ByteString, outbox: Outbox) -> Arc<Self> {
         static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
-        Arc::new(Self { key: NEXT_KEY.fetch_add(1, Relaxed), client_id, outbox, ended: AtomicBool::new(false) })
+        Arc::new(Self {
+            key: NEXT_KEY.fetch_add(1, Relaxed),
+            client_id,
+            outbox,
+            ended: AtomicBool::new(false),
+        })
     }
 }
 
@@ -214,7 +219,11 @@ impl Switchboard {
                 Err(()) if owner.overflow == Overflow::Reject => return Routed::Full,
                 Err(()) => 0,
             },
-            None if routes.patterns.iter().any(|p| p.capture(&message.topic).is_some()) => {
+            None if routes
+                .patterns
+                .iter()
+                .any(|p| p.capture(&message.topic).is_some()) =>
+            {
                 return Routed::First;
             }
             None => 0,
@@ -228,7 +237,10 @@ impl Switchboard {
         let message = Arc::new(message);
         let routed = self.route(&message, &self.0.daemon);
         if routed == Routed::First {
-            let first = RouteFirst { message, from: self.0.daemon.clone() };
+            let first = RouteFirst {
+                message,
+                from: self.0.daemon.clone(),
+            };
             if self.0.router.try_send(first).is_err() {
                 return Routed::Full;
             }
@@ -241,9 +253,11 @@ impl Switchboard {
     pub fn has_receiver(&self, topic: &TopicName) -> bool {
         let routes = self.0.routes.load();
         let mut found = routes.owners.contains_key(topic);
-        routes.subscriptions.matches(topic, &mut |_, subscriber: &Subscriber| {
-            found |= !subscriber.session.ended.load(Relaxed);
-        });
+        routes
+            .subscriptions
+            .matches(topic, &mut |_, subscriber: &Subscriber| {
+                found |= !subscriber.session.ended.load(Relaxed);
+            });
         found
     }
 
@@ -270,7 +284,12 @@ impl Switchboard {
             return;
         }
         let now = Instant::now();
-        let found = self.0.retained.read().unwrap_or_else(PoisonError::into_inner).matching(filter);
+        let found = self
+            .0
+            .retained
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .matching(filter);
         for (_, message) in found {
             if message.is_expired(now) {
                 continue;
@@ -307,7 +326,11 @@ impl Switchboard {
 
     /// Retained messages at the moment.
     pub fn retained_len(&self) -> usize {
-        self.0.retained.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.0
+            .retained
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// Subscriptions at the moment, of all sessions.
@@ -339,8 +362,11 @@ impl Switchboard {
     }
 
     fn hand_to_owner(&self, owner: &Owner, message: &Arc<Message>, from: &Arc<Publisher>) -> Result<(), ()> {
-        let inbound =
-            Inbound { message: message.clone(), params: owner.params.clone(), from: from.clone() };
+        let inbound = Inbound {
+            message: message.clone(),
+            params: owner.params.clone(),
+            from: from.clone(),
+        };
         match owner.mailbox.try_send(inbound) {
             Ok(()) => {
                 owner.counters.messages_in.fetch_add(1, Relaxed);
@@ -358,31 +384,35 @@ impl Switchboard {
         // One copy a session, at the highest QoS of the subscriptions it matched, naming all of
         // their identifiers [MQTT-3.3.4-2], [MQTT-3.3.4-3].
         let mut receivers: Vec<(&Arc<SessionHandle>, Delivery)> = Vec::new();
-        routes.subscriptions.matches(&message.topic, &mut |_, subscriber: &Subscriber| {
-            let options = &subscriber.options;
-            if options.no_local && subscriber.session.client_id == from.client_id {
-                return;
-            }
-            let qos = message.qos.min(options.qos);
-            let retain = message.retain && options.retain_as_published;
-            let known = receivers.iter_mut().find(|(session, _)| session.key == subscriber.session.key);
-            match known {
-                Some((_, delivery)) => {
-                    delivery.qos = delivery.qos.max(qos);
-                    delivery.retain |= retain;
-                    delivery.subscription_identifiers.extend(subscriber.identifier);
+        routes
+            .subscriptions
+            .matches(&message.topic, &mut |_, subscriber: &Subscriber| {
+                let options = &subscriber.options;
+                if options.no_local && subscriber.session.client_id == from.client_id {
+                    return;
                 }
-                None => receivers.push((
-                    &subscriber.session,
-                    Delivery {
-                        message: message.clone(),
-                        qos,
-                        retain,
-                        subscription_identifiers: subscriber.identifier.into_iter().collect(),
-                    },
-                )),
-            }
-        });
+                let qos = message.qos.min(options.qos);
+                let retain = message.retain && options.retain_as_published;
+                let known = receivers
+                    .iter_mut()
+                    .find(|(session, _)| session.key == subscriber.session.key);
+                match known {
+                    Some((_, delivery)) => {
+                        delivery.qos = delivery.qos.max(qos);
+                        delivery.retain |= retain;
+                        delivery.subscription_identifiers.extend(subscriber.identifier);
+                    }
+                    None => receivers.push((
+                        &subscriber.session,
+                        Delivery {
+                            message: message.clone(),
+                            qos,
+                            retain,
+                            subscription_identifiers: subscriber.identifier.into_iter().collect(),
+                        },
+                    )),
+                }
+            });
         let count = receivers.len();
         for (session, delivery) in receivers {
             self.push(session, delivery);

@@ -2,8 +2,8 @@
 //! snapshot after each change; nobody asks it on the way of a message but for the first one to a
 //! topic whose owner is made lazily.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use actix::fut::wrap_future;
@@ -18,7 +18,8 @@ use topics::session::Wanted;
 
 use crate::stats::Stats;
 use crate::switchboard::{
-    Inbound, Overflow, Owner, OwnerCounters, Publisher, Routed, Routes, SessionHandle, Subscriber, Switchboard,
+    Inbound, Overflow, Owner, OwnerCounters, Publisher, Routed, Routes, SessionHandle, Subscriber,
+    Switchboard,
 };
 
 /// Requests to the router wait for room in its mailbox; nothing sent to it is dropped.
@@ -45,7 +46,12 @@ impl TopicRouter {
             ctx.set_mailbox_capacity(MAILBOX);
             let switchboard = Switchboard::new(ctx.address(), RetainedStore::new(retained), stats);
             handed_out = Some(switchboard.clone());
-            Self { routes: Routes::default(), switchboard: Some(switchboard), patterns: Vec::new(), lazy: Vec::new() }
+            Self {
+                routes: Routes::default(),
+                switchboard: Some(switchboard),
+                patterns: Vec::new(),
+                lazy: Vec::new(),
+            }
         });
         // `create` runs its closure before it returns.
         #[allow(clippy::expect_used)]
@@ -98,7 +104,9 @@ impl Handler<Subscribe> for TopicRouter {
                         options: wanted.options,
                         identifier: wanted.identifier,
                     };
-                    self.routes.subscriptions.insert(&filter, msg.session.key, subscriber.clone());
+                    self.routes
+                        .subscriptions
+                        .insert(&filter, msg.session.key, subscriber.clone());
                     added.push((filter, subscriber, wanted.existed));
                     granted(wanted.options.qos)
                 }
@@ -153,7 +161,9 @@ pub struct Bind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindError {
     /// Somebody owns it already.
-    #[error("{topic} already belongs to {owner}; a topic has one owner: subscribe to it, or bind another topic")]
+    #[error(
+        "{topic} already belongs to {owner}; a topic has one owner: subscribe to it, or bind another topic"
+    )]
     Taken {
         /// The topic or pattern.
         topic: String,
@@ -161,7 +171,9 @@ pub enum BindError {
         owner: &'static str,
     },
     /// An actor that serves several patterns is known by the levels in braces, so they must agree.
-    #[error("{pattern} names other levels than the first pattern of {actor}; give all patterns of one binding the same names")]
+    #[error(
+        "{pattern} names other levels than the first pattern of {actor}; give all patterns of one binding the same names"
+    )]
     Levels {
         /// The pattern that differs.
         pattern: String,
@@ -174,10 +186,17 @@ impl Handler<Bind> for TopicRouter {
     type Result = Result<(), BindError>;
 
     fn handle(&mut self, msg: Bind, _: &mut Self::Context) -> Self::Result {
-        let by_pattern = self.patterns.iter().find(|b| b.capture(&msg.topic).is_some()).map(|b| b.actor);
+        let by_pattern = self
+            .patterns
+            .iter()
+            .find(|b| b.capture(&msg.topic).is_some())
+            .map(|b| b.actor);
         let owner = self.routes.owners.get(&msg.topic).map(|o| o.actor).or(by_pattern);
         if let Some(owner) = owner {
-            return Err(BindError::Taken { topic: msg.topic.to_string(), owner });
+            return Err(BindError::Taken {
+                topic: msg.topic.to_string(),
+                owner,
+            });
         }
         let owner = Owner {
             actor: msg.actor,
@@ -255,19 +274,43 @@ impl Handler<BindEach> for TopicRouter {
                 .iter()
                 .find(|b| b.patterns.iter().any(|p| p.filter().overlaps(pattern.filter())))
                 .map(|b| b.actor);
-            let concrete = self.routes.owners.iter().find(|(t, _)| pattern.capture(t).is_some());
+            let concrete = self
+                .routes
+                .owners
+                .iter()
+                .find(|(t, _)| pattern.capture(t).is_some());
             if let Some(owner) = other.or(concrete.map(|(_, owner)| owner.actor)) {
-                return Err(BindError::Taken { topic: pattern.filter().to_string(), owner });
+                return Err(BindError::Taken {
+                    topic: pattern.filter().to_string(),
+                    owner,
+                });
             }
             let first = msg.patterns.first().map(|p| p.names().collect::<Vec<_>>());
             if first != Some(pattern.names().collect()) {
-                return Err(BindError::Levels { pattern: pattern.filter().to_string(), actor: msg.actor });
+                return Err(BindError::Levels {
+                    pattern: pattern.filter().to_string(),
+                    actor: msg.actor,
+                });
             }
         }
         Arc::make_mut(&mut self.routes.patterns).extend(msg.patterns.iter().cloned());
-        let BindEach { actor, patterns, overflow, idle, factory } = msg;
-        self.patterns.push(PatternBinding { actor, patterns, overflow, idle, factory });
-        ctx.run_interval((idle / 2).clamp(Duration::from_millis(50), SWEEP), |act, ctx| act.sweep(ctx));
+        let BindEach {
+            actor,
+            patterns,
+            overflow,
+            idle,
+            factory,
+        } = msg;
+        self.patterns.push(PatternBinding {
+            actor,
+            patterns,
+            overflow,
+            idle,
+            factory,
+        });
+        ctx.run_interval((idle / 2).clamp(Duration::from_millis(50), SWEEP), |act, ctx| {
+            act.sweep(ctx)
+        });
         self.publish();
         Ok(())
     }
@@ -305,7 +348,11 @@ impl TopicRouter {
         let Some((binding, params)) = found else { return };
         let made = (binding.factory)(&params);
         let counters = Arc::<OwnerCounters>::default();
-        let topics: Vec<_> = binding.patterns.iter().filter_map(|p| p.expand(&params).ok()).collect();
+        let topics: Vec<_> = binding
+            .patterns
+            .iter()
+            .filter_map(|p| p.expand(&params).ok())
+            .collect();
         for topic in &topics {
             let owner = Owner {
                 actor: binding.actor,
@@ -339,7 +386,9 @@ impl TopicRouter {
             if now.duration_since(owner.last_active) < owner.idle {
                 continue;
             }
-            let Some(topic) = owner.topics.first().cloned() else { continue };
+            let Some(topic) = owner.topics.first().cloned() else {
+                continue;
+            };
             let asked = wrap_future::<_, Self>(owner.retire.send(Retire));
             ctx.spawn(asked.map(move |answer, act, _| {
                 // A dead actor may go as well.
@@ -351,7 +400,9 @@ impl TopicRouter {
     }
 
     fn unbind_lazy(&mut self, topic: &TopicName) {
-        let Some(at) = self.lazy.iter().position(|o| o.topics.first() == Some(topic)) else { return };
+        let Some(at) = self.lazy.iter().position(|o| o.topics.first() == Some(topic)) else {
+            return;
+        };
         for topic in self.lazy.swap_remove(at).topics {
             self.routes.owners.remove(&topic);
         }

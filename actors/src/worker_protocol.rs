@@ -98,7 +98,10 @@ pub enum FrameError {
 pub fn write_frame(frame: &impl Serialize, out: &mut Vec<u8>) -> Result<(), FrameError> {
     let body = serde_json::to_vec(frame)?;
     let too_long = FrameError::TooLong { bytes: body.len() };
-    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= MAX_FRAME_BYTES).ok_or(too_long)?;
+    let length = u32::try_from(body.len())
+        .ok()
+        .filter(|_| body.len() <= MAX_FRAME_BYTES)
+        .ok_or(too_long)?;
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&body);
     Ok(())
@@ -121,12 +124,16 @@ impl FrameReader {
     /// The next whole frame, None when more bytes are needed.
     pub fn next_frame<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let rest = self.buffer.get(self.read..).unwrap_or_default();
-        let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+        let Some((length, rest)) = rest.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
         let bytes = u32::from_le_bytes(*length) as usize;
         if bytes > MAX_FRAME_BYTES {
             return Err(FrameError::TooLong { bytes });
         }
-        let Some(body) = rest.get(..bytes) else { return Ok(None) };
+        let Some(body) = rest.get(..bytes) else {
+            return Ok(None);
+        };
         let frame = serde_json::from_slice(body)?;
         self.read += 4 + bytes;
         Ok(Some(frame))

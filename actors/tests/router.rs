@@ -1,5 +1,7 @@
 //! Topics as mailboxes: who owns a topic, who makes the owner, in what order messages arrive.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where its fixture fails")]
+
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,7 +10,9 @@ use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use actors::outbox::Outbox;
 use actors::stats::Stats;
 use actors::switchboard::{Inbound, Overflow, Publisher, Routed, SessionHandle, Switchboard};
-use actors::topic_router::{Bind, BindEach, BindError, LazyActor, Retire, RouteFirst, Subscribe, TopicRouter, Unsubscribe};
+use actors::topic_router::{
+    Bind, BindEach, BindError, LazyActor, Retire, RouteFirst, Subscribe, TopicRouter, Unsubscribe,
+};
 use topics::message::Message as AppMessage;
 use topics::name::TopicName;
 use topics::packet::{QoS, ReasonCode, SubscriptionOptions};
@@ -56,11 +60,25 @@ type Seen = Arc<Mutex<Vec<(String, String)>>>;
 
 fn recorder(capacity: usize, hold: Option<Duration>) -> (Addr<Recorder>, Seen) {
     let seen = Seen::default();
-    (Recorder { capacity, seen: seen.clone(), hold }.start(), seen)
+    (
+        Recorder {
+            capacity,
+            seen: seen.clone(),
+            hold,
+        }
+        .start(),
+        seen,
+    )
 }
 
 fn board() -> Switchboard {
-    TopicRouter::launch(RetainedBounds { max_messages: 10, max_bytes: 10_000 }, Arc::<Stats>::default())
+    TopicRouter::launch(
+        RetainedBounds {
+            max_messages: 10,
+            max_bytes: 10_000,
+        },
+        Arc::<Stats>::default(),
+    )
 }
 
 fn topic(text: &str) -> TopicName {
@@ -72,7 +90,12 @@ fn message(name: &str, payload: &str) -> AppMessage {
 }
 
 fn bind(name: &str, actor: &'static str, mailbox: &Addr<Recorder>) -> Bind {
-    Bind { topic: topic(name), actor, mailbox: mailbox.clone().recipient(), overflow: Overflow::Reject }
+    Bind {
+        topic: topic(name),
+        actor,
+        mailbox: mailbox.clone().recipient(),
+        overflow: Overflow::Reject,
+    }
 }
 
 fn bind_each(pattern: &str, made: Arc<AtomicUsize>, seen: Seen, idle: Duration) -> BindEach {
@@ -83,8 +106,16 @@ fn bind_each(pattern: &str, made: Arc<AtomicUsize>, seen: Seen, idle: Duration) 
         idle,
         factory: Box::new(move |_| {
             made.fetch_add(1, SeqCst);
-            let actor = Recorder { capacity: 64, seen: seen.clone(), hold: None }.start();
-            LazyActor { mailbox: actor.clone().recipient(), retire: actor.recipient() }
+            let actor = Recorder {
+                capacity: 64,
+                seen: seen.clone(),
+                hold: None,
+            }
+            .start();
+            LazyActor {
+                mailbox: actor.clone().recipient(),
+                retire: actor.recipient(),
+            }
         }),
     }
 }
@@ -94,7 +125,12 @@ fn subscriber(client_id: &str) -> Arc<SessionHandle> {
 }
 
 fn wanted(filter: &str, qos: QoS) -> Wanted {
-    Wanted { filter: Ok(filter.parse().unwrap()), options: SubscriptionOptions::new(qos), identifier: None, existed: false }
+    Wanted {
+        filter: Ok(filter.parse().unwrap()),
+        options: SubscriptionOptions::new(qos),
+        identifier: None,
+        existed: false,
+    }
 }
 
 async fn until(what: impl Fn() -> bool) {
@@ -111,24 +147,53 @@ async fn until(what: impl Fn() -> bool) {
 async fn a_second_owner_is_an_error_that_names_the_first() {
     let board = board();
     let (first, _) = recorder(16, None);
-    board.router().send(bind("home/door", "DoorKeeper", &first)).await.unwrap().unwrap();
-    let error = board.router().send(bind("home/door", "Burglar", &first)).await.unwrap().unwrap_err();
-    assert_eq!(error, BindError::Taken { topic: "home/door".into(), owner: "DoorKeeper" });
+    board
+        .router()
+        .send(bind("home/door", "DoorKeeper", &first))
+        .await
+        .unwrap()
+        .unwrap();
+    let error = board
+        .router()
+        .send(bind("home/door", "Burglar", &first))
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(
+        error,
+        BindError::Taken {
+            topic: "home/door".into(),
+            owner: "DoorKeeper"
+        }
+    );
     assert!(error.to_string().contains("DoorKeeper"));
 
     let (made, seen) = Default::default();
     let each = bind_each("home/{room}", made, seen, Duration::from_secs(60));
     let error = board.router().send(each).await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("DoorKeeper"), "a pattern over a bound topic: {error}");
+    assert!(
+        error.to_string().contains("DoorKeeper"),
+        "a pattern over a bound topic: {error}"
+    );
 }
 
 #[actix::test]
 async fn a_concrete_topic_under_a_bound_pattern_is_taken_too() {
     let board = board();
-    let each = bind_each("home/{room}", Arc::default(), Seen::default(), Duration::from_secs(60));
+    let each = bind_each(
+        "home/{room}",
+        Arc::default(),
+        Seen::default(),
+        Duration::from_secs(60),
+    );
     board.router().send(each).await.unwrap().unwrap();
     let (other, _) = recorder(16, None);
-    let error = board.router().send(bind("home/hall", "Other", &other)).await.unwrap().unwrap_err();
+    let error = board
+        .router()
+        .send(bind("home/hall", "Other", &other))
+        .await
+        .unwrap()
+        .unwrap_err();
     assert!(error.to_string().contains("Recorder"), "{error}");
 }
 
@@ -136,7 +201,12 @@ async fn a_concrete_topic_under_a_bound_pattern_is_taken_too() {
 async fn a_pattern_makes_one_actor_for_each_concrete_topic_at_its_first_message() {
     let board = board();
     let (made, seen) = (Arc::<AtomicUsize>::default(), Seen::default());
-    let each = bind_each("clawdbot/{device_id}/telemetry", made.clone(), seen.clone(), Duration::from_secs(60));
+    let each = bind_each(
+        "clawdbot/{device_id}/telemetry",
+        made.clone(),
+        seen.clone(),
+        Duration::from_secs(60),
+    );
     board.router().send(each).await.unwrap().unwrap();
     assert_eq!(made.load(SeqCst), 0);
     for k in 0..50 {
@@ -152,7 +222,11 @@ async fn a_pattern_makes_one_actor_for_each_concrete_topic_at_its_first_message(
     assert_eq!(made.load(SeqCst), 2);
     for device in ["a", "b"] {
         let seen = seen.lock().unwrap();
-        let order: Vec<_> = seen.iter().filter(|(d, _)| d == device).map(|(_, p)| p.parse::<u32>().unwrap()).collect();
+        let order: Vec<_> = seen
+            .iter()
+            .filter(|(d, _)| d == device)
+            .map(|(_, p)| p.parse::<u32>().unwrap())
+            .collect();
         assert_eq!(order, (0..50).collect::<Vec<_>>(), "in their order");
     }
 }
@@ -161,7 +235,12 @@ async fn a_pattern_makes_one_actor_for_each_concrete_topic_at_its_first_message(
 async fn an_idle_actor_is_let_go_and_made_again_with_nothing_lost() {
     let board = board();
     let (made, seen) = (Arc::<AtomicUsize>::default(), Seen::default());
-    let each = bind_each("d/{device_id}", made.clone(), seen.clone(), Duration::from_millis(100));
+    let each = bind_each(
+        "d/{device_id}",
+        made.clone(),
+        seen.clone(),
+        Duration::from_millis(100),
+    );
     board.router().send(each).await.unwrap().unwrap();
     for round in 1..=3 {
         board.publish(message("d/a", "x"));
@@ -175,8 +254,15 @@ async fn an_idle_actor_is_let_go_and_made_again_with_nothing_lost() {
 async fn a_full_mailbox_rejects_and_counts() {
     let board = board();
     let (slow, seen) = recorder(2, Some(Duration::from_millis(200)));
-    board.router().send(bind("slow", "Slow", &slow)).await.unwrap().unwrap();
-    let outcomes: Vec<_> = (0..20).map(|k| board.publish(message("slow", &k.to_string()))).collect();
+    board
+        .router()
+        .send(bind("slow", "Slow", &slow))
+        .await
+        .unwrap()
+        .unwrap();
+    let outcomes: Vec<_> = (0..20)
+        .map(|k| board.publish(message("slow", &k.to_string())))
+        .collect();
     let full = outcomes.iter().filter(|o| **o == Routed::Full).count();
     assert!(full > 0, "{outcomes:?}");
     assert_eq!(Routed::Full.reason(), ReasonCode::QuotaExceeded);
@@ -189,14 +275,25 @@ async fn overlapping_subscriptions_of_one_session_bring_one_copy_at_the_highest_
     let board = board();
     let session = subscriber("one");
     let wants = vec![wanted("a/#", QoS::AtMostOnce), wanted("a/+", QoS::AtLeastOnce)];
-    let granted = board.router().send(Subscribe { session: session.clone(), wanted: wants }).await.unwrap();
+    let granted = board
+        .router()
+        .send(Subscribe {
+            session: session.clone(),
+            wanted: wants,
+        })
+        .await
+        .unwrap();
     assert_eq!(granted, [ReasonCode::Success, ReasonCode::GrantedQoS1]);
     assert_eq!(board.publish(message("a/b", "x")), Routed::To(1));
     assert_eq!(board.publish(message("b", "x")), Routed::To(0));
     assert!(board.has_receiver(&topic("a/b")) && !board.has_receiver(&topic("b")));
 
     let filters = vec!["a/#".parse().unwrap(), "a/+".parse().unwrap()];
-    board.router().send(Unsubscribe { session, filters }).await.unwrap();
+    board
+        .router()
+        .send(Unsubscribe { session, filters })
+        .await
+        .unwrap();
     assert_eq!(board.publish(message("a/b", "x")), Routed::To(0));
     assert_eq!(board.subscriptions_len(), 0);
 }
@@ -219,7 +316,14 @@ async fn what_a_full_outbox_drops_is_counted() {
     let board = board();
     let session = SessionHandle::new("slow".into(), Outbox::new(3, 100_000));
     let wants = vec![wanted("t", QoS::AtLeastOnce)];
-    board.router().send(Subscribe { session, wanted: wants }).await.unwrap();
+    board
+        .router()
+        .send(Subscribe {
+            session,
+            wanted: wants,
+        })
+        .await
+        .unwrap();
     for _ in 0..5 {
         board.publish(message("t", "x"));
     }

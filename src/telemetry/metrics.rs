@@ -79,8 +79,13 @@ mod tests {
     fn a_histogram_keeps_the_bounds_it_was_made_with_and_its_name_gets_its_unit() {
         let metrics = Metrics::new().unwrap();
         let meter = metrics.provider().meter("clawdbot");
-        let histogram = meter.f64_histogram("gen_ai.server.request.duration").with_unit("s");
-        histogram.with_boundaries(vec![0.32, 0.5]).build().record(0.4, &[]);
+        let histogram = meter
+            .f64_histogram("gen_ai.server.request.duration")
+            .with_unit("s");
+        histogram
+            .with_boundaries(vec![0.32, 0.5])
+            .build()
+            .record(0.4, &[]);
         let text = metrics.render().unwrap();
         for line in [
             "gen_ai_server_request_duration_seconds_bucket{le=\"0.32\"} 0",

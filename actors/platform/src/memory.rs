@@ -14,7 +14,10 @@ pub struct MachineMemory {
 impl MachineMemory {
     /// The available share, 0 to 100.
     pub fn free_percent(self) -> u64 {
-        self.available_bytes.saturating_mul(100).checked_div(self.total_bytes).unwrap_or(0)
+        self.available_bytes
+            .saturating_mul(100)
+            .checked_div(self.total_bytes)
+            .unwrap_or(0)
     }
 }
 
@@ -32,8 +35,12 @@ mod system {
 
     pub(super) fn machine() -> io::Result<MachineMemory> {
         let text = std::fs::read_to_string("/proc/meminfo")?;
-        parse_meminfo(&text)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo has no MemTotal and MemAvailable"))
+        parse_meminfo(&text).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "/proc/meminfo has no MemTotal and MemAvailable",
+            )
+        })
     }
 }
 
@@ -46,13 +53,18 @@ mod system {
     pub(super) fn machine() -> io::Result<MachineMemory> {
         let total_bytes: u64 = sysctl("hw.memsize")?;
         let percent: u64 = sysctl("kern.memorystatus_level")?;
-        Ok(MachineMemory { total_bytes, available_bytes: total_bytes / 100 * percent.min(100) })
+        Ok(MachineMemory {
+            total_bytes,
+            available_bytes: total_bytes / 100 * percent.min(100),
+        })
     }
 
     /// Asks the `sysctl` program: a process a reading, but no foreign calls; the governor reads
     /// every few seconds.
     fn sysctl(name: &str) -> io::Result<u64> {
-        let output = std::process::Command::new("/usr/sbin/sysctl").args(["-n", name]).output()?;
+        let output = std::process::Command::new("/usr/sbin/sysctl")
+            .args(["-n", name])
+            .output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         text.trim()
             .parse()
@@ -65,17 +77,32 @@ mod system {
     use super::{MachineMemory, io};
 
     pub(super) fn machine() -> io::Result<MachineMemory> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "memory is measured on Linux and macOS only"))
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "memory is measured on Linux and macOS only",
+        ))
     }
 }
 
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "the parser is tested on every system"))]
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "the parser is tested on every system")
+)]
 fn parse_meminfo(text: &str) -> Option<MachineMemory> {
     let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace()
+            .next()?
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(1024)
     };
-    Some(MachineMemory { total_bytes: field("MemTotal")?, available_bytes: field("MemAvailable")? })
+    Some(MachineMemory {
+        total_bytes: field("MemTotal")?,
+        available_bytes: field("MemAvailable")?,
+    })
 }
 
 #[cfg(test)]
@@ -86,7 +113,13 @@ mod tests {
     fn linux_meminfo_is_read_in_kibibytes() {
         let text = "MemTotal:       16000 kB\nMemFree:  1 kB\nMemAvailable:    4000 kB\n";
         let memory = parse_meminfo(text).unwrap();
-        assert_eq!(memory, MachineMemory { total_bytes: 16_384_000, available_bytes: 4_096_000 });
+        assert_eq!(
+            memory,
+            MachineMemory {
+                total_bytes: 16_384_000,
+                available_bytes: 4_096_000
+            }
+        );
         assert_eq!(memory.free_percent(), 25);
         assert_eq!(parse_meminfo("MemTotal: x kB"), None);
     }

@@ -114,9 +114,18 @@ impl Conversation {
                 retired: false,
             }
             .start();
-            LazyActor { mailbox: conversation.clone().recipient(), retire: conversation.recipient() }
+            LazyActor {
+                mailbox: conversation.clone().recipient(),
+                retire: conversation.recipient(),
+            }
         });
-        Ok(BindEach { actor: "Conversation", patterns, overflow: Overflow::Reject, idle, factory })
+        Ok(BindEach {
+            actor: "Conversation",
+            patterns,
+            overflow: Overflow::Reject,
+            idle,
+            factory,
+        })
     }
 }
 
@@ -134,8 +143,16 @@ impl Handler<Inbound> for Conversation {
     fn handle(&mut self, msg: Inbound, ctx: &mut Self::Context) {
         if self.retired {
             // Unbound, but this publisher still had the old snapshot: its message goes to the successor.
-            let asked = self.switchboard.router().send(RouteFirst { message: msg.message, from: msg.from });
-            ctx.spawn(async move { let _ = asked.await; }.into_actor(self));
+            let asked = self.switchboard.router().send(RouteFirst {
+                message: msg.message,
+                from: msg.from,
+            });
+            ctx.spawn(
+                async move {
+                    let _ = asked.await;
+                }
+                .into_actor(self),
+            );
             return;
         }
         if msg.message.topic.as_str().ends_with("/cancel") {
@@ -159,14 +176,30 @@ impl Handler<Progress> for Conversation {
     type Result = ();
 
     fn handle(&mut self, progress: Progress, ctx: &mut Self::Context) {
-        let Some(mut running) = self.current.take_if(|running| running.job == progress.job()) else { return };
+        let Some(mut running) = self.current.take_if(|running| running.job == progress.job()) else {
+            return;
+        };
         match progress {
             Progress::Text { text, .. } => {
-                self.publish(&running.reply, &Item { id: &running.id, seq: running.seq, delta: &text, end: None });
+                self.publish(
+                    &running.reply,
+                    &Item {
+                        id: &running.id,
+                        seq: running.seq,
+                        delta: &text,
+                        end: None,
+                    },
+                );
                 running.seq += 1;
                 self.current = Some(running);
             }
-            Progress::Done { reason, usage, timings, model, .. } => {
+            Progress::Done {
+                reason,
+                usage,
+                timings,
+                model,
+                ..
+            } => {
                 let end = End {
                     done: true,
                     finish_reason: finish_reason(reason),
@@ -178,8 +211,17 @@ impl Handler<Progress> for Conversation {
                 self.end(&running.reply, &running.id, running.seq, end);
                 self.next(ctx);
             }
-            Progress::Failed { code, message, retry_after_ms, .. } => {
-                let error = ItemError { code: &code, message: &message, retry_after_ms };
+            Progress::Failed {
+                code,
+                message,
+                retry_after_ms,
+                ..
+            } => {
+                let error = ItemError {
+                    code: &code,
+                    message: &message,
+                    retry_after_ms,
+                };
                 self.fail(&running.reply, &running.id, running.seq, error);
                 self.next(ctx);
             }
@@ -201,7 +243,11 @@ impl Conversation {
                 "{} requests of this device wait already (conversation.max_queued); wait for an answer, then ask again",
                 self.queue.len()
             );
-            let error = ItemError { code: "queue_full", message: &message, retry_after_ms: Some(1000) };
+            let error = ItemError {
+                code: "queue_full",
+                message: &message,
+                retry_after_ms: Some(1000),
+            };
             return self.fail(&reply, &id, 0, error);
         }
         self.queue.push_back(Pending {
@@ -224,8 +270,13 @@ impl Conversation {
     fn next(&mut self, ctx: &mut Context<Self>) {
         while let Some(pending) = self.queue.pop_front() {
             if pending.expires_at.is_some_and(|at| at <= Instant::now()) {
-                let message = "its Message Expiry Interval passed while it waited; ask again with a longer one";
-                let error = ItemError { code: "expired", message, retry_after_ms: None };
+                let message =
+                    "its Message Expiry Interval passed while it waited; ask again with a longer one";
+                let error = ItemError {
+                    code: "expired",
+                    message,
+                    retry_after_ms: None,
+                };
                 self.fail(&pending.reply, &pending.id, 0, error);
                 continue;
             }
@@ -242,7 +293,11 @@ impl Conversation {
             };
             if self.scheduler.try_send(submit).is_err() {
                 let message = "the daemon has more requests than it can look at; ask again shortly";
-                let error = ItemError { code: "overloaded", message, retry_after_ms: Some(1000) };
+                let error = ItemError {
+                    code: "overloaded",
+                    message,
+                    retry_after_ms: Some(1000),
+                };
                 self.fail(&pending.reply, &pending.id, 0, error);
                 continue;
             }
@@ -287,7 +342,12 @@ impl Conversation {
     /// The last item comes from the engine, when it has stopped.
     fn cancel_job(&self, job: JobId, ctx: &mut Context<Self>) {
         let asked = self.scheduler.send(CancelJob { job });
-        ctx.spawn(async move { let _ = asked.await; }.into_actor(self));
+        ctx.spawn(
+            async move {
+                let _ = asked.await;
+            }
+            .into_actor(self),
+        );
     }
 
     fn look_for_receivers(&mut self, ctx: &mut Context<Self>) {
@@ -311,7 +371,12 @@ impl Conversation {
         let (gone, kept): (VecDeque<_>, _) = self
             .queue
             .drain(..)
-            .map(|mut pending| (seen(&self.switchboard, &pending.reply, &mut pending.last_receiver_seen), pending))
+            .map(|mut pending| {
+                (
+                    seen(&self.switchboard, &pending.reply, &mut pending.last_receiver_seen),
+                    pending,
+                )
+            })
             .partition(|(seen, _)| !seen);
         self.queue = kept.into_iter().map(|(_, pending)| pending).collect();
         for (_, pending) in gone {
@@ -322,25 +387,45 @@ impl Conversation {
     /// The Response Topic if the client named one it may publish to, else the device's reply topic.
     fn reply_to(&self, msg: &Inbound) -> Option<ReplyTo> {
         let fallback = self.default_reply_topic.clone()?;
-        let correlation_data = msg.message.correlation_data().map(|data| Bytes::copy_from_slice(data));
+        let correlation_data = msg
+            .message
+            .correlation_data()
+            .map(|data| Bytes::copy_from_slice(data));
         let Some(asked) = msg.message.response_topic() else {
-            return Some(ReplyTo { topic: fallback, correlation_data });
+            return Some(ReplyTo {
+                topic: fallback,
+                correlation_data,
+            });
         };
         let topic = TopicName::parse(asked.clone()).map(|topic| topic.detached());
         match topic {
             // An answer into an actor's mailbox would be the next request.
             Ok(topic)
                 if !self.switchboard.is_owned(&topic)
-                    && msg.from.rules.may_publish(&topic, QoS::AtLeastOnce as u8, false).is_allowed() =>
+                    && msg
+                        .from
+                        .rules
+                        .may_publish(&topic, QoS::AtLeastOnce as u8, false)
+                        .is_allowed() =>
             {
-                Some(ReplyTo { topic, correlation_data })
+                Some(ReplyTo {
+                    topic,
+                    correlation_data,
+                })
             }
             _ => {
                 let message = format!(
                     "the Response Topic {asked} is not this device's to use; choose another under its own topics"
                 );
-                let reply = ReplyTo { topic: fallback, correlation_data };
-                let error = ItemError { code: "not_authorized", message: &message, retry_after_ms: None };
+                let reply = ReplyTo {
+                    topic: fallback,
+                    correlation_data,
+                };
+                let error = ItemError {
+                    code: "not_authorized",
+                    message: &message,
+                    retry_after_ms: None,
+                };
                 self.fail(&reply, &generated_id(), 0, error);
                 None
             }
@@ -349,7 +434,11 @@ impl Conversation {
 
     fn reject(&self, reply: &ReplyTo, invalid: &Invalid) {
         let id = invalid.id.clone().unwrap_or_else(generated_id);
-        let error = ItemError { code: invalid.code, message: &invalid.message, retry_after_ms: None };
+        let error = ItemError {
+            code: invalid.code,
+            message: &invalid.message,
+            retry_after_ms: None,
+        };
         self.fail(reply, &id, 0, error);
     }
 
@@ -378,7 +467,15 @@ impl Conversation {
     }
 
     fn end(&self, reply: &ReplyTo, id: &str, seq: u64, end: End<'_>) {
-        self.publish(reply, &Item { id, seq, delta: "", end: Some(end) });
+        self.publish(
+            reply,
+            &Item {
+                id,
+                seq,
+                delta: "",
+                end: Some(end),
+            },
+        );
     }
 
     fn publish(&self, reply: &ReplyTo, item: &Item<'_>) {
@@ -388,7 +485,10 @@ impl Conversation {
         };
         let mut message = AppMessage::new(reply.topic.clone(), payload, QoS::AtLeastOnce);
         message.properties = reply.correlation_data.as_ref().map(|data| {
-            Box::new(PublishProperties { correlation_data: Some(data.clone()), ..Default::default() })
+            Box::new(PublishProperties {
+                correlation_data: Some(data.clone()),
+                ..Default::default()
+            })
         });
         self.switchboard.publish(message);
     }

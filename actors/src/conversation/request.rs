@@ -76,7 +76,11 @@ const MAX_ID_BYTES: usize = 128;
 
 /// Reads a command's payload. JSON is what begins with `{`; anything else is the prompt itself.
 pub(super) fn parse(payload: &[u8], limits: &RequestLimits) -> Result<Request, Invalid> {
-    let invalid = |id: Option<&str>, code, message: String| Invalid { id: id.map(str::to_owned), code, message };
+    let invalid = |id: Option<&str>, code, message: String| Invalid {
+        id: id.map(str::to_owned),
+        code,
+        message,
+    };
     let text = std::str::from_utf8(payload).map_err(|e| {
         let message = format!("the payload is not UTF-8 ({e}); send text or JSON encoded as UTF-8");
         invalid(None, "invalid_utf8", message)
@@ -90,8 +94,13 @@ pub(super) fn parse(payload: &[u8], limits: &RequestLimits) -> Result<Request, I
         invalid(None, "invalid_json", message)
     })?;
     let id = read_id(value.get("id")).map_err(|message| invalid(None, "invalid_request", message))?;
-    let raw: RawRequest = serde_json::from_value(value)
-        .map_err(|e| invalid(id.as_deref(), "invalid_request", format!("the request cannot be used: {e}")))?;
+    let raw: RawRequest = serde_json::from_value(value).map_err(|e| {
+        invalid(
+            id.as_deref(),
+            "invalid_request",
+            format!("the request cannot be used: {e}"),
+        )
+    })?;
     raw.check(id, limits)
 }
 
@@ -103,7 +112,10 @@ fn read_id(id: Option<&Value>) -> Result<Option<String>, String> {
         Some(_) => return Err("`id` must be a text or a number".into()),
     };
     if id.len() > MAX_ID_BYTES {
-        return Err(format!("`id` has {} bytes; at most {MAX_ID_BYTES} are allowed", id.len()));
+        return Err(format!(
+            "`id` has {} bytes; at most {MAX_ID_BYTES} are allowed",
+            id.len()
+        ));
     }
     Ok(Some(id))
 }
@@ -128,15 +140,25 @@ impl RawRequest {
     }
 
     fn check(self, id: Option<String>, limits: &RequestLimits) -> Result<Request, Invalid> {
-        let invalid = |code, message: String| Invalid { id: id.clone(), code, message };
+        let invalid = |code, message: String| Invalid {
+            id: id.clone(),
+            code,
+            message,
+        };
         let prompt = match (self.prompt, self.messages) {
             (Some(text), None) => Prompt::Text(text),
             (None, Some(messages)) => Prompt::Messages(messages),
             (Some(_), Some(_)) => {
-                return Err(invalid("invalid_request", "give `prompt` or `messages`, not both".into()));
+                return Err(invalid(
+                    "invalid_request",
+                    "give `prompt` or `messages`, not both".into(),
+                ));
             }
             (None, None) => {
-                return Err(invalid("invalid_request", "nothing is asked; give `prompt` or `messages`".into()));
+                return Err(invalid(
+                    "invalid_request",
+                    "nothing is asked; give `prompt` or `messages`".into(),
+                ));
             }
         };
         let (prompt_bytes, blank) = match &prompt {
@@ -147,7 +169,10 @@ impl RawRequest {
             ),
         };
         if blank {
-            return Err(invalid("empty_prompt", "the prompt is empty; say what you want".into()));
+            return Err(invalid(
+                "empty_prompt",
+                "the prompt is empty; say what you want".into(),
+            ));
         }
         if prompt_bytes > limits.max_prompt_bytes {
             let message = format!(
@@ -183,8 +208,14 @@ impl RawRequest {
                 StopTexts::Many(texts) => texts,
             },
         };
-        generate.validate().map_err(|e| invalid(e.code(), e.to_string()))?;
-        Ok(Request { id, priority: self.priority, generate })
+        generate
+            .validate()
+            .map_err(|e| invalid(e.code(), e.to_string()))?;
+        Ok(Request {
+            id,
+            priority: self.priority,
+            generate,
+        })
     }
 }
 
@@ -199,7 +230,11 @@ pub(super) enum CancelTarget {
 
 /// Reads a cancel's payload: nothing for all, an id as plain text, or `{"id": …}`.
 pub(super) fn parse_cancel(payload: &[u8]) -> Result<CancelTarget, Invalid> {
-    let invalid = |message: String| Invalid { id: None, code: "invalid_request", message };
+    let invalid = |message: String| Invalid {
+        id: None,
+        code: "invalid_request",
+        message,
+    };
     let text = std::str::from_utf8(payload)
         .map_err(|_| invalid("a cancel is an id as UTF-8 text, {\"id\": …}, or empty for all".into()))?;
     let text = text.trim();
@@ -221,8 +256,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: RequestLimits =
-        RequestLimits { max_prompt_bytes: 100, default_max_tokens: 7, max_tokens_limit: 50 };
+    const LIMITS: RequestLimits = RequestLimits {
+        max_prompt_bytes: 100,
+        default_max_tokens: 7,
+        max_tokens_limit: 50,
+    };
 
     #[test]
     fn plain_text_is_the_prompt_as_it_is() {
@@ -248,20 +286,40 @@ mod tests {
         let long = format!("{{\"prompt\": \"{}\"}}", "x".repeat(101));
         for (payload, code, says) in [
             (r#"{"prompt": "#, "invalid_json", "mend it"),
-            (r#"{"id": "a", "prompt": "x", "tempratur": 1}"#, "invalid_request", "tempratur"),
+            (
+                r#"{"id": "a", "prompt": "x", "tempratur": 1}"#,
+                "invalid_request",
+                "tempratur",
+            ),
             (r#"{"id": "a"}"#, "invalid_request", "prompt"),
-            (r#"{"prompt": "x", "messages": []}"#, "invalid_request", "not both"),
+            (
+                r#"{"prompt": "x", "messages": []}"#,
+                "invalid_request",
+                "not both",
+            ),
             (r#"{"prompt": "  "}"#, "empty_prompt", "empty"),
             ("", "empty_prompt", "empty"),
-            (r#"{"prompt": "x", "max_tokens": 51}"#, "invalid_request", "max_tokens"),
-            (r#"{"prompt": "x", "priority": "now"}"#, "invalid_request", "urgent"),
+            (
+                r#"{"prompt": "x", "max_tokens": 51}"#,
+                "invalid_request",
+                "max_tokens",
+            ),
+            (
+                r#"{"prompt": "x", "priority": "now"}"#,
+                "invalid_request",
+                "urgent",
+            ),
             (r#"{"prompt": "x", "id": []}"#, "invalid_request", "id"),
             (&long, "prompt_too_long", "100"),
         ] {
             let invalid = parse(payload.as_bytes(), &LIMITS).unwrap_err();
             assert_eq!(invalid.code, code, "{payload}: {invalid:?}");
             assert!(invalid.message.contains(says), "{payload}: {invalid:?}");
-            assert_eq!(invalid.id.is_some(), payload.contains(r#""id": "a""#), "{payload}");
+            assert_eq!(
+                invalid.id.is_some(),
+                payload.contains(r#""id": "a""#),
+                "{payload}"
+            );
         }
         assert_eq!(parse(b"\xff\xfe", &LIMITS).unwrap_err().code, "invalid_utf8");
     }
@@ -270,7 +328,10 @@ mod tests {
     fn a_cancel_names_one_or_all() {
         assert_eq!(parse_cancel(b"").unwrap(), CancelTarget::All);
         assert_eq!(parse_cancel(b" r-1 ").unwrap(), CancelTarget::Id("r-1".into()));
-        assert_eq!(parse_cancel(br#"{"id": 7}"#).unwrap(), CancelTarget::Id("7".into()));
+        assert_eq!(
+            parse_cancel(br#"{"id": 7}"#).unwrap(),
+            CancelTarget::Id("7".into())
+        );
         assert!(parse_cancel(b"{").is_err());
     }
 

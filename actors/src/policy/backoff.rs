@@ -27,7 +27,11 @@ pub struct Backoff {
 impl Backoff {
     /// With no failures yet.
     pub fn new(config: BackoffConfig) -> Self {
-        Self { config, failures: 0, started_at: None }
+        Self {
+            config,
+            failures: 0,
+            started_at: None,
+        }
     }
 
     /// The child works.
@@ -41,7 +45,10 @@ impl Backoff {
         if lived.is_some_and(|lived| lived >= self.config.reset_backoff_after) {
             self.failures = 0;
         }
-        let doubled = self.config.min_backoff.saturating_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        let doubled = self
+            .config
+            .min_backoff
+            .saturating_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
         let base = doubled.min(self.config.max_backoff);
         base + base.mul_f64(self.config.random_factor.clamp(0.0, 1.0) * random.clamp(0.0, 1.0))
@@ -80,8 +87,14 @@ mod tests {
         backoff.failed(now, 0.0);
         backoff.failed(now, 0.0);
         backoff.started(now);
-        assert_eq!(backoff.failed(now + Duration::from_secs(59), 0.0).as_millis(), 400);
+        assert_eq!(
+            backoff.failed(now + Duration::from_secs(59), 0.0).as_millis(),
+            400
+        );
         backoff.started(now);
-        assert_eq!(backoff.failed(now + Duration::from_secs(60), 0.0).as_millis(), 100);
+        assert_eq!(
+            backoff.failed(now + Duration::from_secs(60), 0.0).as_millis(),
+            100
+        );
     }
 }

@@ -49,7 +49,10 @@ pub struct PriorityQueue<T> {
 impl<T> PriorityQueue<T> {
     /// An empty queue for at most `bound` entries in all.
     pub fn new(bound: usize) -> Self {
-        Self { classes: Default::default(), bound }
+        Self {
+            classes: Default::default(),
+            bound,
+        }
     }
 
     /// Adds at the tail of its class.
