@@ -126,8 +126,9 @@ impl Run {
     }
 
     fn lose(&mut self, cause: Detach) {
+        // The driver waits for its router's answer before it looks at anything else.
+        self.answer(ReasonCode::Success);
         self.step(|session, now, effects| session.detach(now, cause, effects));
-        // The driver's answers may still come: a router does not know that the client is gone.
     }
 
     fn answer(&mut self, reason: ReasonCode) {
