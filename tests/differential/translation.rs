@@ -1,6 +1,6 @@
 //! A packet of ours as rumqttd has it: the same fields under its names, so that its own `PartialEq` decides.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use bytestring::ByteString;
 use rumqttd::protocol as theirs;
 use topics::packet::*;
@@ -384,14 +384,14 @@ macro_rules! publish_reason {
 publish_reason!(puback_reason, PubAckReason);
 publish_reason!(pubrec_reason, PubRecReason);
 
-fn explained(ack: &Ack) -> Option<(Option<String>, Vec<(String, String)>)> {
+/// A reason string and user properties, which six packets have and they have a type for each.
+type Explanation = (Option<String>, Vec<(String, String)>);
+
+fn explained(ack: &Ack) -> Option<Explanation> {
     explanation(&ack.reason_string, &ack.user_properties)
 }
 
-fn explanation(
-    reason_string: &Option<ByteString>,
-    user_properties: &UserProperties,
-) -> Option<(Option<String>, Vec<(String, String)>)> {
+fn explanation(reason_string: &Option<ByteString>, user_properties: &UserProperties) -> Option<Explanation> {
     (reason_string.is_some() || !user_properties.is_empty())
         .then(|| (text(reason_string), pairs(user_properties)))
 }

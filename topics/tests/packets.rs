@@ -14,9 +14,8 @@ use bytes::BytesMut;
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
+use proptest::sample::select;
 use topics::packet::*;
-
-use any_packet::{any_packet, any_version};
 
 const MAX_PACKET_BYTES: usize = 1 << 20;
 
@@ -113,4 +112,16 @@ fn write(packet: &Packet, version: ProtocolVersion) -> BytesMut {
 /// What the decoder knows when the packet comes.
 fn version_before(packet: &Packet, version: ProtocolVersion) -> Option<ProtocolVersion> {
     (!matches!(packet, Packet::Connect(_))).then_some(version)
+}
+
+fn any_version() -> impl Strategy<Value = ProtocolVersion> {
+    select(vec![
+        ProtocolVersion::V31,
+        ProtocolVersion::V311,
+        ProtocolVersion::V5,
+    ])
+}
+
+fn any_packet() -> impl Strategy<Value = (ProtocolVersion, Packet)> {
+    any_version().prop_flat_map(|version| (Just(version), any_packet::packet(version)))
 }

@@ -8,18 +8,6 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use topics::packet::*;
 
-pub(crate) fn any_version() -> impl Strategy<Value = ProtocolVersion> {
-    select(vec![
-        ProtocolVersion::V31,
-        ProtocolVersion::V311,
-        ProtocolVersion::V5,
-    ])
-}
-
-pub(crate) fn any_packet() -> impl Strategy<Value = (ProtocolVersion, Packet)> {
-    any_version().prop_flat_map(|version| (Just(version), packet(version)))
-}
-
 /// A packet of `version`, a CONNECT included.
 pub(crate) fn packet(version: ProtocolVersion) -> BoxedStrategy<Packet> {
     let v5 = version == ProtocolVersion::V5;
