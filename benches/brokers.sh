@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# Clawdbot, Mosquitto and rumqttd under the same load (../shared/tools/mqtt-load), turn by turn in one run,
+# so that a neighbour's noise hits all three. Prints a Markdown table; what each column means and what was
+# found stands in benches/README.md.
+#
+#   benches/brokers.sh                    the whole matrix
+#   REPEATS=3 benches/brokers.sh          medians of three rounds
+#   SCALE=10 benches/brokers.sh           a tenth of the messages, for a quick look
+#   CLAWDBOT=path RUMQTTD_PEER=path MQTT_LOAD=path   binaries built elsewhere
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+REPEATS=${REPEATS:-1}
+SCALE=${SCALE:-100}
+# No single measurement may take longer; what it did not deliver by then is printed as lost.
+LIMIT_S=${LIMIT_S:-90}
+IDLE_CLIENTS=${IDLE_CLIENTS:-5000}
+BROKERS=(clawdbot mosquitto rumqttd)
+declare -A PORT=([clawdbot]=18831 [mosquitto]=18832 [rumqttd]=18833)
+declare -A PID
+
+work=$(mktemp -d)
+stop() {
+  for pid in "${PID[@]}"; do kill "$pid" 2>/dev/null || true; done
+  wait 2>/dev/null || true
+  rm -rf "$work"
+}
+trap stop EXIT
+ulimit -n "$(ulimit -Hn)"
+
+say() { echo "$*" >&2; }
+
+build() {
+  if [[ -z ${CLAWDBOT:-} ]]; then
+    cargo build --release --bin clawdbot
+    CLAWDBOT=$PWD/target/release/clawdbot
+  fi
+  if [[ -z ${RUMQTTD_PEER:-} ]]; then
+    RUMQTTD_PEER=$(cargo bench --no-run --bench rumqttd_peer --message-format=json \
+      | python3 -c 'import json,sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable") and message["target"]["name"] == "rumqttd_peer": print(message["executable"])')
+  fi
+  if [[ -z ${MQTT_LOAD:-} ]]; then
+    # The tool lies in a folder that may not be written to.
+    CARGO_TARGET_DIR=$PWD/target/mqtt-load cargo build --release --manifest-path ../shared/tools/mqtt-load/Cargo.toml
+    MQTT_LOAD=$PWD/target/mqtt-load/release/mqtt-load
+  fi
+}
+
+start() {
+  CLAWDBOT__DATA_DIR=$work/clawdbot CLAWDBOT__MQTT__TCP=127.0.0.1:${PORT[clawdbot]} CLAWDBOT__AUTH__MODE=none \
+    CLAWDBOT__METRICS__LISTEN=127.0.0.1:18839 CLAWDBOT__LOG__LEVEL=warn "$CLAWDBOT" serve >"$work/clawdbot.log" 2>&1 &
+  PID[clawdbot]=$!
+  cat >"$work/mosquitto.conf" <<CONF
+listener ${PORT[mosquitto]} 127.0.0.1
+allow_anonymous true
+persistence false
+max_inflight_messages 100
+max_queued_messages 0
+set_tcp_nodelay true
+log_type error
+CONF
+  mosquitto -c "$work/mosquitto.conf" >"$work/mosquitto.log" 2>&1 &
+  PID[mosquitto]=$!
+  "$RUMQTTD_PEER" --port "${PORT[rumqttd]}" >"$work/rumqttd.log" 2>&1 &
+  PID[rumqttd]=$!
+  for broker in "${BROKERS[@]}"; do
+    for _ in $(seq 100); do
+      (exec 3<>"/dev/tcp/127.0.0.1/${PORT[$broker]}") 2>/dev/null && continue 2
+      sleep 0.1
+    done
+    say "$broker does not listen on ${PORT[$broker]}:"
+    cat "$work/$broker.log" >&2
+    exit 1
+  done
+}
+
+rss_kib() { awk '/VmRSS/ { print $2 }' "/proc/${PID[$1]}/status" 2>/dev/null || echo 0; }
+
+# measure NAME MESSAGES ARGS...: one round of every broker.
+measure() {
+  local name=$1 messages=$(($2 * SCALE / 100))
+  shift 2
+  for round in $(seq "$REPEATS"); do
+    for broker in "${BROKERS[@]}"; do
+      local line
+      line=$(timeout "$LIMIT_S" "$MQTT_LOAD" --port "${PORT[$broker]}" "$@" --messages "$messages" 2>>"$work/load.log") || line="failed"
+      say "$name, round $round, $broker: $line"
+      printf '%s\t%s\t%s\n' "$name" "$broker" "$line" >>"$work/results"
+    done
+  done
+}
+
+remember_rss() { for broker in "${BROKERS[@]}"; do printf '%s\t%s\trss_kib=%s\n' "$1" "$broker" "$(rss_kib "$broker")" >>"$work/results"; done; }
+
+build
+start
+remember_rss "memory at rest"
+for size in 100 4096; do
+  for qos in 0 1; do
+    messages=100000
+    [[ $size == 4096 ]] && messages=40000
+    measure "1 pair, $size B, QoS $qos" $messages pairs --clients 1 --size $size --qos $qos
+    measure "50 pairs, $size B, QoS $qos" $((messages / 25)) pairs --clients 50 --size $size --qos $qos
+  done
+done
+for qos in 0 1; do
+  measure "fan-out to 50, 100 B, QoS $qos" 2000 fanout --clients 50 --size 100 --qos $qos
+done
+measure "paced: 1 pair at 1,000/s, QoS 1" 5000 pairs --clients 1 --size 100 --qos 1 --rate 1000
+measure "paced: 50 pairs at 40/s, QoS 1" 200 pairs --clients 50 --size 100 --qos 1 --rate 40
+sleep 10
+remember_rss "memory ten seconds after"
+for broker in "${BROKERS[@]}"; do
+  line=$(timeout "$LIMIT_S" "$MQTT_LOAD" --port "${PORT[$broker]}" idle --clients "$IDLE_CLIENTS" --pid "${PID[$broker]}" 2>>"$work/load.log") || line="failed"
+  say "idle, $broker: $line"
+  printf '%s\t%s\t%s\n' "$IDLE_CLIENTS idle clients" "$broker" "$line" >>"$work/results"
+done
+[[ -s $work/load.log ]] && sort "$work/load.log" | uniq -c | sort -rn | head -5 >&2
+
+python3 - "$work/results" <<'TABLE'
+import re
+import statistics
+import sys
+
+BROKERS = ["clawdbot", "mosquitto", "rumqttd"]
+cases = {}
+for line in open(sys.argv[1]):
+    name, broker, result = line.rstrip("\n").split("\t")
+    cases.setdefault(name, {}).setdefault(broker, []).append(result)
+
+
+def number(pattern, results):
+    found = [float(m[1]) for m in (re.search(pattern, r) for r in results) if m]
+    return statistics.median(found) if found else None
+
+
+def lost(results):
+    pairs = [m.groups() for m in (re.search(r"delivered=(\d+)/(\d+)", r) for r in results) if m]
+    failed = sum(1 for r in results if r == "failed")
+    missing = sum(int(all_) - int(came) for came, all_ in pairs)
+    return ("" if not missing else f" ({missing:,} lost)") + ("" if not failed else f" ({failed} failed)")
+
+
+print("| | Clawdbot | Mosquitto | rumqttd | to the better peer |")
+print("|---|---|---|---|---|")
+for name, results in cases.items():
+    cells, values = [], {}
+    for broker in BROKERS:
+        own = results.get(broker, [])
+        if name.startswith("paced"):
+            p50, p99 = number(r"p50_ms=([\d.]+)", own), number(r"p99_ms=([\d.]+)", own)
+            values[broker] = p99
+            cells.append(("failed" if p99 is None else f"p50 {p50:.2f} ms, p99 {p99:.2f} ms") + lost(own))
+        elif name.startswith("memory"):
+            values[broker] = number(r"rss_kib=(\d+)", own)
+            cells.append(f"{values[broker] / 1024:.1f} MiB")
+        elif "idle" in name:
+            values[broker], seconds = number(r"subscribed=(\d+)", own), number(r"connect_s=([\d.]+)", own)
+            cells.append("failed" if seconds is None else f"{values[broker] / 1024:.1f} MiB, connected in {seconds:.1f} s")
+        else:
+            values[broker] = number(r"delivered/s=(\d+)", own)
+            cells.append(("failed" if values[broker] is None else f"{values[broker]:,.0f}/s") + lost(own))
+    peers = [values[b] for b in BROKERS[1:] if values[b]]
+    smaller_is_better = name.startswith(("paced", "memory")) or "idle" in name
+    ratio = ""
+    if values["clawdbot"] and peers:
+        ratio = f"{values['clawdbot'] / (min(peers) if smaller_is_better else max(peers)):.2f}"
+    print(f"| {name} | {' | '.join(cells)} | {ratio} |")
+TABLE
