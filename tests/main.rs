@@ -1,4 +1,15 @@
 //! The integration tests: real sockets, real clients that we did not write, real models, killed
 //! processes. One binary, so that the daemon is linked once; each file names what it is about.
 
+mod bad_packets;
+mod conformance;
+mod conversation;
+mod daemon_life;
+mod differential;
+mod idle;
+mod many_clients;
+mod mosquitto;
+mod observability;
+mod paho;
+mod rumqttc;
 mod support;

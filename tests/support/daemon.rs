@@ -1,0 +1,305 @@
+//! The real program as a process of its own, on ports that the system chose, with a home of its own.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, SystemTime};
+
+use clawdbot::security::{DataDir, keys};
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::process::{self, Finished};
+use super::{PATIENCE, wait_for};
+
+/// A running daemon. When it is dropped it is killed, and if the test failed, its log is shown.
+pub(crate) struct Daemon {
+    process: Child,
+    home: Home,
+    /// Where MQTT is spoken.
+    pub(crate) mqtt: SocketAddr,
+    /// Where health and metrics are.
+    pub(crate) http: SocketAddr,
+}
+
+/// A directory with everything that a daemon of a test owns, and the environment to run programs in.
+pub(crate) struct Home {
+    directory: TempDir,
+}
+
+/// A daemon to be.
+pub(crate) struct Launch {
+    home: Home,
+    model: Option<PathBuf>,
+    settings: Vec<(String, String)>,
+}
+
+impl Daemon {
+    /// One with the defaults, but for its places.
+    pub(crate) fn launch() -> Launch {
+        Launch {
+            home: Home::new(),
+            model: None,
+            settings: Vec::new(),
+        }
+    }
+
+    /// One with this model, and otherwise the defaults.
+    pub(crate) fn with_model(model: &Path) -> Daemon {
+        Daemon::launch().model(model).start()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.home.log()
+    }
+
+    /// The process in which the model runs now, as the log tells.
+    pub(crate) fn worker_pid(&self) -> u32 {
+        let log = self.log();
+        let started = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .rfind(|line| line["message"] == "inference process started");
+        let started = started.expect("an inference process was started");
+        u32::try_from(started["pid"].as_u64().expect("a pid")).expect("a pid")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        process::signal(self.pid(), signal);
+    }
+
+    /// Stops the model's process in the middle of whatever it does; what it is told waits.
+    pub(crate) fn freeze_worker(&self) -> Frozen {
+        let pid = self.worker_pid();
+        process::signal(pid, Signal::STOP);
+        Frozen { pid }
+    }
+
+    /// How it exits, if it does in time.
+    pub(crate) fn exit(&mut self, within: Duration) -> Option<ExitStatus> {
+        process::wait(&mut self.process, within)
+    }
+
+    /// A token of a device, valid from now on.
+    pub(crate) fn token(&self, device: &str) -> String {
+        self.home.token_at(device, SystemTime::now())
+    }
+
+    /// Runs `clawdbot` against this daemon.
+    #[track_caller]
+    pub(crate) fn cli<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Finished {
+        process::finish(&mut self.command(arguments))
+    }
+
+    /// `clawdbot` with these arguments, set up for this daemon.
+    pub(crate) fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
+        let mut command = self.home.command(arguments);
+        command.env("CLAWDBOT__MQTT__TCP", self.mqtt.to_string());
+        command
+    }
+
+    /// The status code and the body of a page.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        get(self.http, path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    /// The sum over all series of a metric; nothing where there is none.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        self.metric_where(name, "")
+    }
+
+    /// The sum over those series of a metric whose labels contain a text.
+    pub(crate) fn metric_where(&self, name: &str, label: &str) -> Option<f64> {
+        let (code, text) = self.get("/metrics");
+        assert_eq!(code, 200, "{text}");
+        text.lines()
+            .filter_map(|line| {
+                let rest = line.strip_prefix(name)?;
+                let (labels, value) = rest.rsplit_once(' ')?;
+                let whole_name = labels.is_empty() || labels.starts_with('{');
+                (whole_name && labels.contains(label)).then(|| value.parse::<f64>().expect("a number"))
+            })
+            .reduce(|sum, value| sum + value)
+    }
+
+    /// What `clawdbot status --json` says.
+    pub(crate) fn status(&self) -> Value {
+        let finished = self.cli(&["status", "--json"]);
+        finished.assert_code(0);
+        serde_json::from_str(&finished.stdout).expect("the status is JSON")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // The inference process ends with it: that is one of the things tested.
+        let _gone = self.process.kill();
+        let _status = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log ---\n{}--- its end ---", self.log());
+        }
+    }
+}
+
+/// A process that does nothing until this is dropped.
+pub(crate) struct Frozen {
+    pid: u32,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        process::signal(self.pid, Signal::CONT);
+    }
+}
+
+impl Launch {
+    pub(crate) fn model(mut self, model: &Path) -> Launch {
+        self.model = Some(model.to_owned());
+        self
+    }
+
+    /// A setting, by its environment variable.
+    pub(crate) fn set(mut self, key: &str, value: impl ToString) -> Launch {
+        self.settings.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Starts it and waits until it answers, with its model if it has one.
+    pub(crate) fn start(self) -> Daemon {
+        let arguments: Vec<&OsStr> = match &self.model {
+            Some(model) => vec!["serve".as_ref(), "--model".as_ref(), model.as_ref()],
+            None => vec!["serve".as_ref()],
+        };
+        let mut command = self.home.command(&arguments);
+        for (key, value) in &self.settings {
+            command.env(
+                format!("CLAWDBOT__{}", key.to_uppercase().replace('.', "__")),
+                value,
+            );
+        }
+        start(self.home, command)
+    }
+}
+
+/// Starts a daemon that was set up by hand. Its settings must name no ports and no log format.
+pub(crate) fn start(home: Home, mut command: Command) -> Daemon {
+    let log = File::create(home.log_path()).expect("a log file");
+    let process = command
+        .env("CLAWDBOT__LOG__FORMAT", "json")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a second handle of the log"))
+        .stderr(log)
+        .spawn()
+        .expect("the daemon starts");
+    // Owned from here on, so that it is killed and its log shown whatever happens next.
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut daemon = Daemon {
+        process,
+        home,
+        mqtt: nowhere,
+        http: nowhere,
+    };
+    (daemon.mqtt, daemon.http) = wait_for("the daemon to listen", || {
+        if let Some(status) = daemon.process.try_wait().expect("a child") {
+            panic!("the daemon ended at its start with {status}");
+        }
+        let log = daemon.log();
+        Some((listener(&log, "mqtt listens")?, listener(&log, "http listens")?))
+    });
+    wait_for("the daemon to be ready", || {
+        get(daemon.http, "/health").ok().filter(|(code, _)| *code == 200)
+    });
+    daemon
+}
+
+impl Home {
+    pub(crate) fn new() -> Home {
+        Home {
+            directory: TempDir::with_prefix("clawdbot-").expect("a temporary directory"),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.path().join("data")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.path().join("log")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        // A log that was never begun is an empty one.
+        fs::read(self.log_path())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// `clawdbot` with these arguments, in this home, on any free ports, and with nothing of the
+    /// settings of whoever runs the tests.
+    pub(crate) fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_clawdbot"));
+        for (name, _) in std::env::vars_os() {
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with("CLAWDBOT__") || name_text.starts_with("XDG_") {
+                command.env_remove(&name);
+            }
+        }
+        command
+            .args(arguments)
+            .env("HOME", self.path())
+            .env("CLAWDBOT__DATA_DIR", self.data_dir())
+            .env("CLAWDBOT__MQTT__TCP", "127.0.0.1:0")
+            .env("CLAWDBOT__METRICS__LISTEN", "127.0.0.1:0");
+        command
+    }
+
+    /// A token signed at another time than now.
+    pub(crate) fn token_at(&self, device: &str, now: SystemTime) -> String {
+        let dir = DataDir::prepare(&self.data_dir()).expect("a data directory");
+        let key = keys::load_or_create(&dir).expect("a key");
+        key.issue(device, now, Duration::from_secs(900)).expect("a token")
+    }
+}
+
+fn listener(log: &str, message: &str) -> Option<SocketAddr> {
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let line = lines.into_iter().find(|line| line["message"] == message)?;
+    line["address"].as_str()?.parse().ok()
+}
+
+fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    let malformed = || std::io::Error::other(format!("not an HTTP response: {response:?}"));
+    let (head, body) = response.split_once("\r\n\r\n").ok_or_else(malformed)?;
+    let code = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(malformed)?;
+    Ok((code, body.to_owned()))
+}

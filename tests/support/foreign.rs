@@ -1,0 +1,40 @@
+//! Clients that others wrote: where they are, or a loud word that they are missing. `tests/run`
+//! installs them.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::skip;
+
+/// A program of Mosquitto's, if it is installed.
+pub(crate) fn mosquitto(program: &str) -> Option<Command> {
+    // Asked for its help it exits with 1; that it could be started is enough.
+    let found = Command::new(program)
+        .arg("--help")
+        .stdin(Stdio::null())
+        .output()
+        .is_ok();
+    if !found {
+        skip(&format!("{program} is not installed; `tests/run` installs it"));
+        return None;
+    }
+    Some(Command::new(program))
+}
+
+/// A Python that has paho-mqtt.
+pub(crate) fn python_with_paho() -> Option<PathBuf> {
+    let given = std::env::var_os("CLAWDBOT_TEST_PYTHON").map(PathBuf::from);
+    let candidates = given.into_iter().chain([PathBuf::from("python3")]);
+    let check = "import paho.mqtt.client as c; c.CallbackAPIVersion.VERSION2";
+    for python in candidates {
+        let check = Command::new(&python)
+            .args(["-c", check])
+            .stdin(Stdio::null())
+            .output();
+        if check.is_ok_and(|output| output.status.success()) {
+            return Some(python);
+        }
+    }
+    skip("no Python with paho-mqtt 2; `tests/run` makes one");
+    None
+}
