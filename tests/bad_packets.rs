@@ -102,7 +102,7 @@ fn what_breaks_the_protocol_ends_its_connection_with_the_reason_and_no_other() {
         (
             "a SUBSCRIBE for nothing",
             packet(0x82, &[0, 1, 0]),
-            PROTOCOL_ERROR,
+            MALFORMED_OR_PROTOCOL_ERROR,
         ),
     ];
     for (number, (what, bytes, reasons)) in cases.iter().enumerate() {
