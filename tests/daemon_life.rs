@@ -285,7 +285,7 @@ fn settings_come_from_file_environment_and_flags_in_that_order() {
 fn serve_with_file(content: &str) -> Finished {
     let home = Home::new();
     let file = home.path().join("my.toml");
-    fs::write(&file, content).unwrap();
+    fs::write(&file, content).expect("a file of settings");
     process::finish(home.command(&["serve", "--config"]).arg(&file))
 }
 

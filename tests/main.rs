@@ -1,6 +1,11 @@
 //! The integration tests: real sockets, real clients that we did not write, real models, killed
 //! processes. One binary, so that the daemon is linked once; each file names what it is about.
 
+#![allow(
+    clippy::expect_used,
+    reason = "clippy.toml allows it in tests; what the tests share is called from nowhere else"
+)]
+
 mod bad_packets;
 mod conformance;
 mod conversation;
