@@ -2,7 +2,10 @@
 //! payload, MQTT 3.1.1 and 5.0. Both read from a buffer that holds one packet, and both write into one
 //! that has room.
 
-#![allow(clippy::expect_used, reason = "a bench that cannot make its fixture should stop at once")]
+#![allow(
+    clippy::expect_used,
+    reason = "a bench that cannot make its fixture should stop at once"
+)]
 
 use std::hint::black_box;
 

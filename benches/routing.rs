@@ -1,7 +1,10 @@
 //! What it costs to find a topic's subscribers: exactly one among 10,000, through wildcards, and 50 of one
 //! topic. This is paid once a message, by the publishing session, on a snapshot of the tree.
 
-#![allow(clippy::expect_used, reason = "a bench that cannot make its fixture should stop at once")]
+#![allow(
+    clippy::expect_used,
+    reason = "a bench that cannot make its fixture should stop at once"
+)]
 
 use std::hint::black_box;
 

@@ -2,7 +2,10 @@
 //!
 //! `cargo bench` runs every bench target; without a port this one has nothing to do and ends.
 
-#![allow(clippy::expect_used, reason = "a bench that cannot make its fixture should stop at once")]
+#![allow(
+    clippy::expect_used,
+    reason = "a bench that cannot make its fixture should stop at once"
+)]
 
 use serde_json::json;
 

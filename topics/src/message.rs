@@ -29,7 +29,14 @@ pub struct Message {
 impl Message {
     /// A message with no properties that never expires.
     pub fn new(topic: TopicName, payload: impl Into<Bytes>, qos: QoS) -> Self {
-        Self { topic, payload: payload.into(), qos, retain: false, expires_at: None, properties: None }
+        Self {
+            topic,
+            payload: payload.into(),
+            qos,
+            retain: false,
+            expires_at: None,
+            properties: None,
+        }
     }
 
     /// The same message, to be retained.
@@ -42,8 +49,10 @@ impl Message {
     /// an instant.
     pub fn with_properties(mut self, properties: Option<Box<PublishProperties>>, now: Instant) -> Self {
         self.properties = properties.and_then(|mut p| {
-            self.expires_at =
-                p.message_expiry_interval_s.take().map(|s| now + Duration::from_secs(u64::from(s)));
+            self.expires_at = p
+                .message_expiry_interval_s
+                .take()
+                .map(|s| now + Duration::from_secs(u64::from(s)));
             p.topic_alias = None;
             p.subscription_identifiers.clear();
             (!p.is_empty()).then_some(p)
@@ -83,7 +92,11 @@ impl Message {
             p.response_topic = p.response_topic.as_ref().map(copy);
             p.content_type = p.content_type.as_ref().map(copy);
             p.correlation_data = p.correlation_data.as_ref().map(|b| Bytes::copy_from_slice(b));
-            p.user_properties = p.user_properties.iter().map(|(k, v)| (copy(k), copy(v))).collect();
+            p.user_properties = p
+                .user_properties
+                .iter()
+                .map(|(k, v)| (copy(k), copy(v)))
+                .collect();
         }
         own
     }
