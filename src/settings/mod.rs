@@ -2,7 +2,7 @@
 //!
 //! Four sources, each stronger than the one before: the defaults that are built in, one file,
 //! `CLAWDBOT__SECTION__KEY` variables, flags. [`load`] merges them with the `config` crate and turns
-//! [`raw`] settings into [`checked`] ones; everything that is wrong comes out at once, each with the
+//! raw settings into checked ones; everything that is wrong comes out at once, each with the
 //! place it was written at.
 
 mod check;

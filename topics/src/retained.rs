@@ -13,7 +13,7 @@ use crate::name::TopicName;
 /// One message per topic, within bounds, found by filter.
 ///
 /// A sorted map rather than a tree: it costs one entry per message, and a search leaps over
-/// everything that shares a wrong level (see [`step`]), so that `clawdbot/+/status` looks at about
+/// everything that shares a wrong level (see `step`), so that `clawdbot/+/status` looks at about
 /// one entry per device. When a message expires is the caller's business.
 #[derive(Debug, Clone)]
 pub struct RetainedStore<M> {

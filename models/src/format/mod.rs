@@ -1,4 +1,4 @@
-//! Model files. Whatever the format, the rest of the crate sees one [`Checkpoint`]: a configuration, a tokenizer, a
+//! Model files. Whatever the format, the rest of the crate sees one `Checkpoint`: a configuration, a tokenizer, a
 //! template, and tensors by one set of names.
 //!
 //! The names are GGUF's short ones (`blk.0.attn_q.weight`), shapes are rows first (outputs × inputs).

@@ -164,7 +164,7 @@ impl Tokenizer {
         Ok(tokens)
     }
 
-    /// Splits what a chat template made: special tokens are recognised but for those that [`guard`] has made
+    /// Splits what a chat template made: special tokens are recognised but for those that `guard` has made
     /// unrecognisable. The beginning token is added where the model wants one and the template wrote none.
     ///
     /// # Errors
