@@ -209,7 +209,8 @@ impl Switchboard {
     /// published before the retained messages are looked up: whichever comes first, the subscriber
     /// gets the message, if need be twice, never not at all.
     pub fn route(&self, message: &Arc<Message>, from: &Arc<Publisher>) -> Routed {
-        if message.retain {
+        // What an actor takes has been taken: requests are never retained.
+        if message.retain && !self.is_owned(&message.topic) {
             self.retain(message);
         }
         let routes = self.0.routes.load();

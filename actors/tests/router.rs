@@ -312,6 +312,21 @@ async fn retained_messages_are_bounded_replaced_and_taken_away_by_an_empty_paylo
 }
 
 #[actix::test]
+async fn what_an_actor_takes_is_not_retained() {
+    let board = board();
+    let (owner, seen) = recorder(16, None);
+    board
+        .router()
+        .send(bind("clawdbot/a/command", "Owner", &owner))
+        .await
+        .unwrap()
+        .unwrap();
+    board.publish(message("clawdbot/a/command", "once").retained());
+    until(|| seen.lock().unwrap().len() == 1).await;
+    assert_eq!(board.retained_len(), 0);
+}
+
+#[actix::test]
 async fn what_a_full_outbox_drops_is_counted() {
     let board = board();
     let session = SessionHandle::new("slow".into(), Outbox::new(3, 100_000));
