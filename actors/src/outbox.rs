@@ -10,10 +10,17 @@ use std::task::{Context, Poll, Waker};
 
 use topics::session::Delivery;
 
-/// What happens to a delivery that finds the outbox full: the newest is dropped and counted. The
-/// publisher is not held up by one slow reader.
-#[derive(Debug, PartialEq, Eq)]
-pub struct DropNewest;
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// Taken.
+    Taken,
+    /// Taken, but the publisher had better wait until there is room again: see [`Outbox::is_crowded`].
+    Crowded,
+    /// Not taken. The policy is "drop newest": the outbox is full, either because its session made no
+    /// progress for so long that publishers wait for it no more, or because many publish at once.
+    Dropped,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -28,6 +35,10 @@ struct Inner {
     queue: VecDeque<Delivery>,
     bytes: usize,
     waker: Option<Waker>,
+    /// Publishers that wait for room.
+    held_back: Vec<Waker>,
+    /// Publishers waited in vain; they are not asked to again before the session makes progress.
+    stalled: bool,
     closed: bool,
 }
 
@@ -40,6 +51,10 @@ impl Inner {
             self.bytes -= delivery.message.queued_bytes();
             batch.push(delivery);
         }
+    }
+
+    fn wake_held_back(&mut self) {
+        self.held_back.drain(..).for_each(Waker::wake);
     }
 }
 
@@ -55,24 +70,51 @@ impl Outbox {
 
     /// Adds a delivery and wakes the session if it sleeps. A closed outbox takes nothing and says
     /// nothing: its session has ended, and so have its subscriptions.
-    pub fn push(&self, delivery: Delivery) -> Result<(), DropNewest> {
+    pub fn push(&self, delivery: Delivery) -> Pushed {
         let bytes = delivery.message.queued_bytes();
-        let waker = {
+        let (waker, crowded) = {
             let mut inner = self.lock();
             if inner.closed {
-                return Ok(());
+                return Pushed::Taken;
             }
             if inner.queue.len() >= self.max_messages || inner.bytes + bytes > self.max_bytes {
-                return Err(DropNewest);
+                return Pushed::Dropped;
             }
             inner.bytes += bytes;
             inner.queue.push_back(delivery);
-            inner.waker.take()
+            (inner.waker.take(), self.crowded(&inner))
         };
         if let Some(waker) = waker {
             waker.wake();
         }
-        Ok(())
+        if crowded { Pushed::Crowded } else { Pushed::Taken }
+    }
+
+    /// Whether publishers should wait. If so, `waker` is woken when they need not any more.
+    pub(crate) fn is_crowded(&self, waker: &Waker) -> bool {
+        let mut inner = self.lock();
+        if !self.crowded(&inner) {
+            return false;
+        }
+        if !inner.held_back.iter().any(|known| known.will_wake(waker)) {
+            inner.held_back.push(waker.clone());
+        }
+        true
+    }
+
+    /// A publisher has waited long enough: until the session makes progress, what finds the outbox full
+    /// is dropped and nobody waits.
+    pub(crate) fn give_up_waiting(&self) {
+        let mut inner = self.lock();
+        inner.stalled = true;
+        inner.wake_held_back();
+    }
+
+    /// Half full, so that everybody who publishes at this moment still finds room for one more.
+    fn crowded(&self, inner: &Inner) -> bool {
+        !inner.stalled
+            && !inner.closed
+            && (inner.queue.len() > self.max_messages / 2 || inner.bytes > self.max_bytes / 2)
     }
 
     /// Moves up to `limit` deliveries into `batch`, or registers to be woken.
@@ -95,6 +137,10 @@ impl Outbox {
             return Poll::Pending;
         }
         inner.take(limit, batch);
+        inner.stalled = false;
+        if inner.queue.len() <= self.max_messages / 4 && inner.bytes <= self.max_bytes / 4 {
+            inner.wake_held_back();
+        }
         Poll::Ready(())
     }
 
@@ -106,6 +152,7 @@ impl Outbox {
     /// Ends it: what is inside is let go, what comes is not taken.
     pub(crate) fn close(&self) {
         let mut inner = self.lock();
+        inner.wake_held_back();
         *inner = Inner {
             closed: true,
             ..Inner::default()

@@ -1,26 +1,46 @@
 //! What the message plane counts, as plain atomics: a publish must not pay for its metrics. The
 //! daemon exports them as observable counters.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+/// Arbiters count apart, each on a cache line of its own: at a million messages a second, counters
+/// that two cores write in turn cost more than all the rest of a message.
+const SHARDS: usize = 4;
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Shard(AtomicU64);
 
 /// A number that only grows, or a gauge that is raised and lowered.
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub struct Counter([Shard; SHARDS]);
 
 impl Counter {
     /// Adds to it.
     pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
+        self.shard().fetch_add(n, Relaxed);
     }
 
     /// Takes from it.
     pub fn sub(&self, n: u64) {
-        self.0.fetch_sub(n, Relaxed);
+        // Another arbiter's shard may hold what is taken here: only the sum means anything.
+        self.shard().fetch_sub(n, Relaxed);
     }
 
     /// Reads it.
     pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
+        self.0
+            .iter()
+            .fold(0, |sum, shard| sum.wrapping_add(shard.0.load(Relaxed)))
+    }
+
+    fn shard(&self) -> &AtomicU64 {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static MINE: usize = NEXT.fetch_add(1, Relaxed) % SHARDS;
+        }
+        let [first, ..] = &self.0;
+        MINE.with(|mine| &self.0.get(*mine).unwrap_or(first).0)
     }
 }
 

@@ -18,14 +18,14 @@ use topics::device::DeviceId;
 use topics::filter::TopicFilter;
 use topics::message::Message;
 use topics::name::TopicName;
-use topics::packet::{QoS, ReasonCode, RetainHandling, SubscriptionOptions};
+use topics::packet::{ReasonCode, RetainHandling, SubscriptionOptions};
 use topics::pattern::{Params, TopicPattern};
 use topics::retained::RetainedStore;
 use topics::session::Delivery;
 use topics::subscriptions::SubscriptionTree;
 
 use crate::device_session::DeviceSession;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Pushed};
 use crate::stats::Stats;
 use crate::topic_router::{RouteFirst, TopicRouter};
 
@@ -209,6 +209,17 @@ impl Switchboard {
     /// published before the retained messages are looked up: whichever comes first, the subscriber
     /// gets the message, if need be twice, never not at all.
     pub fn route(&self, message: &Arc<Message>, from: &Arc<Publisher>) -> Routed {
+        self.route_gently(message, from, &mut Vec::new())
+    }
+
+    /// As [`Switchboard::route`], and names the sessions whose outboxes are so full that the publisher
+    /// should hold back its next messages.
+    pub fn route_gently(
+        &self,
+        message: &Arc<Message>,
+        from: &Arc<Publisher>,
+        crowded: &mut Vec<Arc<SessionHandle>>,
+    ) -> Routed {
         // What an actor takes has been taken: requests are never retained.
         if message.retain && !self.is_owned(&message.topic) {
             self.retain(message);
@@ -229,7 +240,7 @@ impl Switchboard {
             }
             None => 0,
         };
-        Routed::To(owned + self.hand_to_subscribers(&routes, message, from))
+        Routed::To(owned + self.hand_to_subscribers(&routes, message, from, crowded))
     }
 
     /// Publishes a message of the daemon's own. The first message for a topic of its own pattern
@@ -381,9 +392,13 @@ impl Switchboard {
         }
     }
 
-    fn hand_to_subscribers(&self, routes: &Routes, message: &Arc<Message>, from: &Arc<Publisher>) -> usize {
-        // One copy a session, at the highest QoS of the subscriptions it matched, naming all of
-        // their identifiers [MQTT-3.3.4-2], [MQTT-3.3.4-3].
+    fn hand_to_subscribers(
+        &self,
+        routes: &Routes,
+        message: &Arc<Message>,
+        from: &Arc<Publisher>,
+        crowded: &mut Vec<Arc<SessionHandle>>,
+    ) -> usize {
         let mut receivers: Vec<(&Arc<SessionHandle>, Delivery)> = Vec::new();
         routes
             .subscriptions
@@ -392,42 +407,51 @@ impl Switchboard {
                 if options.no_local && subscriber.session.client_id == from.client_id {
                     return;
                 }
-                let qos = message.qos.min(options.qos);
-                let retain = message.retain && options.retain_as_published;
-                let known = receivers
-                    .iter_mut()
-                    .find(|(session, _)| session.key == subscriber.session.key);
-                match known {
-                    Some((_, delivery)) => {
-                        delivery.qos = delivery.qos.max(qos);
-                        delivery.retain |= retain;
-                        delivery.subscription_identifiers.extend(subscriber.identifier);
-                    }
-                    None => receivers.push((
-                        &subscriber.session,
-                        Delivery {
-                            message: message.clone(),
-                            qos,
-                            retain,
-                            subscription_identifiers: subscriber.identifier.into_iter().collect(),
-                        },
-                    )),
-                }
+                receivers.push((
+                    &subscriber.session,
+                    Delivery {
+                        message: message.clone(),
+                        qos: message.qos.min(options.qos),
+                        retain: message.retain && options.retain_as_published,
+                        subscription_identifiers: subscriber.identifier.into_iter().collect(),
+                    },
+                ));
             });
+        one_copy_each(&mut receivers);
         let count = receivers.len();
         for (session, delivery) in receivers {
-            self.push(session, delivery);
+            if self.push(session, delivery) == Pushed::Crowded {
+                crowded.push(session.clone());
+            }
         }
         count
     }
 
-    fn push(&self, session: &SessionHandle, delivery: Delivery) {
-        let qos = delivery.qos;
-        if session.outbox.push(delivery).is_err() {
+    fn push(&self, session: &SessionHandle, delivery: Delivery) -> Pushed {
+        let pushed = session.outbox.push(delivery);
+        if pushed == Pushed::Dropped {
             self.0.stats.dropped_outbox_full.add(1);
-            if qos > QoS::AtMostOnce {
-                tracing::debug!(client_id = %session.client_id, "outbox full, newest message dropped");
-            }
+            tracing::debug!(client_id = %session.client_id, "outbox full, newest message dropped");
         }
+        pushed
     }
+}
+
+/// One copy a session, at the highest QoS of the subscriptions it matched, naming all of their
+/// identifiers [MQTT-3.3.4-2], [MQTT-3.3.4-3].
+fn one_copy_each(receivers: &mut Vec<(&Arc<SessionHandle>, Delivery)>) {
+    if receivers.len() < 2 {
+        return;
+    }
+    receivers.sort_by_key(|(session, _)| session.key);
+    receivers.dedup_by(|(session, again), (known, kept)| {
+        let same = session.key == known.key;
+        if same {
+            kept.qos = kept.qos.max(again.qos);
+            kept.retain |= again.retain;
+            kept.subscription_identifiers
+                .append(&mut again.subscription_identifiers);
+        }
+        same
+    });
 }

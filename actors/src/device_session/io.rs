@@ -14,6 +14,7 @@ use bytes::{Buf, BytesMut};
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Sleep;
 use topics::session::Delivery;
 
 use crate::switchboard::SessionHandle;
@@ -31,6 +32,10 @@ const BATCH: usize = 256;
 
 /// One read. Chunks of it are handed on without a copy; all sessions of an arbiter share it.
 const READ_BYTES: usize = 64 * 1024;
+
+/// How long a publisher waits for a session that makes no progress, before what finds that session's
+/// outbox full is dropped instead.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a connection that ends may take to write its last words and see the client go.
 const LINGER: Duration = Duration::from_secs(5);
@@ -53,6 +58,8 @@ pub(super) enum IoEvent {
     Received(BytesMut),
     /// Messages for the client.
     Deliveries(Vec<Delivery>),
+    /// The receivers of what the client publishes have room again.
+    Relieved,
     /// The connection is gone.
     Closed(Option<io::Error>),
 }
@@ -64,6 +71,35 @@ pub(super) struct Io {
     pub(super) out: BytesMut,
     waker: Option<Waker>,
     read_first: bool,
+    /// While the session has enough to send, what is routed to it stays in the outbox, where publishers
+    /// see that it is crowded.
+    pub(super) deliveries_wait: bool,
+    held_back: Option<HeldBack>,
+    /// While it is held back, what the client acknowledges is still read, up to a bound.
+    pub(super) may_read_ahead: bool,
+}
+
+/// The client publishes to sessions that do not keep up.
+struct HeldBack {
+    by: Vec<Arc<SessionHandle>>,
+    until: Pin<Box<Sleep>>,
+}
+
+impl HeldBack {
+    /// Ready when everybody has room again, or was waited for long enough.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.by.retain(|session| session.outbox.is_crowded(cx.waker()));
+        if self.by.is_empty() {
+            return Poll::Ready(());
+        }
+        if self.until.as_mut().poll(cx).is_ready() {
+            for session in self.by.drain(..) {
+                session.outbox.give_up_waiting();
+            }
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
 }
 
 impl Io {
@@ -74,6 +110,9 @@ impl Io {
             out: BytesMut::new(),
             waker: None,
             read_first: false,
+            deliveries_wait: false,
+            held_back: None,
+            may_read_ahead: true,
         }))
     }
 
@@ -86,6 +125,7 @@ impl Io {
     /// Sends what is left and closes, without holding up the session.
     pub(super) fn close(&mut self) {
         let out = std::mem::take(&mut self.out);
+        self.stop_holding_back();
         let Some(Connection { mut stream, permit }) = self.connection.take() else {
             return;
         };
@@ -99,6 +139,31 @@ impl Io {
             .await;
             drop(permit);
         });
+    }
+
+    /// Reads nothing more from the client until these sessions have room again.
+    pub(super) fn hold_back(&mut self, crowded: Vec<Arc<SessionHandle>>) {
+        match &mut self.held_back {
+            Some(held_back) => held_back.by.extend(crowded),
+            none => {
+                *none = Some(HeldBack {
+                    by: crowded,
+                    until: Box::pin(tokio::time::sleep(PATIENCE)),
+                });
+            }
+        }
+        self.wake();
+    }
+
+    /// Nobody is waited for any more.
+    pub(super) fn stop_holding_back(&mut self) {
+        self.held_back = None;
+        self.may_read_ahead = true;
+    }
+
+    /// Whether the client's next packets must wait.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.held_back.is_some()
     }
 
     /// Makes the stream look again: there is something to write.
@@ -129,6 +194,16 @@ impl Io {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<IoEvent> {
+        if let Some(held_back) = &mut self.held_back {
+            if held_back.poll(cx).is_pending() {
+                if !self.may_read_ahead {
+                    return Poll::Pending;
+                }
+            } else {
+                self.stop_holding_back();
+                return Poll::Ready(IoEvent::Relieved);
+            }
+        }
         let Some(connection) = &mut self.connection else {
             return Poll::Pending;
         };
@@ -144,6 +219,9 @@ impl Io {
     }
 
     fn poll_deliveries(&mut self, cx: &mut Context<'_>) -> Poll<IoEvent> {
+        if self.deliveries_wait && self.connection.is_some() {
+            return Poll::Pending;
+        }
         let mut batch = Vec::new();
         match self.handle.outbox.poll_drain(cx, BATCH, &mut batch) {
             Poll::Ready(()) => Poll::Ready(IoEvent::Deliveries(batch)),

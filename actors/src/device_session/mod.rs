@@ -7,6 +7,7 @@
 mod io;
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -39,6 +40,12 @@ const MAILBOX: usize = 16;
 /// Deliveries handed over between a publish and its acknowledgement.
 const OWN_BATCH: usize = 16;
 
+/// What is read of a client that is held back, for the sake of the acknowledgements in it.
+const READ_AHEAD_BYTES: usize = 256 * 1024;
+
+/// Messages that wait in a session for its inflight window; more stay in the outbox.
+const DELIVERIES_AHEAD: usize = 256;
+
 /// See the module.
 pub struct DeviceSession {
     session: Session,
@@ -49,6 +56,13 @@ pub struct DeviceSession {
     publisher: Arc<Publisher>,
     io: Rc<RefCell<Io>>,
     input: BytesMut,
+    /// Read while the client is held back; acknowledgements among them were handled at once.
+    deferred: VecDeque<Packet>,
+    deferred_bytes: usize,
+    /// Kept between steps, so that a packet costs no allocation for what it brings about.
+    scratch: Vec<Vec<Effect>>,
+    /// The connection broke, but not everything read from it has been handled.
+    peer_is_gone: bool,
     /// While the router is being asked, the client's next packets wait.
     waiting_for_router: bool,
     timer: Option<(Instant, SpawnHandle)>,
@@ -75,6 +89,10 @@ impl DeviceSession {
             admission,
             publisher,
             input: BytesMut::new(),
+            deferred: VecDeque::new(),
+            deferred_bytes: 0,
+            scratch: Vec::new(),
+            peer_is_gone: false,
             waiting_for_router: false,
             timer: None,
             connected: false,
@@ -147,8 +165,9 @@ impl Handler<Attach> for DeviceSession {
                 if let Some(device) = previous {
                     self.count_out(device.as_ref());
                 }
-                self.apply(effects, ctx);
+                self.apply(&mut effects, ctx);
                 self.read_packets(ctx);
+                self.io.borrow_mut().wake();
             }
             Err(reason) => {
                 // Reception looked at the will before; this is for a session made in vain.
@@ -174,9 +193,9 @@ impl Handler<ShutDown> for DeviceSession {
         let mut batch = Vec::new();
         self.handle.outbox.drain(usize::MAX, &mut batch);
         self.deliver(batch, ctx);
-        let mut effects = Vec::new();
-        self.session.fail(ReasonCode::ServerShuttingDown, &mut effects);
-        self.apply(effects, ctx);
+        self.step(ctx, |session, effects| {
+            session.fail(ReasonCode::ServerShuttingDown, effects);
+        });
     }
 }
 
@@ -194,11 +213,13 @@ impl StreamHandler<IoEvent> for DeviceSession {
             IoEvent::Deliveries(batch) => {
                 self.deliver(batch, ctx);
             }
+            IoEvent::Relieved => self.read_packets(ctx),
             IoEvent::Closed(error) => {
                 if let Some(error) = error {
                     tracing::debug!(client_id = %self.session.client_id(), %error, "connection broke");
                 }
-                self.detach(ctx);
+                self.peer_is_gone = true;
+                self.finish_what_was_said(ctx);
             }
         }
         self.arm_timer(ctx);
@@ -206,29 +227,28 @@ impl StreamHandler<IoEvent> for DeviceSession {
 }
 
 impl DeviceSession {
-    /// Handles every whole packet that came, unless the router must be waited for.
+    /// Handles every whole packet that came, unless the router must be waited for. While the client is
+    /// held back, what it publishes is put off; what it acknowledges never is, or two clients that
+    /// publish to each other would wait for each other.
     fn read_packets(&mut self, ctx: &mut Context<Self>) {
-        let mut effects = Vec::new();
-        while !self.waiting_for_router && self.session.is_connected() {
+        while self.may_handle_packets() && !self.io.borrow().is_held_back() {
+            let Some(packet) = self.deferred.pop_front() else {
+                break;
+            };
+            self.deferred_bytes -= deferred_bytes(&packet);
+            self.receive(packet, ctx);
+        }
+        while self.may_handle_packets() {
             match packet::decode_from_client(&mut self.input, self.session.version(), self.max_packet_bytes) {
-                Ok(Some(packet)) => {
-                    if let Packet::Publish(_) = packet {
-                        self.switchboard.stats().messages_received.add(1);
-                    }
-                    self.session.receive(Instant::now(), packet, &mut effects);
+                Ok(Some(packet)) if self.io.borrow().is_held_back() && may_be_deferred(&packet) => {
+                    self.deferred_bytes += deferred_bytes(&packet);
+                    self.deferred.push_back(packet);
+                    self.io.borrow_mut().may_read_ahead = self.deferred_bytes < READ_AHEAD_BYTES;
                 }
+                Ok(Some(packet)) => self.receive(packet, ctx),
                 Ok(None) => break,
-                Err(error) => {
-                    self.switchboard.stats().protocol_errors.add(1);
-                    tracing::info!(client_id = %self.session.client_id(), %error, "closing a connection");
-                    if deserves_no_answer(&error) {
-                        self.session.hang_up(&mut effects);
-                    } else {
-                        self.session.fail(error.reason(), &mut effects);
-                    }
-                }
+                Err(error) => self.refuse(&error, ctx),
             }
-            self.apply(std::mem::take(&mut effects), ctx);
         }
         // What is left of a packet must not hold the whole read buffer while the rest is awaited.
         if self.input.is_empty() {
@@ -238,9 +258,55 @@ impl DeviceSession {
         }
     }
 
+    /// What was read before the end was said before it, a DISCONNECT above all. Nobody is waited for,
+    /// since nobody is there to be held back.
+    fn finish_what_was_said(&mut self, ctx: &mut Context<Self>) {
+        while self.may_handle_packets() && !self.deferred.is_empty() {
+            self.io.borrow_mut().stop_holding_back();
+            self.read_packets(ctx);
+        }
+        if !self.waiting_for_router {
+            self.peer_is_gone = false;
+            self.detach(ctx);
+        }
+    }
+
+    fn may_handle_packets(&self) -> bool {
+        !self.waiting_for_router && self.session.is_connected()
+    }
+
+    fn receive(&mut self, packet: Packet, ctx: &mut Context<Self>) {
+        if let Packet::Publish(_) = packet {
+            self.switchboard.stats().messages_received.add(1);
+        }
+        self.step(ctx, |session, effects| {
+            session.receive(Instant::now(), packet, effects)
+        });
+    }
+
+    fn refuse(&mut self, error: &DecodeError, ctx: &mut Context<Self>) {
+        self.switchboard.stats().protocol_errors.add(1);
+        tracing::info!(client_id = %self.session.client_id(), %error, "closing a connection");
+        self.step(ctx, |session, effects| {
+            if deserves_no_answer(error) {
+                session.hang_up(effects);
+            } else {
+                session.fail(error.reason(), effects);
+            }
+        });
+    }
+
+    /// Steps the session and carries out what it wants done.
+    fn step(&mut self, ctx: &mut Context<Self>, step: impl FnOnce(&mut Session, &mut Vec<Effect>)) {
+        let mut effects = self.scratch.pop().unwrap_or_default();
+        step(&mut self.session, &mut effects);
+        self.apply(&mut effects, ctx);
+        self.scratch.push(effects);
+    }
+
     /// Carries out effects in their order.
-    fn apply(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
-        for effect in effects {
+    fn apply(&mut self, effects: &mut Vec<Effect>, ctx: &mut Context<Self>) {
+        for effect in effects.drain(..) {
             match effect {
                 Effect::Send(packet) => self.send(&packet),
                 Effect::Route { message, packet_id } => self.route(message, packet_id, ctx),
@@ -256,7 +322,7 @@ impl DeviceSession {
                 Effect::End => self.end(ctx),
             }
         }
-        self.io.borrow_mut().wake();
+        self.io.borrow_mut().deliveries_wait = self.session.waiting() >= DELIVERIES_AHEAD;
     }
 
     fn send(&mut self, packet: &Packet) {
@@ -286,7 +352,14 @@ impl DeviceSession {
             return self.routed(packet_id, ReasonCode::NotAuthorized, ctx);
         }
         let message = Arc::new(message);
-        match self.switchboard.route(&message, &self.publisher) {
+        let mut crowded = Vec::new();
+        let routed = self
+            .switchboard
+            .route_gently(&message, &self.publisher, &mut crowded);
+        if !crowded.is_empty() {
+            self.io.borrow_mut().hold_back(crowded);
+        }
+        match routed {
             Routed::First => {
                 let first = RouteFirst {
                     message,
@@ -321,18 +394,16 @@ impl DeviceSession {
 
     fn deliver(&mut self, batch: Vec<Delivery>, ctx: &mut Context<Self>) {
         let now = Instant::now();
-        let mut effects = Vec::with_capacity(batch.len());
-        for delivery in batch {
-            self.session.deliver(now, delivery, &mut effects);
-        }
-        self.apply(effects, ctx);
+        self.step(ctx, |session, effects| {
+            for delivery in batch {
+                session.deliver(now, delivery, effects);
+            }
+        });
     }
 
     fn routed(&mut self, packet_id: u16, reason: ReasonCode, ctx: &mut Context<Self>) {
         if packet_id > 0 {
-            let mut effects = Vec::new();
-            self.session.routed(packet_id, reason, &mut effects);
-            self.apply(effects, ctx);
+            self.step(ctx, |session, effects| session.routed(packet_id, reason, effects));
         }
     }
 
@@ -354,9 +425,9 @@ impl DeviceSession {
         };
         self.ask_router(ask, ctx, move |act, reasons, ctx| {
             let reasons = reasons.unwrap_or_else(|| vec![ReasonCode::UnspecifiedError; wanted.len()]);
-            let mut effects = Vec::new();
-            act.session.subscribed(packet_id, &wanted, reasons, &mut effects);
-            act.apply(effects, ctx);
+            act.step(ctx, |session, effects| {
+                session.subscribed(packet_id, &wanted, reasons, effects);
+            });
         });
     }
 
@@ -366,9 +437,9 @@ impl DeviceSession {
             filters: filters.iter().flatten().cloned().collect(),
         };
         self.ask_router(ask, ctx, move |act, _, ctx| {
-            let mut effects = Vec::new();
-            act.session.unsubscribed(packet_id, &filters, &mut effects);
-            act.apply(effects, ctx);
+            act.step(ctx, |session, effects| {
+                session.unsubscribed(packet_id, &filters, effects)
+            });
         });
     }
 
@@ -386,8 +457,13 @@ impl DeviceSession {
         ctx.wait(asked.map(move |answer, act, ctx| {
             act.waiting_for_router = false;
             then(act, answer.ok(), ctx);
-            act.read_packets(ctx);
+            if act.peer_is_gone {
+                act.finish_what_was_said(ctx);
+            } else {
+                act.read_packets(ctx);
+            }
             act.arm_timer(ctx);
+            act.io.borrow_mut().wake();
         }));
     }
 
@@ -447,10 +523,12 @@ impl DeviceSession {
             return;
         }
         self.input = BytesMut::new();
-        let mut effects = Vec::new();
-        self.session.detach(Instant::now(), Detach::Lost, &mut effects);
+        self.deferred = VecDeque::new();
+        self.deferred_bytes = 0;
         // The will is told before `offline` is: a will on the status topic must not be the last word.
-        self.apply(effects, ctx);
+        self.step(ctx, |session, effects| {
+            session.detach(Instant::now(), Detach::Lost, effects)
+        });
         if self.connected {
             self.disconnected();
         }
@@ -458,14 +536,16 @@ impl DeviceSession {
 
     /// Another connection of this client comes: the one at hand hears why it goes.
     fn give_way(&mut self, now: Instant, ctx: &mut Context<Self>) {
-        let mut effects = Vec::new();
-        self.session.fail(ReasonCode::SessionTakenOver, &mut effects);
-        effects.retain(|effect| matches!(effect, Effect::Send(_)));
-        self.apply(effects, ctx);
+        self.step(ctx, |session, effects| {
+            session.fail(ReasonCode::SessionTakenOver, effects);
+            effects.retain(|effect| matches!(effect, Effect::Send(_)));
+        });
         self.io.borrow_mut().close();
-        let mut effects = Vec::new();
-        self.session.detach(now, Detach::TakenOver, &mut effects);
-        self.apply(effects, ctx);
+        self.deferred = VecDeque::new();
+        self.deferred_bytes = 0;
+        self.step(ctx, |session, effects| {
+            session.detach(now, Detach::TakenOver, effects)
+        });
     }
 
     fn disconnected(&mut self) {
@@ -503,13 +583,29 @@ impl DeviceSession {
         }
         let handle = ctx.run_later(at.saturating_duration_since(Instant::now()), |act, ctx| {
             act.timer = None;
-            let mut effects = Vec::new();
-            act.session.tick(Instant::now(), &mut effects);
-            act.apply(effects, ctx);
+            act.step(ctx, |session, effects| session.tick(Instant::now(), effects));
             act.arm_timer(ctx);
+            act.io.borrow_mut().wake();
         });
         self.timer = Some((at, handle));
     }
+}
+
+/// Acknowledgements and pings stand in no order to what is published.
+fn may_be_deferred(packet: &Packet) -> bool {
+    !matches!(
+        packet,
+        Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) | Packet::PingReq
+    )
+}
+
+/// What a put-off packet weighs.
+fn deferred_bytes(packet: &Packet) -> usize {
+    let payload = match packet {
+        Packet::Publish(publish) => publish.topic.len() + publish.payload.len(),
+        _ => 0,
+    };
+    size_of::<Packet>() + payload
 }
 
 /// What is no packet at all, or the last word of a client that has stopped reading: a DISCONNECT in
