@@ -26,6 +26,13 @@ impl RawClient {
         client
     }
 
+    /// The same connection once more, for a thread of its own.
+    pub(crate) fn again(&self) -> RawClient {
+        RawClient {
+            stream: self.stream.try_clone().expect("a second handle of the socket"),
+        }
+    }
+
     /// Sends as much as the other side takes: it may have closed already.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         let _closed = self.stream.write_all(bytes);

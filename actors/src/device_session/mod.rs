@@ -385,6 +385,9 @@ impl DeviceSession {
     /// A client that subscribed to its own topic has its copy before the PUBACK, as from Mosquitto:
     /// there are programs that take the PUBACK for the end of it.
     fn deliver_own(&mut self, ctx: &mut Context<Self>) {
+        if self.io.borrow().deliveries_wait {
+            return;
+        }
         let mut batch = Vec::new();
         self.handle.outbox.drain(OWN_BATCH, &mut batch);
         if !batch.is_empty() {
