@@ -5,6 +5,7 @@
 #
 #   benches/brokers.sh                    the whole matrix
 #   REPEATS=3 benches/brokers.sh          medians of three rounds
+#   ONLY=idle benches/brokers.sh          only the memory of idle clients
 #   SCALE=10 benches/brokers.sh           a tenth of the messages, for a quick look
 #   CLAWDBOT=path RUMQTTD_PEER=path MQTT_LOAD=path   binaries built elsewhere
 set -euo pipefail
@@ -23,9 +24,8 @@ work=$(mktemp -d)
 stop() {
   for pid in "${PID[@]}"; do kill "$pid" 2>/dev/null || true; done
   wait 2>/dev/null || true
-  rm -rf "$work"
 }
-trap stop EXIT
+trap 'stop; rm -rf "$work"' EXIT
 ulimit -n "$(ulimit -Hn)"
 
 say() { echo "$*" >&2; }
@@ -97,22 +97,27 @@ remember_rss() { for broker in "${BROKERS[@]}"; do printf '%s\t%s\trss_kib=%s\n'
 
 build
 start
-remember_rss "memory at rest"
-for size in 100 4096; do
-  for qos in 0 1; do
-    messages=100000
-    [[ $size == 4096 ]] && messages=40000
-    measure "1 pair, $size B, QoS $qos" $messages pairs --clients 1 --size $size --qos $qos
-    measure "50 pairs, $size B, QoS $qos" $((messages / 25)) pairs --clients 50 --size $size --qos $qos
+if [[ ${ONLY:-} != idle ]]; then
+  remember_rss "memory at rest"
+  for size in 100 4096; do
+    for qos in 0 1; do
+      messages=100000
+      [[ $size == 4096 ]] && messages=40000
+      measure "1 pair, $size B, QoS $qos" $messages pairs --clients 1 --size $size --qos $qos
+      measure "50 pairs, $size B, QoS $qos" $((messages / 25)) pairs --clients 50 --size $size --qos $qos
+    done
   done
-done
-for qos in 0 1; do
-  measure "fan-out to 50, 100 B, QoS $qos" 2000 fanout --clients 50 --size 100 --qos $qos
-done
-measure "paced: 1 pair at 1,000/s, QoS 1" 5000 pairs --clients 1 --size 100 --qos 1 --rate 1000
-measure "paced: 50 pairs at 40/s, QoS 1" 200 pairs --clients 50 --size 100 --qos 1 --rate 40
-sleep 10
-remember_rss "memory ten seconds after"
+  for qos in 0 1; do
+    measure "fan-out to 50, 100 B, QoS $qos" 2000 fanout --clients 50 --size 100 --qos $qos
+  done
+  measure "paced: 1 pair at 1,000/s, QoS 1" 5000 pairs --clients 1 --size 100 --qos 1 --rate 1000
+  measure "paced: 50 pairs at 40/s, QoS 1" 200 pairs --clients 50 --size 100 --qos 1 --rate 40
+  sleep 10
+  remember_rss "memory ten seconds after"
+  # What the load left behind is in the line above; idle clients are counted on processes that saw none.
+  stop
+  start
+fi
 for broker in "${BROKERS[@]}"; do
   line=$(timeout "$LIMIT_S" "$MQTT_LOAD" --port "${PORT[$broker]}" idle --clients "$IDLE_CLIENTS" --pid "${PID[$broker]}" 2>>"$work/load.log") || line="failed"
   say "idle, $broker: $line"
@@ -135,6 +140,12 @@ for line in open(sys.argv[1]):
 def number(pattern, results):
     found = [float(m[1]) for m in (re.search(pattern, r) for r in results) if m]
     return statistics.median(found) if found else None
+
+
+def spread(results):
+    """Slowest and fastest round: how far a single one is to be trusted."""
+    found = [int(m[1]) for m in (re.search(r"delivered/s=(\d+)", r) for r in results) if m]
+    return f" [{min(found):,}–{max(found):,}]" if len(found) > 1 else ""
 
 
 def lost(results):
@@ -162,7 +173,7 @@ for name, results in cases.items():
             cells.append("failed" if seconds is None else f"{values[broker] / 1024:.1f} MiB, connected in {seconds:.1f} s")
         else:
             values[broker] = number(r"delivered/s=(\d+)", own)
-            cells.append(("failed" if values[broker] is None else f"{values[broker]:,.0f}/s") + lost(own))
+            cells.append(("failed" if values[broker] is None else f"{values[broker]:,.0f}/s{spread(own)}") + lost(own))
     peers = [values[b] for b in BROKERS[1:] if values[b]]
     smaller_is_better = name.startswith(("paced", "memory")) or "idle" in name
     ratio = ""
