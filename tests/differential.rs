@@ -4,7 +4,7 @@
 //! That is all rumqttd is trusted with here, and why it is a development dependency only. Its router dies
 //! of a publish whose topic begins with a letter beyond ASCII and of the last member leaving a shared
 //! subscription, it has no access lists and no way to end a session; its codec panics on two packet types,
-//! leaves flags unchecked and lacks AUTH; and it brings 173 crates. So the tests also write down where the
+//! leaves flags unchecked and lacks AUTH; and it brings some 170 crates. So the tests also write down where the
 //! two differ: [`lax`] is what rumqttd lets through that we refuse, [`DIFFERENCES`] has an example of each
 //! kind, and every entry is asserted from both sides. Whoever raises rumqttd's version sees what changed.
 
