@@ -32,7 +32,7 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// See the module.
 pub struct TopicRouter {
     routes: Routes,
-    switchboard: Option<Switchboard>,
+    switchboard: Switchboard,
     patterns: Vec<PatternBinding>,
     /// Actors made lazily, with all the topics they own.
     lazy: Vec<LazyOwner>,
@@ -41,27 +41,20 @@ pub struct TopicRouter {
 impl TopicRouter {
     /// Starts the router on this arbiter and gives the handle by which everybody routes.
     pub fn launch(retained: RetainedBounds, stats: Arc<Stats>) -> Switchboard {
-        let mut handed_out = None;
-        Self::create(|ctx| {
-            ctx.set_mailbox_capacity(MAILBOX);
-            let switchboard = Switchboard::new(ctx.address(), RetainedStore::new(retained), stats);
-            handed_out = Some(switchboard.clone());
-            Self {
-                routes: Routes::default(),
-                switchboard: Some(switchboard),
-                patterns: Vec::new(),
-                lazy: Vec::new(),
-            }
+        let mut ctx = Context::new();
+        ctx.set_mailbox_capacity(MAILBOX);
+        let switchboard = Switchboard::new(ctx.address(), RetainedStore::new(retained), stats);
+        ctx.run(Self {
+            routes: Routes::default(),
+            switchboard: switchboard.clone(),
+            patterns: Vec::new(),
+            lazy: Vec::new(),
         });
-        // `create` runs its closure before it returns.
-        #[allow(clippy::expect_used)]
-        handed_out.expect("the router was created")
+        switchboard
     }
 
     fn publish(&self) {
-        if let Some(switchboard) = &self.switchboard {
-            switchboard.publish_snapshot(&self.routes);
-        }
+        self.switchboard.publish_snapshot(&self.routes);
     }
 }
 
@@ -70,9 +63,7 @@ impl Actor for TopicRouter {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(SWEEP, |act, _| {
-            if let Some(switchboard) = &act.switchboard {
-                switchboard.expire_retained(Instant::now());
-            }
+            act.switchboard.expire_retained(Instant::now());
         });
     }
 }
@@ -113,10 +104,8 @@ impl Handler<Subscribe> for TopicRouter {
             })
             .collect();
         self.publish();
-        if let Some(switchboard) = &self.switchboard {
-            for (filter, subscriber, existed) in &added {
-                switchboard.send_retained(filter, subscriber, *existed);
-            }
+        for (filter, subscriber, existed) in &added {
+            self.switchboard.send_retained(filter, subscriber, *existed);
         }
         MessageResult(reasons)
     }
@@ -334,11 +323,7 @@ impl Handler<RouteFirst> for TopicRouter {
         if !self.routes.owners.contains_key(&msg.message.topic) {
             self.make_owner(&msg.message.topic);
         }
-        let routed = match &self.switchboard {
-            Some(switchboard) => switchboard.route(&msg.message, &msg.from),
-            None => Routed::Full,
-        };
-        MessageResult(routed)
+        MessageResult(self.switchboard.route(&msg.message, &msg.from))
     }
 }
 

@@ -81,42 +81,37 @@ fn broker(meter: &Meter, stats: &Arc<Stats>) {
     }
 }
 
-fn gauge(
+fn gauge(meter: &Meter, name: &'static str, description: &'static str, read: impl Read) {
+    gauge_in(meter, name, "", description, read);
+}
+
+fn bytes(meter: &Meter, name: &'static str, description: &'static str, read: impl Read) {
+    gauge_in(meter, name, "By", description, read);
+}
+
+fn gauge_in(
     meter: &Meter,
     name: &'static str,
+    unit: &'static str,
     description: &'static str,
-    read: impl Fn() -> u64 + Send + Sync + 'static,
+    read: impl Read,
 ) {
     meter
         .u64_observable_gauge(name)
+        .with_unit(unit)
         .with_description(description)
         .with_callback(move |observer| observer.observe(read(), &[]))
         .build();
 }
 
-fn bytes(
-    meter: &Meter,
-    name: &'static str,
-    description: &'static str,
-    read: impl Fn() -> u64 + Send + Sync + 'static,
-) {
-    meter
-        .u64_observable_gauge(name)
-        .with_unit("By")
-        .with_description(description)
-        .with_callback(move |observer| observer.observe(read(), &[]))
-        .build();
-}
-
-fn counter(
-    meter: &Meter,
-    name: &'static str,
-    description: &'static str,
-    read: impl Fn() -> u64 + Send + Sync + 'static,
-) {
+fn counter(meter: &Meter, name: &'static str, description: &'static str, read: impl Read) {
     meter
         .u64_observable_counter(name)
         .with_description(description)
         .with_callback(move |observer| observer.observe(read(), &[]))
         .build();
 }
+
+/// Reads a number that somebody else keeps.
+trait Read: Fn() -> u64 + Send + Sync + 'static {}
+impl<F: Fn() -> u64 + Send + Sync + 'static> Read for F {}
