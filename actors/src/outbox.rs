@@ -15,7 +15,7 @@ use topics::session::Delivery;
 pub enum Pushed {
     /// Taken.
     Taken,
-    /// Taken, but the publisher had better wait until there is room again: see [`Outbox::is_crowded`].
+    /// Taken, but the publisher had better wait until there is room again.
     Crowded,
     /// Not taken. The policy is "drop newest": the outbox is full, either because its session made no
     /// progress for so long that publishers wait for it no more, or because many publish at once.
