@@ -8,6 +8,7 @@ use crate::support::answer::Answer;
 use crate::support::client::{Client, Properties};
 use crate::support::daemon::Daemon;
 use crate::support::data::{PROMPT, expected_story, stories};
+use crate::support::raw::{RawClient, connect};
 use crate::support::{eventually, process};
 
 const CLIENTS: usize = 200;
@@ -176,4 +177,16 @@ async fn when_the_models_process_is_killed_every_waiting_client_hears_of_it_and_
         (!process::is_running(worker)).then_some(())
     })
     .await;
+}
+
+#[test]
+fn a_client_that_comes_back_at_once_is_let_in_every_time() {
+    let daemon = Daemon::launch().set("auth.mode", "none").start();
+    // Each connection meets the end of the session before it, at a slightly different moment.
+    for round in 0..1000 {
+        let mut client = RawClient::open(daemon.mqtt);
+        client.send(&connect(4, "again", None));
+        assert_eq!(client.connack_code(), 0, "round {round}");
+        client.send(&[0xE0, 0]);
+    }
 }

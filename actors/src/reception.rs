@@ -202,15 +202,18 @@ impl Reception {
             admission,
             assigned,
         };
-        // A session that ends at this very moment, or is being taken over by sixteen others, does not
-        // take the connection; the next try finds its successor.
+        // A session that ends at this very moment gives the connection back, and the next look finds its
+        // successor.
         for _ in 0..10 {
-            match self.find_or_make(&client_id, &attach.admission).try_send(attach) {
-                Ok(()) => return,
-                Err(SendError::Closed(back)) => attach = back,
-                Err(SendError::Full(back)) => {
-                    attach = back;
-                    actix_rt::time::sleep(Duration::from_millis(50)).await;
+            match self
+                .find_or_make(&client_id, &attach.admission)
+                .send(attach)
+                .await
+            {
+                Ok(Ok(())) => return,
+                Ok(Err(back)) => attach = *back,
+                Err(error) => {
+                    return tracing::warn!(%client_id, %error, "a session stopped with a connection");
                 }
             }
         }

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use bytes::BytesMut;
@@ -42,6 +42,9 @@ const OWN_BATCH: usize = 16;
 
 /// What is read of a client that is held back, for the sake of the acknowledgements in it.
 const READ_AHEAD_BYTES: usize = 256 * 1024;
+
+/// How long an ended session may still be given a connection by somebody who just looked it up.
+const AFTERLIFE: Duration = Duration::from_secs(1);
 
 /// Messages that wait in a session for its inflight window; more stay in the outbox.
 const DELIVERIES_AHEAD: usize = 256;
@@ -115,17 +118,19 @@ impl Actor for DeviceSession {
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        self.handle.outbox.close();
-        self.switchboard.stats().sessions.sub(1);
+        if !self.handle.ended.load(Relaxed) {
+            self.leave();
+        }
         if self.connected {
             self.disconnected();
         }
     }
 }
 
-/// A connection whose CONNECT was read and admitted.
+/// A connection whose CONNECT was read and admitted. Given back by a session that has ended: its
+/// successor is to have it.
 #[derive(Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Result<(), Box<Attach>>")]
 pub struct Attach {
     /// The connection.
     pub connection: Connection,
@@ -140,9 +145,12 @@ pub struct Attach {
 }
 
 impl Handler<Attach> for DeviceSession {
-    type Result = ();
+    type Result = Result<(), Box<Attach>>;
 
-    fn handle(&mut self, msg: Attach, ctx: &mut Self::Context) {
+    fn handle(&mut self, msg: Attach, ctx: &mut Self::Context) -> Self::Result {
+        if self.handle.ended.load(Relaxed) {
+            return Err(Box::new(msg));
+        }
         let now = Instant::now();
         let previous = self.connected.then(|| self.admission.device_id.clone());
         if self.session.is_connected() {
@@ -176,6 +184,7 @@ impl Handler<Attach> for DeviceSession {
             }
         }
         self.arm_timer(ctx);
+        Ok(())
     }
 }
 
@@ -563,13 +572,23 @@ impl DeviceSession {
         }
     }
 
+    /// The session is over. The actor stays a moment, to give back a connection that was on its way here
+    /// when it ended.
     fn end(&mut self, ctx: &mut Context<Self>) {
-        self.handle.ended.store(true, Relaxed);
+        if self.handle.ended.swap(true, Relaxed) {
+            return;
+        }
+        self.leave();
         let me = ctx.address();
         self.switchboard
             .sessions()
             .remove_if(self.session.client_id(), |_, entry| entry.session == me);
-        ctx.stop();
+        ctx.run_later(AFTERLIFE, |_, ctx| ctx.stop());
+    }
+
+    fn leave(&self) {
+        self.handle.outbox.close();
+        self.switchboard.stats().sessions.sub(1);
     }
 
     /// Timers are armed late: one that fires too early because something was heard meanwhile is
