@@ -69,6 +69,24 @@ fn fixed_header_flags_are_exact() {
 }
 
 #[test]
+fn what_is_sent_again_may_say_so_until_mqtt_3_1_1() {
+    for packet in [
+        &[0x6A, 2, 0, 1][..],
+        &[0x8A, 6, 0, 1, 0, 1, b'a', 0],
+        &[0xAA, 5, 0, 1, 0, 1, b'a'],
+    ] {
+        let decoded = decode_from_client(&mut BytesMut::from(packet), Some(V31), 100);
+        assert!(decoded.unwrap().is_some(), "{packet:02X?}");
+        for version in [V311, V5] {
+            let refused = matches!(refusal(Some(version), packet), DecodeError::Flags { .. });
+            assert!(refused, "{version:?} {packet:02X?}");
+        }
+    }
+    let neither = refusal(Some(V31), &[0x4A, 2, 0, 1]);
+    assert!(matches!(neither, DecodeError::Flags { .. }), "{neither}");
+}
+
+#[test]
 fn a_length_of_five_bytes_is_refused_before_the_fifth_comes() {
     let fault = refusal(Some(V311), &[0x30, 0x80, 0x80, 0x80, 0x80]);
     assert_eq!(fault, DecodeError::RemainingLength);

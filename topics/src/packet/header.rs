@@ -3,6 +3,8 @@
 use super::wire::read_variable;
 use super::{DecodeError, ProtocolVersion};
 
+const DUP: u8 = 0b1000;
+
 /// The kinds of packets [MQTT5 2.1.2].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -136,6 +138,16 @@ impl FixedHeader {
     }
 }
 
+/// Flags that may be set or not. In MQTT 3.1 PUBREL, SUBSCRIBE and UNSUBSCRIBE are marked when they are sent
+/// again, as a PUBLISH is; since 3.1.1 they are not.
+fn open_flags(packet_type: PacketType, version: Option<ProtocolVersion>) -> u8 {
+    if version == Some(ProtocolVersion::V31) && packet_type.flags() != 0 {
+        DUP
+    } else {
+        0
+    }
+}
+
 fn judge_first_byte(
     first_byte: u8,
     version: Option<ProtocolVersion>,
@@ -154,7 +166,8 @@ fn judge_first_byte(
         _ => {}
     }
     let flags = first_byte & 0x0F;
-    if packet_type != PacketType::Publish && flags != packet_type.flags() {
+    if packet_type != PacketType::Publish && flags & !open_flags(packet_type, version) != packet_type.flags()
+    {
         return Err(DecodeError::Flags { packet, flags });
     }
     if from_client && packet_type.is_server_only() {
