@@ -218,6 +218,14 @@ impl Io {
         }
     }
 
+    /// What can be read without waiting, as the last thing before the connection is closed.
+    pub(super) fn read_now(&mut self) -> Option<IoEvent> {
+        match self.poll_read(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(event) => Some(event),
+            Poll::Pending => None,
+        }
+    }
+
     fn poll_deliveries(&mut self, cx: &mut Context<'_>) -> Poll<IoEvent> {
         if self.deliveries_wait && self.connection.is_some() {
             return Poll::Pending;

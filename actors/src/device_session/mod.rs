@@ -46,6 +46,9 @@ const READ_AHEAD_BYTES: usize = 256 * 1024;
 /// How long an ended session may still be given a connection by somebody who just looked it up.
 const AFTERLIFE: Duration = Duration::from_secs(1);
 
+/// A client that is still sending when it is taken over is not heard to its end.
+const MAX_READS_AT_TAKE_OVER: usize = 16;
+
 /// Messages that wait in a session for its inflight window; more stay in the outbox.
 const DELIVERIES_AHEAD: usize = 256;
 
@@ -145,46 +148,18 @@ pub struct Attach {
 }
 
 impl Handler<Attach> for DeviceSession {
-    type Result = Result<(), Box<Attach>>;
+    type Result = ResponseActFuture<Self, Result<(), Box<Attach>>>;
 
     fn handle(&mut self, msg: Attach, ctx: &mut Self::Context) -> Self::Result {
-        if self.handle.ended.load(Relaxed) {
-            return Err(Box::new(msg));
+        if !self.session.is_connected() {
+            return Box::pin(std::future::ready(self.attach(msg, ctx)).into_actor(self));
         }
-        let now = Instant::now();
-        let previous = self.connected.then(|| self.admission.device_id.clone());
-        if self.session.is_connected() {
-            self.give_way(now, ctx);
-        }
-        self.publisher = publisher(self.session.client_id(), &msg.admission);
-        self.admission = msg.admission;
-        let mut effects = Vec::new();
-        let attached = self.session.attach(now, &msg.connect, msg.assigned, &mut effects);
-        match &attached {
-            Ok(_) => {
-                self.connected = true;
-                self.switchboard.stats().connections.add(1);
-                self.io.borrow_mut().connect(msg.connection);
-                self.input = msg.input;
-                if let Some(device) = &self.admission.device_id {
-                    presence::came(&self.switchboard, device);
-                }
-                // Counted out after the new one is counted in: a take-over announces nothing.
-                if let Some(device) = previous {
-                    self.count_out(device.as_ref());
-                }
-                self.apply(&mut effects, ctx);
-                self.read_packets(ctx);
-                self.io.borrow_mut().wake();
-            }
-            Err(reason) => {
-                // Reception looked at the will before; this is for a session made in vain.
-                tracing::debug!(client_id = %self.session.client_id(), %reason, "connection not attached");
-                self.end(ctx);
-            }
-        }
-        self.arm_timer(ctx);
-        Ok(())
+        // A client may say DISCONNECT and come back at once, and this connection be handed over before the
+        // goodbye on the other one was read. One turn of the reactor, and it is known what lies there.
+        Box::pin(tokio::task::yield_now().into_actor(self).map(|(), act, ctx| {
+            act.hear_out(ctx);
+            act.attach(msg, ctx)
+        }))
     }
 }
 
@@ -236,6 +211,57 @@ impl StreamHandler<IoEvent> for DeviceSession {
 }
 
 impl DeviceSession {
+    fn attach(&mut self, msg: Attach, ctx: &mut Context<Self>) -> Result<(), Box<Attach>> {
+        if self.handle.ended.load(Relaxed) {
+            return Err(Box::new(msg));
+        }
+        let now = Instant::now();
+        let previous = self.connected.then(|| self.admission.device_id.clone());
+        if self.session.is_connected() {
+            self.give_way(now, ctx);
+        }
+        self.publisher = publisher(self.session.client_id(), &msg.admission);
+        self.admission = msg.admission;
+        let mut effects = Vec::new();
+        let attached = self.session.attach(now, &msg.connect, msg.assigned, &mut effects);
+        match &attached {
+            Ok(_) => {
+                self.connected = true;
+                self.switchboard.stats().connections.add(1);
+                self.io.borrow_mut().connect(msg.connection);
+                self.input = msg.input;
+                if let Some(device) = &self.admission.device_id {
+                    presence::came(&self.switchboard, device);
+                }
+                // Counted out after the new one is counted in: a take-over announces nothing.
+                if let Some(device) = previous {
+                    self.count_out(device.as_ref());
+                }
+                self.apply(&mut effects, ctx);
+                self.read_packets(ctx);
+                self.io.borrow_mut().wake();
+            }
+            Err(reason) => {
+                // Reception looked at the will before; this is for a session made in vain.
+                tracing::debug!(client_id = %self.session.client_id(), %reason, "connection not attached");
+                self.end(ctx);
+            }
+        }
+        self.arm_timer(ctx);
+        Ok(())
+    }
+
+    /// Handles what the client said before it made another connection.
+    fn hear_out(&mut self, ctx: &mut Context<Self>) {
+        for _ in 0..MAX_READS_AT_TAKE_OVER {
+            let event = self.io.borrow_mut().read_now();
+            match event {
+                Some(event) => StreamHandler::handle(self, event, ctx),
+                None => break,
+            }
+        }
+    }
+
     /// Handles every whole packet that came, unless the router must be waited for. While the client is
     /// held back, what it publishes is put off; what it acknowledges never is, or two clients that
     /// publish to each other would wait for each other.
