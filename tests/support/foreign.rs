@@ -1,7 +1,7 @@
 //! Clients that others wrote: where they are, or a loud word that they are missing. `tests/run`
 //! installs them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::skip;
@@ -37,4 +37,20 @@ pub(crate) fn python_with_paho() -> Option<PathBuf> {
     }
     skip("no Python with paho-mqtt 2; `tests/run` makes one");
     None
+}
+
+/// Mosquitto's source, which has the tests of its broker.
+pub(crate) fn mosquitto_source() -> Option<PathBuf> {
+    let given = std::env::var_os("CLAWDBOT_TEST_MOSQUITTO").map(PathBuf::from);
+    // Where `tests/run` leaves it: beside the profile's folder in the target directory.
+    let profile = Path::new(env!("CARGO_BIN_EXE_clawdbot")).parent()?;
+    let fetched = profile.parent()?.join("test-clients/mosquitto-2.0.21");
+    let found = given
+        .into_iter()
+        .chain([fetched])
+        .find(|source| source.join("test/broker").is_dir());
+    if found.is_none() {
+        skip("Mosquitto's source, with the tests of its broker, is missing; `tests/run` fetches it");
+    }
+    found
 }
