@@ -61,6 +61,8 @@ pub struct Mqtt {
     pub max_retained_bytes: usize,
     /// Subscriptions of one client.
     pub max_subscriptions: usize,
+    /// Threads that carry sessions; 0 is half the machine's cores.
+    pub session_threads: usize,
 }
 
 /// Who may connect.
@@ -197,6 +199,7 @@ impl Settings {
                 max_retained_messages: 10_000,
                 max_retained_bytes: 64 << 20,
                 max_subscriptions: 100,
+                session_threads: 0,
             },
             auth: Auth {
                 mode: AuthMode::Token,

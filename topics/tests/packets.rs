@@ -54,6 +54,28 @@ proptest! {
     }
 
     #[test]
+    fn a_decoder_that_remembers_topics_reads_what_one_without_memory_reads(
+        choices in vec((any_packet(), any::<prop::sample::Index>(), any::<u8>()), 1..12),
+    ) {
+        // Few packets, each perhaps damaged and sent twice: equal topics and nearly equal ones.
+        let mut decoder = ClientDecoder::new(MAX_PACKET_BYTES);
+        for ((version, packet), at, damage) in choices {
+            let mut bytes = write(&packet, version);
+            let sound = bytes.clone();
+            if damage < 64 && !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] ^= damage;
+            }
+            for mut bytes in [sound.clone(), bytes, sound] {
+                let mut again = bytes.clone();
+                let expected = decode_from_client(&mut again, Some(version), MAX_PACKET_BYTES);
+                prop_assert_eq!(decoder.decode(&mut bytes, Some(version)), expected);
+                prop_assert_eq!(bytes, again);
+            }
+        }
+    }
+
+    #[test]
     fn a_damaged_packet_is_refused_or_is_another_whole_packet(
         (version, packet) in any_packet(),
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),

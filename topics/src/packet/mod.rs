@@ -12,6 +12,7 @@ mod ack;
 mod auth;
 mod connack;
 mod connect;
+mod decoder;
 mod disconnect;
 mod error;
 mod header;
@@ -28,6 +29,7 @@ pub use ack::Ack;
 pub use auth::Auth;
 pub use connack::{ConnAck, ConnAckProperties};
 pub use connect::{Connect, ConnectProperties, Will};
+pub use decoder::ClientDecoder;
 pub use disconnect::Disconnect;
 pub use error::{DecodeError, EncodeError};
 pub use publish::{Publish, PublishProperties};
@@ -53,7 +55,7 @@ pub fn decode(
     version: Option<ProtocolVersion>,
     max_packet_bytes: usize,
 ) -> Result<Option<Packet>, DecodeError> {
-    decode_from(buf, version, max_packet_bytes, false)
+    decode_from(buf, version, max_packet_bytes, false, &ByteString::new())
 }
 
 /// [`decode`] for a server, which is owed no CONNACK, SUBACK, UNSUBACK or PINGRESP: they are refused by
@@ -63,7 +65,7 @@ pub fn decode_from_client(
     version: Option<ProtocolVersion>,
     max_packet_bytes: usize,
 ) -> Result<Option<Packet>, DecodeError> {
-    decode_from(buf, version, max_packet_bytes, true)
+    decode_from(buf, version, max_packet_bytes, true, &ByteString::new())
 }
 
 fn decode_from(
@@ -71,6 +73,7 @@ fn decode_from(
     version: Option<ProtocolVersion>,
     max_packet_bytes: usize,
     from_client: bool,
+    known_topic: &ByteString,
 ) -> Result<Option<Packet>, DecodeError> {
     let Some(header) = FixedHeader::peek(buf, version, from_client, max_packet_bytes)? else {
         return Ok(None);
@@ -82,13 +85,18 @@ fn decode_from(
     packet.advance(header.header_bytes);
     // Only a CONNECT comes this far without a version, and it brings its own.
     let version = version.unwrap_or(ProtocolVersion::V5);
-    decode_body(header, Reader::new(packet), version).map(Some)
+    decode_body(header, Reader::new(packet), version, known_topic).map(Some)
 }
 
-fn decode_body(header: FixedHeader, body: Reader, version: ProtocolVersion) -> Result<Packet, DecodeError> {
+fn decode_body(
+    header: FixedHeader,
+    body: Reader,
+    version: ProtocolVersion,
+    known_topic: &ByteString,
+) -> Result<Packet, DecodeError> {
     let packet_type = header.packet_type;
     Ok(match packet_type {
-        PacketType::Publish => Packet::Publish(Publish::decode(body, version, header.flags)?),
+        PacketType::Publish => Packet::Publish(Publish::decode(body, version, header.flags, known_topic)?),
         PacketType::PubAck => Packet::PubAck(Ack::decode(body, version, packet_type)?),
         PacketType::PubRec => Packet::PubRec(Ack::decode(body, version, packet_type)?),
         PacketType::PubRel => Packet::PubRel(Ack::decode(body, version, packet_type)?),

@@ -97,6 +97,7 @@ impl Publish {
         mut reader: Reader,
         version: ProtocolVersion,
         flags: u8,
+        known_topic: &ByteString,
     ) -> Result<Self, DecodeError> {
         let packet = PacketType::Publish.name();
         let qos = QoS::try_from(flags >> 1 & 0b11)?;
@@ -104,7 +105,7 @@ impl Publish {
         if dup && qos == QoS::AtMostOnce {
             return Err(DecodeError::DupAtQoS0);
         }
-        let topic = reader.name()?;
+        let topic = reader.topic_or(known_topic)?;
         let packet_id = if qos == QoS::AtMostOnce {
             0
         } else {
@@ -117,7 +118,7 @@ impl Publish {
         let has_alias = properties
             .as_ref()
             .is_some_and(|properties| properties.topic_alias.is_some());
-        if has_wildcards(&topic) || (topic.is_empty() && !has_alias) {
+        if topic.is_empty() && !has_alias {
             return Err(DecodeError::TopicName);
         }
         let retain = flags & 0b0001 != 0;

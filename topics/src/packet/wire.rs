@@ -55,26 +55,37 @@ impl Reader {
 
     /// A string [MQTT5 1.5.4].
     pub(super) fn text(&mut self) -> Result<ByteString, DecodeError> {
-        let text = ByteString::try_from(self.binary()?).map_err(|_| DecodeError::Utf8)?;
-        if text.as_bytes().contains(&0) {
-            return Err(DecodeError::Utf8);
-        }
-        Ok(text)
+        judge_text(self.binary()?)
     }
 
     /// A string that names something, and so has no control characters in it.
     pub(super) fn name(&mut self) -> Result<ByteString, DecodeError> {
-        let name = self.text()?;
-        if has_control_characters(&name) {
-            return Err(DecodeError::ControlCharacter);
-        }
-        Ok(name)
+        judge_name(self.binary()?)
     }
 
     /// A topic name: not empty, no wildcards [MQTT5 3.3.2.1].
     pub(super) fn topic_name(&mut self) -> Result<ByteString, DecodeError> {
         let topic = self.name()?;
         if topic.is_empty() || has_wildcards(&topic) {
+            return Err(DecodeError::TopicName);
+        }
+        Ok(topic)
+    }
+
+    /// A topic without wildcards, or nothing where an alias may stand for it. One that equals `known` was
+    /// judged before, and costs one comparison.
+    pub(super) fn topic_or(&mut self, known: &ByteString) -> Result<ByteString, DecodeError> {
+        let length = usize::from(self.u16()?);
+        if self
+            .unread
+            .get(..length)
+            .is_some_and(|topic| topic == known.as_bytes())
+        {
+            self.unread.advance(length);
+            return Ok(known.clone());
+        }
+        let topic = judge_name(self.take(length)?)?;
+        if has_wildcards(&topic) {
             return Err(DecodeError::TopicName);
         }
         Ok(topic)
@@ -121,6 +132,22 @@ impl Reader {
         }
         Ok(self.unread.split_to(length))
     }
+}
+
+fn judge_text(bytes: Bytes) -> Result<ByteString, DecodeError> {
+    let text = ByteString::try_from(bytes).map_err(|_| DecodeError::Utf8)?;
+    if text.as_bytes().contains(&0) {
+        return Err(DecodeError::Utf8);
+    }
+    Ok(text)
+}
+
+fn judge_name(bytes: Bytes) -> Result<ByteString, DecodeError> {
+    let name = judge_text(bytes)?;
+    if has_control_characters(&name) {
+        return Err(DecodeError::ControlCharacter);
+    }
+    Ok(name)
 }
 
 /// A variable byte integer as it was found, so that the caller can judge its length.

@@ -39,6 +39,9 @@ pub(super) struct Inbound {
     unfinished: BTreeMap<u16, Unfinished>,
     counted: usize,
     aliases: Vec<Option<TopicName>>,
+    /// What was published to last, which most often comes again. Read by a `ClientDecoder` it holds no
+    /// packet's buffer.
+    last_topic: Option<TopicName>,
 }
 
 impl Inbound {
@@ -83,6 +86,7 @@ impl Inbound {
     /// be sent again, so it is forgotten.
     pub(super) fn connection_lost(&mut self) {
         self.aliases.clear();
+        self.last_topic = None;
         self.unfinished.retain(|_, entry| {
             entry.counted = false;
             entry.progress != Progress::Routing1
@@ -115,6 +119,17 @@ impl Inbound {
         }
     }
 
+    fn read_topic(&mut self, topic: ByteString) -> Result<TopicName, ReasonCode> {
+        if let Some(last) = &self.last_topic
+            && *last.as_byte_string() == topic
+        {
+            return Ok(last.clone());
+        }
+        let topic = TopicName::parse(topic).map_err(|_| ReasonCode::TopicNameInvalid)?;
+        self.last_topic = Some(topic.clone());
+        Ok(topic)
+    }
+
     fn resolve(
         &mut self,
         topic: ByteString,
@@ -122,7 +137,7 @@ impl Inbound {
         maximum: u16,
     ) -> Result<TopicName, ReasonCode> {
         let Some(alias) = alias else {
-            return TopicName::parse(topic).map_err(|_| ReasonCode::TopicNameInvalid);
+            return self.read_topic(topic);
         };
         if alias == 0 || alias > maximum {
             return Err(ReasonCode::TopicAliasInvalid);
