@@ -9,6 +9,7 @@
 pub mod auth_checker;
 pub mod conversation;
 pub mod device_session;
+pub mod external_broker;
 pub mod inference_worker;
 pub mod memory_governor;
 pub mod metrics;
@@ -16,7 +17,6 @@ pub mod outbox;
 pub mod policy;
 mod presence;
 pub mod reception;
-pub mod route;
 pub mod scheduler;
 pub mod stats;
 pub mod supervisor;

@@ -21,6 +21,9 @@ use crate::worker_protocol::{FromWorker, ToWorker};
 /// Submissions that find it full are refused with an item (`overloaded`); all else waits for room.
 const MAILBOX: usize = 4096;
 
+/// The code of a request that ends because the daemon does.
+pub(crate) const SHUTTING_DOWN: &str = "shutting_down";
+
 /// Names a request for the life of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct JobId(SequenceId);
@@ -200,7 +203,7 @@ impl Handler<Submit> for Scheduler {
         if self.stopping {
             return self.refuse(
                 &submit,
-                "shutting_down",
+                SHUTTING_DOWN,
                 "the daemon is stopping; ask again when it is back",
                 None,
             );
@@ -413,7 +416,7 @@ impl Handler<Drain> for Scheduler {
         self.stopping = true;
         let message = "the daemon is stopping; ask again when it is back";
         for submit in self.queue.remove_if(|_| true) {
-            self.refuse(&submit, "shutting_down", message, None);
+            self.refuse(&submit, SHUTTING_DOWN, message, None);
         }
         let (sender, receiver) = oneshot::channel();
         self.draining.push(sender);
@@ -421,12 +424,12 @@ impl Handler<Drain> for Scheduler {
         ctx.run_later(grace, move |act, _| {
             for (_, running) in std::mem::take(&mut act.running) {
                 let lasted_s = running.accepted_at.elapsed().as_secs_f64();
-                act.ended(running.priority, &Ending::Failed("shutting_down"), lasted_s);
+                act.ended(running.priority, &Ending::Failed(SHUTTING_DOWN), lasted_s);
                 tell(
                     &running.progress,
                     Progress::Failed {
                         job: running.job,
-                        code: "shutting_down".into(),
+                        code: SHUTTING_DOWN.into(),
                         message: message.into(),
                         retry_after_ms: None,
                     },

@@ -5,8 +5,8 @@
 //! the map under a lock of their own: see [`Switchboard::route`] for the order that keeps a
 //! subscriber from missing one.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use actix::{Addr, Recipient};
@@ -25,8 +25,8 @@ use topics::session::Delivery;
 use topics::subscriptions::SubscriptionTree;
 
 use crate::device_session::DeviceSession;
+use crate::external_broker::{Answering, Receipt, Uplink};
 use crate::outbox::{Outbox, Pushed};
-use crate::route::{LastRoute, Ownership};
 use crate::stats::Stats;
 use crate::topic_router::{RouteFirst, TopicRouter};
 
@@ -40,6 +40,8 @@ pub struct Inbound {
     pub params: Params,
     /// Who published it.
     pub from: Arc<Publisher>,
+    /// Owed to the external broker that brought it, where there is one.
+    pub receipt: Option<Receipt>,
 }
 
 /// Who publishes: a client, or the daemon itself.
@@ -137,10 +139,7 @@ pub struct Subscriber {
 /// A snapshot of the map from topics to mailboxes. Cheap to clone: both parts share structure.
 #[derive(Clone, Default)]
 pub struct Routes {
-    /// Counts the snapshots, so that what was looked up in one is known to be out of date.
-    pub(crate) generation: u64,
-    /// Shared and never copied: actix grants every copy of an address one message beyond the bound.
-    pub(crate) owners: imbl::HashMap<TopicName, Arc<Owner>>,
+    pub(crate) owners: imbl::HashMap<TopicName, Owner>,
     pub(crate) patterns: Arc<Vec<TopicPattern>>,
     pub(crate) subscriptions: SubscriptionTree<u64, Subscriber>,
 }
@@ -182,14 +181,14 @@ pub struct Switchboard(Arc<Inner>);
 
 struct Inner {
     routes: ArcSwap<Routes>,
-    /// The newest snapshot's, after it can be loaded.
-    generation: AtomicU64,
     retained: RwLock<RetainedStore<Arc<Message>>>,
     sessions: DashMap<ByteString, SessionEntry>,
     devices: DashMap<DeviceId, usize>,
     router: Addr<TopicRouter>,
     stats: Arc<Stats>,
     daemon: Arc<Publisher>,
+    /// To the external broker, where there is one.
+    uplink: OnceLock<Arc<Uplink>>,
 }
 
 impl Switchboard {
@@ -200,13 +199,13 @@ impl Switchboard {
     ) -> Self {
         Self(Arc::new(Inner {
             routes: ArcSwap::from_pointee(Routes::default()),
-            generation: AtomicU64::new(0),
             retained: RwLock::new(retained),
             sessions: DashMap::new(),
             devices: DashMap::new(),
             router,
             stats,
             daemon: Publisher::daemon(),
+            uplink: OnceLock::new(),
         }))
     }
 
@@ -216,48 +215,58 @@ impl Switchboard {
     /// published before the retained messages are looked up: whichever comes first, the subscriber
     /// gets the message, if need be twice, never not at all.
     pub fn route(&self, message: &Arc<Message>, from: &Arc<Publisher>) -> Routed {
-        self.route_gently(message, from, &mut LastRoute::default(), &mut Vec::new())
+        self.route_gently(message, from, &mut Vec::new())
     }
 
-    /// As [`Switchboard::route`], for a publisher that keeps where its last message went: most often the
-    /// next one goes there too. Names the sessions whose outboxes are so full that the publisher should
-    /// hold back its next messages.
+    /// As [`Switchboard::route`], and names the sessions whose outboxes are so full that the publisher
+    /// should hold back its next messages.
     pub fn route_gently(
         &self,
         message: &Arc<Message>,
         from: &Arc<Publisher>,
-        last: &mut LastRoute,
         crowded: &mut Vec<Arc<SessionHandle>>,
     ) -> Routed {
         // What an actor takes has been taken: requests are never retained.
         if message.retain && !self.is_owned(&message.topic) {
             self.retain(message);
         }
-        let generation = self.0.generation.load(Ordering::Acquire);
-        let route = last.get_or_find(&message.topic, generation, || {
-            self.0.routes.load().find(&message.topic, &from.client_id)
-        });
-        let owned = match &route.owner {
-            Ownership::Nobody => 0,
-            Ownership::Unmade => return Routed::First,
-            Ownership::Actor(owner) => match self.hand_to_owner(owner, message, from) {
+        let routes = self.0.routes.load();
+        let owned = match routes.owners.get(&message.topic) {
+            Some(owner) => match self.hand_to_owner(owner, message, from, None) {
                 Ok(()) => 1,
                 Err(()) if owner.overflow == Overflow::Reject => return Routed::Full,
                 Err(()) => 0,
             },
-        };
-        for receiver in &route.receivers {
-            if self.push(&receiver.session, receiver.delivery(message)) == Pushed::Crowded {
-                crowded.push(receiver.session.clone());
+            None if routes
+                .patterns
+                .iter()
+                .any(|p| p.capture(&message.topic).is_some()) =>
+            {
+                return Routed::First;
             }
-        }
-        Routed::To(owned + route.receivers.len())
+            None => 0,
+        };
+        Routed::To(owned + self.hand_to_subscribers(&routes, message, from, crowded))
     }
 
     /// Publishes a message of the daemon's own. The first message for a topic of its own pattern
     /// goes through the router's mailbox.
     pub fn publish(&self, message: Message) -> Routed {
+        self.publish_answer(message, None)
+    }
+
+    /// As [`Switchboard::publish`], and says what the message means for the receipt of the request it
+    /// answers.
+    pub fn publish_answer(&self, message: Message, answering: Option<Answering>) -> Routed {
         let message = Arc::new(message);
+        if let Some(uplink) = self.0.uplink.get() {
+            if !self.is_owned(&message.topic) {
+                uplink.push(message.clone(), answering);
+            } else if let Some(Answering::Last(receipt)) = answering {
+                // What actors have among themselves stays here, and has arrived.
+                receipt.done();
+            }
+        }
         let routed = self.route(&message, &self.0.daemon);
         if routed == Routed::First {
             let first = RouteFirst {
@@ -271,9 +280,44 @@ impl Switchboard {
         routed
     }
 
+    /// Hands a message that an external broker brought to the actor that owns its topic, and to nobody
+    /// else: subscribers have it from the broker.
+    pub(crate) fn route_request(
+        &self,
+        message: &Arc<Message>,
+        from: &Arc<Publisher>,
+        receipt: Option<Receipt>,
+    ) -> Routed {
+        let routes = self.0.routes.load();
+        match routes.owners.get(&message.topic) {
+            Some(owner) => match self.hand_to_owner(owner, message, from, receipt) {
+                Ok(()) => Routed::To(1),
+                Err(()) => Routed::Full,
+            },
+            None if routes
+                .patterns
+                .iter()
+                .any(|p| p.capture(&message.topic).is_some()) =>
+            {
+                Routed::First
+            }
+            None => Routed::To(0),
+        }
+    }
+
+    /// From now on, what the daemon publishes goes to an external broker too. There is one at most.
+    pub(crate) fn set_uplink(&self, uplink: Arc<Uplink>) {
+        if self.0.uplink.set(uplink).is_err() {
+            tracing::error!("a second external broker: it gets nothing");
+        }
+    }
+
     /// Whether anybody, connected or with a session that outlives its connection, would receive a
-    /// message on this topic.
+    /// message on this topic. Of an external broker's subscribers nothing is known: it counts as one.
     pub fn has_receiver(&self, topic: &TopicName) -> bool {
+        if self.0.uplink.get().is_some() {
+            return true;
+        }
         let routes = self.0.routes.load();
         let mut found = routes.owners.contains_key(topic);
         routes
@@ -362,11 +406,7 @@ impl Switchboard {
     }
 
     pub(crate) fn publish_snapshot(&self, routes: &Routes) {
-        let mut newest = routes.clone();
-        newest.generation = self.0.routes.load().generation + 1;
-        let generation = newest.generation;
-        self.0.routes.store(Arc::new(newest));
-        self.0.generation.store(generation, Ordering::Release);
+        self.0.routes.store(Arc::new(routes.clone()));
     }
 
     pub(crate) fn devices(&self) -> &DashMap<DeviceId, usize> {
@@ -388,11 +428,18 @@ impl Switchboard {
         }
     }
 
-    fn hand_to_owner(&self, owner: &Owner, message: &Arc<Message>, from: &Arc<Publisher>) -> Result<(), ()> {
+    fn hand_to_owner(
+        &self,
+        owner: &Owner,
+        message: &Arc<Message>,
+        from: &Arc<Publisher>,
+        receipt: Option<Receipt>,
+    ) -> Result<(), ()> {
         let inbound = Inbound {
             message: message.clone(),
             params: owner.params.clone(),
             from: from.clone(),
+            receipt,
         };
         match owner.mailbox.try_send(inbound) {
             Ok(()) => {
@@ -407,6 +454,41 @@ impl Switchboard {
         }
     }
 
+    fn hand_to_subscribers(
+        &self,
+        routes: &Routes,
+        message: &Arc<Message>,
+        from: &Arc<Publisher>,
+        crowded: &mut Vec<Arc<SessionHandle>>,
+    ) -> usize {
+        let mut receivers: Vec<(&Arc<SessionHandle>, Delivery)> = Vec::new();
+        routes
+            .subscriptions
+            .matches(&message.topic, &mut |_, subscriber: &Subscriber| {
+                let options = &subscriber.options;
+                if options.no_local && subscriber.session.client_id == from.client_id {
+                    return;
+                }
+                receivers.push((
+                    &subscriber.session,
+                    Delivery {
+                        message: message.clone(),
+                        qos: message.qos.min(options.qos),
+                        retain: message.retain && options.retain_as_published,
+                        subscription_identifiers: subscriber.identifier.into_iter().collect(),
+                    },
+                ));
+            });
+        one_copy_each(&mut receivers);
+        let count = receivers.len();
+        for (session, delivery) in receivers {
+            if self.push(session, delivery) == Pushed::Crowded {
+                crowded.push(session.clone());
+            }
+        }
+        count
+    }
+
     fn push(&self, session: &SessionHandle, delivery: Delivery) -> Pushed {
         let pushed = session.outbox.push(delivery);
         if pushed == Pushed::Dropped {
@@ -415,4 +497,23 @@ impl Switchboard {
         }
         pushed
     }
+}
+
+/// One copy a session, at the highest QoS of the subscriptions it matched, naming all of their
+/// identifiers [MQTT-3.3.4-2], [MQTT-3.3.4-3].
+fn one_copy_each(receivers: &mut Vec<(&Arc<SessionHandle>, Delivery)>) {
+    if receivers.len() < 2 {
+        return;
+    }
+    receivers.sort_by_key(|(session, _)| session.key);
+    receivers.dedup_by(|(session, again), (known, kept)| {
+        let same = session.key == known.key;
+        if same {
+            kept.qos = kept.qos.max(again.qos);
+            kept.retain |= again.retain;
+            kept.subscription_identifiers
+                .append(&mut again.subscription_identifiers);
+        }
+        same
+    });
 }

@@ -16,6 +16,7 @@ use topics::pattern::{Params, TopicPattern};
 use topics::retained::{RetainedBounds, RetainedStore};
 use topics::session::Wanted;
 
+use crate::external_broker::Receipt;
 use crate::stats::Stats;
 use crate::switchboard::{
     Inbound, Overflow, Owner, OwnerCounters, Publisher, Routed, Routes, SessionHandle, Subscriber,
@@ -194,7 +195,7 @@ impl Handler<Bind> for TopicRouter {
             params: Params::default(),
             counters: Arc::default(),
         };
-        self.routes.owners.insert(msg.topic, Arc::new(owner));
+        self.routes.owners.insert(msg.topic, owner);
         self.publish();
         Ok(())
     }
@@ -327,6 +328,32 @@ impl Handler<RouteFirst> for TopicRouter {
     }
 }
 
+/// As [`RouteFirst`], for a message that an external broker brought.
+#[derive(Message)]
+#[rtype(result = "Routed")]
+pub struct RouteRequest {
+    /// The message.
+    pub message: Arc<Message>,
+    /// Who published it.
+    pub from: Arc<Publisher>,
+    /// Owed to the broker.
+    pub receipt: Option<Receipt>,
+}
+
+impl Handler<RouteRequest> for TopicRouter {
+    type Result = MessageResult<RouteRequest>;
+
+    fn handle(&mut self, msg: RouteRequest, _: &mut Self::Context) -> Self::Result {
+        if !self.routes.owners.contains_key(&msg.message.topic) {
+            self.make_owner(&msg.message.topic);
+        }
+        MessageResult(
+            self.switchboard
+                .route_request(&msg.message, &msg.from, msg.receipt),
+        )
+    }
+}
+
 impl TopicRouter {
     fn make_owner(&mut self, topic: &TopicName) {
         let found = self.patterns.iter().find_map(|b| Some((b, b.capture(topic)?)));
@@ -346,7 +373,7 @@ impl TopicRouter {
                 params: params.clone(),
                 counters: counters.clone(),
             };
-            self.routes.owners.insert(topic.detached(), Arc::new(owner));
+            self.routes.owners.insert(topic.detached(), owner);
         }
         tracing::debug!(actor = binding.actor, %topic, "made the owner of a topic");
         self.lazy.push(LazyOwner {

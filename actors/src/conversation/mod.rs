@@ -12,6 +12,7 @@ mod request;
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -24,9 +25,10 @@ use topics::name::TopicName;
 use topics::packet::{PublishProperties, QoS};
 use topics::pattern::{Params, TopicPattern};
 
-use crate::scheduler::{CancelJob, JobId, Progress, Scheduler, Submit};
+use crate::external_broker::{Answering, Receipt};
+use crate::scheduler::{CancelJob, JobId, Progress, SHUTTING_DOWN, Scheduler, Submit};
 use crate::switchboard::{Inbound, Overflow, Switchboard};
-use crate::topic_router::{BindEach, LazyActor, Retire, RouteFirst};
+use crate::topic_router::{BindEach, LazyActor, Retire, RouteFirst, RouteRequest};
 
 use item::{End, Item, ItemError, finish_reason};
 pub use item::{Timings, Usage};
@@ -70,6 +72,8 @@ pub struct Conversation {
 struct ReplyTo {
     topic: TopicName,
     correlation_data: Option<Bytes>,
+    /// Owed to the external broker that brought the request; the last item pays it.
+    receipt: Option<Receipt>,
 }
 
 struct Pending {
@@ -143,20 +147,31 @@ impl Handler<Inbound> for Conversation {
     fn handle(&mut self, msg: Inbound, ctx: &mut Self::Context) {
         if self.retired {
             // Unbound, but this publisher still had the old snapshot: its message goes to the successor.
-            let asked = self.switchboard.router().send(RouteFirst {
-                message: msg.message,
-                from: msg.from,
-            });
-            ctx.spawn(
-                async move {
-                    let _ = asked.await;
-                }
-                .into_actor(self),
-            );
+            let (message, from, router) = (msg.message, msg.from, self.switchboard.router().clone());
+            let asked = async move {
+                // A request that is lost here drops its receipt, and comes again.
+                let _ = match msg.receipt {
+                    None => router.send(RouteFirst { message, from }).await,
+                    receipt => {
+                        router
+                            .send(RouteRequest {
+                                message,
+                                from,
+                                receipt,
+                            })
+                            .await
+                    }
+                };
+            };
+            ctx.spawn(asked.into_actor(self));
             return;
         }
         if msg.message.topic.as_str().ends_with("/cancel") {
             self.cancel(&msg, ctx);
+            // What it ends has receipts of its own.
+            if let Some(receipt) = &msg.receipt {
+                receipt.done();
+            }
         } else {
             self.command(&msg, ctx);
         }
@@ -217,6 +232,12 @@ impl Handler<Progress> for Conversation {
                 retry_after_ms,
                 ..
             } => {
+                // An external broker brings the request again, to us when we are back or to another
+                // daemon: no answer for now is better than an apology.
+                if code == SHUTTING_DOWN && running.reply.receipt.is_some() {
+                    drop(running);
+                    return self.next(ctx);
+                }
                 let error = ItemError {
                     code: &code,
                     message: &message,
@@ -386,7 +407,12 @@ impl Conversation {
 
     /// The Response Topic if the client named one it may publish to, else the device's reply topic.
     fn reply_to(&self, msg: &Inbound) -> Option<ReplyTo> {
-        let fallback = self.default_reply_topic.clone()?;
+        let Some(fallback) = self.default_reply_topic.clone() else {
+            if let Some(receipt) = &msg.receipt {
+                receipt.done();
+            }
+            return None;
+        };
         let correlation_data = msg
             .message
             .correlation_data()
@@ -395,6 +421,7 @@ impl Conversation {
             return Some(ReplyTo {
                 topic: fallback,
                 correlation_data,
+                receipt: msg.receipt.clone(),
             });
         };
         let topic = TopicName::parse(asked.clone()).map(|topic| topic.detached());
@@ -411,6 +438,7 @@ impl Conversation {
                 Some(ReplyTo {
                     topic,
                     correlation_data,
+                    receipt: msg.receipt.clone(),
                 })
             }
             _ => {
@@ -420,6 +448,7 @@ impl Conversation {
                 let reply = ReplyTo {
                     topic: fallback,
                     correlation_data,
+                    receipt: msg.receipt.clone(),
                 };
                 let error = ItemError {
                     code: "not_authorized",
@@ -490,7 +519,11 @@ impl Conversation {
                 ..Default::default()
             })
         });
-        self.switchboard.publish(message);
+        let answering = reply.receipt.clone().map(|receipt| match item.end {
+            None => Answering::Item(receipt),
+            Some(_) => Answering::Last(receipt),
+        });
+        self.switchboard.publish_answer(message, answering);
     }
 }
 
@@ -502,10 +535,12 @@ fn reply_topic(device: &str) -> Option<TopicName> {
     TopicName::parse(format!("clawdbot/{}/reply", device.as_str()).into()).ok()
 }
 
-/// For a request whose client gave it no name.
+/// For a request whose client gave it no name. Several daemons may answer one device by way of an
+/// external broker, and each takes part in the name by something of its own.
 fn generated_id() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    format!("r{}", NEXT.fetch_add(1, Relaxed))
+    static OURS: LazyLock<u64> = LazyLock::new(|| random() >> 40);
+    format!("r{:06x}-{}", *OURS, NEXT.fetch_add(1, Relaxed))
 }
 
 /// From the hasher's keys, which the system seeds.
