@@ -10,6 +10,7 @@ use actix::{Actor, Addr, Arbiter};
 use actors::auth_checker::{Admittance, AuthChecker, Identity, TokenVerifier};
 use actors::conversation::{Conversation, ConversationConfig, RequestLimits};
 use actors::device_session::ShutDown;
+use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, LinkGauge, StopLink};
 use actors::inference_worker::WorkerSpec;
 use actors::memory_governor::{MemoryGauge, MemoryGovernor};
 use actors::metrics::RequestMetrics;
@@ -28,6 +29,7 @@ use topics::retained::RetainedBounds;
 use topics::session::SessionConfig;
 
 use crate::admin::{AdminError, AdminListener, AdminRequest};
+use crate::broker::{self, BrokerError};
 use crate::http::{self, Health, HttpState};
 use crate::net;
 use crate::security::tokens::TokenKey;
@@ -47,6 +49,9 @@ pub enum DaemonError {
     /// The status socket, or another daemon on the same data directory.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// What the external broker needs.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
     /// The model file.
     #[error("{0}; mend model.path, or leave it empty to route without a model")]
     Model(#[from] models::ModelError),
@@ -74,7 +79,10 @@ pub enum DaemonError {
 impl DaemonError {
     /// Whether it is the configuration that must change: exit code 2.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::DataDir(_) | Self::Key(_) | Self::Model(_))
+        matches!(
+            self,
+            Self::DataDir(_) | Self::Key(_) | Self::Model(_) | Self::Broker(_)
+        )
     }
 }
 
@@ -94,7 +102,9 @@ struct Prepared {
     settings: Settings,
     key: TokenKey,
     model: Option<ModelSummary>,
-    mqtt: TcpListener,
+    /// None where an external broker takes its place.
+    mqtt: Option<TcpListener>,
+    link: Option<ExternalBrokerConfig>,
     http: TcpListener,
     admin: AdminListener,
     metrics: Metrics,
@@ -108,6 +118,7 @@ struct Started {
     switchboard: Switchboard,
     scheduler: Addr<Scheduler>,
     supervisor: Option<Addr<Supervisor>>,
+    link: Option<Addr<ExternalBroker>>,
     arbiters: Vec<Arbiter>,
     served: Vec<actix_rt::task::JoinHandle<()>>,
 }
@@ -117,8 +128,12 @@ impl Prepared {
         let data_dir = DataDir::prepare(&settings.data_dir)?;
         let key = keys::load_or_create(&data_dir)?;
         let model = settings.model.path.as_deref().map(models::inspect).transpose()?;
+        let link = broker::link_config(&settings, backoff(&settings))?;
         let admin = AdminListener::bind(&data_dir)?;
-        let mqtt = listen("mqtt.tcp", settings.mqtt.tcp).await?;
+        let mqtt = match link {
+            None => Some(listen("mqtt.tcp", settings.mqtt.tcp).await?),
+            Some(_) => None,
+        };
         let http = listen("metrics.listen", settings.metrics.listen).await?;
         let metrics = metrics::install()?;
         let program = own_program().map_err(DaemonError::OwnProgram)?;
@@ -127,6 +142,7 @@ impl Prepared {
             key,
             model,
             mqtt,
+            link,
             http,
             admin,
             metrics,
@@ -140,6 +156,7 @@ impl Prepared {
             key,
             model,
             mqtt,
+            link,
             http,
             admin,
             metrics,
@@ -184,6 +201,14 @@ impl Prepared {
             .map_err(|e| DaemonError::Bind(e.to_string()))?;
         bound.map_err(|e| DaemonError::Bind(e.to_string()))?;
 
+        let mut link_gauge = None;
+        let link = link.map(|config| {
+            let gauge = Arc::<LinkGauge>::default();
+            observe::observe_link(&meter, &gauge);
+            link_gauge = Some(gauge.clone());
+            ExternalBroker::launch(config, switchboard.clone(), gauge)
+        });
+
         let admittance = match settings.auth.mode {
             AuthMode::Token => Admittance::Token(Box::new(Verifier(key))),
             AuthMode::None => Admittance::Everybody,
@@ -194,7 +219,7 @@ impl Prepared {
             sessions: Arc::new(session_config(&settings)),
             connect_timeout: settings.mqtt.connect_timeout,
         });
-        let arbiters: Vec<_> = (0..session_arbiters(&settings)).map(|_| Arbiter::new()).collect();
+        let arbiters: Vec<_> = (0..session_arbiters()).map(|_| Arbiter::new()).collect();
         let served = serve(
             Doors { mqtt, http, admin },
             &settings,
@@ -205,6 +230,7 @@ impl Prepared {
                 gauge,
                 memory,
                 model,
+                link: link_gauge,
                 scheduler: scheduler.clone(),
                 started_at: Instant::now(),
             },
@@ -216,6 +242,7 @@ impl Prepared {
             switchboard,
             scheduler,
             supervisor,
+            link,
             arbiters,
             served,
         })
@@ -236,10 +263,16 @@ impl Started {
     async fn stop_in_order(self) {
         // No more connections; a broken channel would mean that nobody listens any more.
         let _ = self.stop.send(true);
+        // From now on it takes no request, and it goes when it has sent the last answer.
+        let link_stopped = self.link.map(|link| link.send(StopLink));
         // Most of the time is for answers under way, the rest for goodbyes.
         let grace = self.timeout.mul_f64(0.7);
         if self.scheduler.send(Drain { grace }).await.is_err() {
             tracing::warn!("the scheduler was gone before it was stopped");
+        }
+        if let Some(stopped) = link_stopped {
+            // A link that is gone has stopped; one that cannot get rid of an answer leaves its request to the broker.
+            let _ = tokio::time::timeout(self.timeout.mul_f64(0.1), stopped).await;
         }
         let sessions: Vec<_> = self
             .switchboard
@@ -274,7 +307,7 @@ impl Started {
 }
 
 struct Doors {
-    mqtt: TcpListener,
+    mqtt: Option<TcpListener>,
     http: TcpListener,
     admin: AdminListener,
 }
@@ -285,6 +318,7 @@ struct Watched {
     gauge: Arc<SchedulerGauge>,
     memory: Arc<MemoryGauge>,
     model: Option<ModelSummary>,
+    link: Option<Arc<LinkGauge>>,
     scheduler: Addr<Scheduler>,
     started_at: Instant,
 }
@@ -304,18 +338,21 @@ fn serve(
             let _ = stopped.wait_for(|stop| *stop).await;
         }
     };
-    for (name, listener) in [("mqtt", &doors.mqtt), ("http", &doors.http)] {
-        if let Ok(address) = listener.local_addr() {
+    for (name, listener) in [("mqtt", doors.mqtt.as_ref()), ("http", Some(&doors.http))] {
+        if let Some(Ok(address)) = listener.map(TcpListener::local_addr) {
             tracing::info!(%address, "{name} listens");
         }
     }
     let switchboard = reception.switchboard.clone();
     let permits = Arc::new(Semaphore::new(settings.mqtt.max_connections));
     let handles = arbiters.iter().map(Arbiter::handle).collect();
-    let mqtt = net::tcp::serve(doors.mqtt, permits, handles, reception, until_stop());
+    let mqtt = doors
+        .mqtt
+        .map(|listener| net::tcp::serve(listener, permits, handles, reception, until_stop()));
 
     let (gauge, has_model, board) = (watched.gauge, watched.model.is_some(), switchboard.clone());
-    let health = move || health(&board, &gauge, has_model);
+    let link = watched.link.clone();
+    let health = move || health(&board, &gauge, has_model, link.as_deref());
     let http = http::serve(
         doors.http,
         Arc::new(HttpState::new(watched.metrics, health)),
@@ -323,6 +360,7 @@ fn serve(
     );
 
     let (scheduler, memory, started_at) = (watched.scheduler, watched.memory, watched.started_at);
+    let link = watched.link;
     let admin = doors.admin.serve(
         move |request: AdminRequest| {
             status(
@@ -330,20 +368,25 @@ fn serve(
                 switchboard.clone(),
                 scheduler.clone(),
                 memory.clone(),
+                link.clone(),
                 started_at,
             )
         },
         until_stop(),
     );
-    vec![
-        actix_rt::spawn(mqtt),
-        actix_rt::spawn(http),
-        actix_rt::spawn(admin),
-    ]
+    let mut served = vec![actix_rt::spawn(http), actix_rt::spawn(admin)];
+    served.extend(mqtt.map(actix_rt::spawn));
+    served
 }
 
-/// Routing works as long as this answers; a configured model that does not answer is worth a 503.
-fn health(switchboard: &Switchboard, gauge: &SchedulerGauge, has_model: bool) -> Health {
+/// Routing works as long as this answers; a configured model that does not answer is worth a 503, and
+/// so is an external broker that cannot be reached.
+fn health(
+    switchboard: &Switchboard,
+    gauge: &SchedulerGauge,
+    has_model: bool,
+    link: Option<&LinkGauge>,
+) -> Health {
     let model = match (has_model, gauge.is_ready()) {
         (false, _) => "none",
         (true, true) => "ready",
@@ -352,9 +395,19 @@ fn health(switchboard: &Switchboard, gauge: &SchedulerGauge, has_model: bool) ->
     let mut details = Map::new();
     details.insert("model".into(), json!(model));
     details.insert("connections".into(), json!(switchboard.stats().connections.get()));
+    if let Some(link) = link {
+        details.insert("broker".into(), link_status(link));
+    }
     Health {
-        ready: !has_model || gauge.is_ready(),
+        ready: (!has_model || gauge.is_ready()) && link.is_none_or(LinkGauge::is_connected),
         details,
+    }
+}
+
+fn link_status(link: &LinkGauge) -> Value {
+    match link.trouble() {
+        None => json!({"connected": link.is_connected()}),
+        Some(trouble) => json!({"connected": link.is_connected(), "reason": trouble}),
     }
 }
 
@@ -363,6 +416,7 @@ async fn status(
     switchboard: Switchboard,
     scheduler: Addr<Scheduler>,
     memory: Arc<MemoryGauge>,
+    link: Option<Arc<LinkGauge>>,
     started_at: Instant,
 ) -> Result<Value, String> {
     if request.command != "status" {
@@ -381,7 +435,7 @@ async fn status(
         .into_iter()
         .map(|(name, counter)| (name.to_owned(), json!(counter.get())))
         .collect();
-    Ok(json!({
+    let mut status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "uptime_s": started_at.elapsed().as_secs(),
@@ -390,7 +444,15 @@ async fn status(
         "subscriptions": switchboard.subscriptions_len(),
         "memory": {"total_bytes": memory.total_bytes(), "available_bytes": memory.available_bytes()},
         "counters": stats,
-    }))
+    });
+    if let (Some(link), Value::Object(members)) = (link, &mut status) {
+        let mut broker = link_status(&link);
+        for (name, number) in link.levels().into_iter().chain(link.counters()) {
+            broker[name] = json!(number);
+        }
+        members.insert("broker".into(), broker);
+    }
+    Ok(status)
 }
 
 struct Verifier(TokenKey);
@@ -425,13 +487,9 @@ fn own_program() -> std::io::Result<PathBuf> {
     }
 }
 
-/// Sessions spread over the arbiters once, at their first connection. One for every two cores: what is
-/// routed between two of them costs more than what stays in one, and the model wants cores as well.
-fn session_arbiters(settings: &Settings) -> usize {
-    match settings.mqtt.session_threads {
-        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
-        chosen => chosen,
-    }
+/// One for each core: sessions spread over them once, at their first connection.
+fn session_arbiters() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn retained_bounds(settings: &Settings) -> RetainedBounds {
@@ -481,7 +539,8 @@ fn worker_spec(settings: &Settings, program: PathBuf, model: PathBuf) -> WorkerS
     }
 }
 
-fn backoff(settings: &Settings) -> BackoffConfig {
+/// How long to wait before what failed is tried again.
+pub(crate) fn backoff(settings: &Settings) -> BackoffConfig {
     let supervisor = &settings.supervisor;
     BackoffConfig {
         min_backoff: supervisor.min_backoff,

@@ -4,8 +4,10 @@ use clap::Args;
 
 use super::serve::ServeFlags;
 use super::{Failure, GlobalFlags, say};
+use crate::broker::link_config;
+use crate::daemon;
 use crate::security::{DataDir, DataDirError, KeyError, keys};
-use crate::settings::{DEFAULT_TOML, Settings};
+use crate::settings::{BrokerMode, DEFAULT_TOML, Settings};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckFlags {
@@ -21,14 +23,22 @@ pub(super) fn run(global: &GlobalFlags, flags: CheckFlags) -> Result<(), Failure
         return say(DEFAULT_TOML.trim_end());
     }
     let settings = global.settings(flags.serve.settings().into_iter().collect())?;
+    let mqtt = match &settings.broker.address {
+        Some(address) if settings.broker.mode == BrokerMode::External => format!("by {}", address.url()),
+        _ => format!("on {}", settings.mqtt.tcp),
+    };
     println!(
-        "settings: fine (MQTT on {}, HTTP on {})",
-        settings.mqtt.tcp, settings.metrics.listen
+        "settings: fine (MQTT {mqtt}, HTTP on {})",
+        settings.metrics.listen
     );
 
-    let findings = [data_dir(&settings), model(&settings)];
+    let findings = [
+        Some(data_dir(&settings)),
+        Some(model(&settings)),
+        broker(&settings),
+    ];
     let mut faults = Vec::new();
-    for finding in findings {
+    for finding in findings.into_iter().flatten() {
         match finding {
             Ok(line) => say(line)?,
             Err(fault) => faults.push(fault),
@@ -73,4 +83,16 @@ fn model(settings: &Settings) -> Result<String, String> {
         "model: {} ({}, {}, {} parameters, context of {} tokens)",
         model.name, model.architecture, model.format, model.parameters, model.context_length
     ))
+}
+
+/// Reads what the link to an external broker needs, and connects to nobody.
+fn broker(settings: &Settings) -> Option<Result<String, String>> {
+    match link_config(settings, daemon::backoff(settings)) {
+        Ok(None) => None,
+        Ok(Some(link)) => Some(Ok(format!(
+            "broker: external, {}:{} (not asked) as client {}",
+            link.host, link.port, link.client_id
+        ))),
+        Err(error) => Some(Err(error.to_string())),
+    }
 }

@@ -15,11 +15,11 @@ use super::{
 use crate::telemetry::logging;
 
 /// A day, the longest that anything here waits; longer is a slip of the finger or the wrong unit.
-const DAY_S: u64 = 24 * 60 * 60;
+pub(super) const DAY_S: u64 = 24 * 60 * 60;
 /// A gibibyte; room for one machine's queues and far from overflowing anything.
-const GIB: u64 = 1 << 30;
+pub(super) const GIB: u64 = 1 << 30;
 /// A million: more connections, messages or tokens than one machine has.
-const MILLION: u64 = 1_000_000;
+pub(super) const MILLION: u64 = 1_000_000;
 /// The largest packet that MQTT's length field can announce, fixed header included.
 const MQTT_MAX_PACKET_BYTES: u64 = 268_435_455 + 5;
 
@@ -76,8 +76,8 @@ impl Checker<'_> {
                     raw.mqtt.max_subscriptions,
                     1..=MILLION,
                 ),
-                session_threads: self.number("mqtt.session_threads", raw.mqtt.session_threads, 0..=1024),
             },
+            broker: self.broker(raw.broker),
             auth: Auth {
                 mode: self.choice(
                     "auth.mode",
@@ -175,6 +175,7 @@ impl Checker<'_> {
         if self.problems.is_empty() {
             self.exposure(&settings);
             self.agreement(&settings);
+            self.broker_agreement(&settings.broker);
         }
         settings
     }
@@ -305,7 +306,7 @@ impl Checker<'_> {
         }
     }
 
-    fn seconds(&mut self, key: &str, given: Given<u64>, range: RangeInclusive<u64>) -> Duration {
+    pub(super) fn seconds(&mut self, key: &str, given: Given<u64>, range: RangeInclusive<u64>) -> Duration {
         Duration::from_secs(self.number(key, given, range))
     }
 
@@ -313,7 +314,7 @@ impl Checker<'_> {
         Duration::from_millis(self.number(key, given, 1..=DAY_S * 1000))
     }
 
-    fn number<T: TryFrom<u64> + Default>(
+    pub(super) fn number<T: TryFrom<u64> + Default>(
         &mut self,
         key: &str,
         given: Given<u64>,
@@ -344,7 +345,13 @@ impl Checker<'_> {
         }
     }
 
-    fn choice<T: Copy>(&mut self, key: &str, given: Given<String>, choices: &[(&str, T)], otherwise: T) -> T {
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        key: &str,
+        given: Given<String>,
+        choices: &[(&str, T)],
+        otherwise: T,
+    ) -> T {
         let text = match given {
             Given::Right(text) => text,
             wrong => return self.wrong_type(key, wrong, otherwise),
@@ -361,11 +368,11 @@ impl Checker<'_> {
         otherwise
     }
 
-    fn text(&mut self, key: &str, given: Given<String>) -> String {
+    pub(super) fn text(&mut self, key: &str, given: Given<String>) -> String {
         self.plain(key, given)
     }
 
-    fn plain<T: Default>(&mut self, key: &str, given: Given<T>) -> T {
+    pub(super) fn plain<T: Default>(&mut self, key: &str, given: Given<T>) -> T {
         match given {
             Given::Right(value) => value,
             wrong => self.wrong_type(key, wrong, T::default()),
@@ -379,7 +386,7 @@ impl Checker<'_> {
         otherwise
     }
 
-    fn refuse(&mut self, key: &str, value: impl Display, reason: &str) {
+    pub(super) fn refuse(&mut self, key: &str, value: impl Display, reason: &str) {
         self.problems.push(Problem {
             key: key.to_owned(),
             value: value.to_string(),

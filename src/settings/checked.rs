@@ -12,6 +12,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The MQTT listener and its bounds.
     pub mqtt: Mqtt,
+    /// Whose broker carries the messages.
+    pub broker: Broker,
     /// Who may connect.
     pub auth: Auth,
     /// The model file and its process.
@@ -61,8 +63,68 @@ pub struct Mqtt {
     pub max_retained_bytes: usize,
     /// Subscriptions of one client.
     pub max_subscriptions: usize,
-    /// Threads that carry sessions; 0 is half the machine's cores.
-    pub session_threads: usize,
+}
+
+/// Whose broker carries the messages.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    /// Ours, or somebody else's.
+    pub mode: BrokerMode,
+    /// Where somebody else's is; nothing while ours is used.
+    pub address: Option<BrokerAddress>,
+    /// Whether the address may be plain TCP to another machine.
+    pub allow_plaintext_beyond_loopback: bool,
+    /// Our name there, under which it keeps our session.
+    pub client_id: String,
+    /// The group of daemons that share the requests.
+    pub share_group: String,
+    /// Who we are there, if it asks.
+    pub username: Option<String>,
+    /// Where the password is written.
+    pub password: Option<PasswordSource>,
+    /// Whose signature the broker's certificate must have; the system's authorities if nothing is said.
+    pub ca_certificate: Option<PathBuf>,
+    /// Our own certificate and its key, if the broker asks for one.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// Silence after which a ping is sent.
+    pub keep_alive: Duration,
+    /// How long the broker keeps our session while we are away, in seconds as on the wire.
+    pub session_expiry_s: u32,
+    /// Requests that the broker may have with us unacknowledged.
+    pub receive_maximum: u16,
+    /// Messages that wait for the broker.
+    pub max_queued_messages: usize,
+    /// Bytes that wait for the broker.
+    pub max_queued_bytes: usize,
+}
+
+/// Whose broker carries the messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokerMode {
+    /// The one in this program.
+    Embedded,
+    /// An existing MQTT 5 broker or cluster, which this daemon is a client of.
+    External,
+}
+
+/// Where an external broker is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerAddress {
+    /// Whether by TLS.
+    pub tls: bool,
+    /// Name or IP address, as it goes before the port: IPv6 in brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// Where a password is written. The password itself is no setting: settings are shown in messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PasswordSource {
+    /// A file whose first line it is.
+    File(PathBuf),
+    /// An environment variable.
+    Variable(String),
 }
 
 /// Who may connect.
@@ -199,7 +261,22 @@ impl Settings {
                 max_retained_messages: 10_000,
                 max_retained_bytes: 64 << 20,
                 max_subscriptions: 100,
-                session_threads: 0,
+            },
+            broker: Broker {
+                mode: BrokerMode::Embedded,
+                address: None,
+                allow_plaintext_beyond_loopback: false,
+                client_id: String::new(),
+                share_group: "clawdbot".to_owned(),
+                username: None,
+                password: None,
+                ca_certificate: None,
+                client_certificate: None,
+                keep_alive: Duration::from_secs(30),
+                session_expiry_s: 86_400,
+                receive_maximum: 100,
+                max_queued_messages: 10_000,
+                max_queued_bytes: 16 << 20,
             },
             auth: Auth {
                 mode: AuthMode::Token,

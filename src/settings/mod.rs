@@ -5,6 +5,7 @@
 //! raw settings into checked ones; everything that is wrong comes out at once, each with the
 //! place it was written at.
 
+mod broker;
 mod check;
 mod checked;
 mod error;
@@ -20,8 +21,8 @@ use self::locate::{Entry, Layer};
 use self::raw::RawSettings;
 
 pub use checked::{
-    Auth, AuthMode, Conversation, Log, LogFormat, Memory, Metrics, Model, Mqtt, Scheduler, Settings,
-    Shutdown, Supervisor,
+    Auth, AuthMode, Broker, BrokerAddress, BrokerMode, Conversation, Log, LogFormat, Memory, Metrics, Model,
+    Mqtt, PasswordSource, Scheduler, Settings, Shutdown, Supervisor,
 };
 pub use error::{Problem, SettingsError};
 pub use locate::{Flag, Origin, Sources};

@@ -20,6 +20,7 @@ pub(super) enum Given<T> {
 pub(super) struct RawSettings {
     pub(super) data_dir: Given<String>,
     pub(super) mqtt: RawMqtt,
+    pub(super) broker: RawBroker,
     pub(super) auth: RawAuth,
     pub(super) model: RawModel,
     pub(super) conversation: RawConversation,
@@ -47,7 +48,27 @@ pub(super) struct RawMqtt {
     pub(super) max_retained_messages: Given<u64>,
     pub(super) max_retained_bytes: Given<u64>,
     pub(super) max_subscriptions: Given<u64>,
-    pub(super) session_threads: Given<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBroker {
+    pub(super) mode: Given<String>,
+    pub(super) address: Given<String>,
+    pub(super) allow_plaintext_beyond_loopback: Given<bool>,
+    pub(super) client_id: Given<String>,
+    pub(super) share_group: Given<String>,
+    pub(super) username: Given<String>,
+    pub(super) password_file: Given<String>,
+    pub(super) password_variable: Given<String>,
+    pub(super) ca_certificate: Given<String>,
+    pub(super) client_certificate: Given<String>,
+    pub(super) client_key: Given<String>,
+    pub(super) keep_alive_s: Given<u64>,
+    pub(super) session_expiry_s: Given<u64>,
+    pub(super) receive_maximum: Given<u64>,
+    pub(super) max_queued_messages: Given<u64>,
+    pub(super) max_queued_bytes: Given<u64>,
 }
 
 #[derive(Debug, Deserialize)]

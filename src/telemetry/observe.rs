@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use actors::external_broker::LinkGauge;
 use actors::memory_governor::MemoryGauge;
 use actors::scheduler::SchedulerGauge;
 use actors::stats::Stats;
@@ -67,6 +68,22 @@ pub fn observe(
         "Memory to be had without swapping",
         move || machine.available_bytes(),
     );
+}
+
+/// Makes the instruments of the link to an external broker.
+pub fn observe_link(meter: &Meter, link: &Arc<LinkGauge>) {
+    for (at, (name, _)) in link.levels().into_iter().enumerate() {
+        let link = link.clone();
+        gauge(meter, name, "At the moment", move || {
+            link.levels().get(at).map_or(0, |(_, level)| *level)
+        });
+    }
+    for (at, (name, _)) in link.counters().into_iter().enumerate() {
+        let link = link.clone();
+        counter(meter, name, "Since the start", move || {
+            link.counters().get(at).map_or(0, |(_, count)| *count)
+        });
+    }
 }
 
 fn broker(meter: &Meter, stats: &Arc<Stats>) {

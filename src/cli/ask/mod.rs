@@ -14,7 +14,7 @@ use self::connection::Conversation;
 use super::token::check_device_id;
 use super::{Failure, GlobalFlags, block_on};
 use crate::security::{DataDir, keys, random};
-use crate::settings::{AuthMode, Settings};
+use crate::settings::{AuthMode, BrokerMode, Settings};
 
 #[derive(Debug, Args)]
 pub(super) struct AskFlags {
@@ -112,6 +112,11 @@ fn address(flags: &AskFlags, settings: &Settings) -> Result<(String, u16), Failu
                 let example = "write it as HOST:PORT, for example 127.0.0.1:1883";
                 Failure::Misconfigured(format!("--connect {text:?} is no address; {example}"))
             });
+    }
+    if settings.broker.mode == BrokerMode::External {
+        let message = "broker.mode is \"external\", so this daemon has no listener to ask at; ask by a client of \
+                       that broker, or name the listener of another daemon with --connect";
+        return Err(Failure::Misconfigured(message.to_owned()));
     }
     let mut address = settings.mqtt.tcp;
     if address.ip().is_unspecified() {
