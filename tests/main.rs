@@ -12,6 +12,7 @@ mod conformance;
 mod conversation;
 mod daemon_life;
 mod differential;
+mod external_broker;
 mod idle;
 mod many_clients;
 mod mosquitto;

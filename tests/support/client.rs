@@ -29,6 +29,7 @@ pub(crate) const BOTH: [Version; 2] = [Version::V4, Version::V5];
 pub(crate) struct Login {
     pub(crate) version: Version,
     pub(crate) client_id: String,
+    pub(crate) username: String,
     pub(crate) token: Option<String>,
     pub(crate) clean: bool,
     pub(crate) keep_alive: Duration,
@@ -102,7 +103,22 @@ impl Login {
         Login {
             version,
             client_id: client_id.to_owned(),
+            username: "test".to_owned(),
             token: Some(daemon.token(device)),
+            clean: true,
+            keep_alive: Duration::from_secs(30),
+            will: None,
+            session_expiry_s: None,
+        }
+    }
+
+    /// By MQTT 5 at a broker that is not ours, with a name and a password.
+    pub(crate) fn elsewhere(username: &str, password: &str, client_id: &str) -> Login {
+        Login {
+            version: Version::V5,
+            client_id: client_id.to_owned(),
+            username: username.to_owned(),
+            token: Some(password.to_owned()),
             clean: true,
             keep_alive: Duration::from_secs(30),
             will: None,
@@ -410,7 +426,7 @@ fn options_v4(address: SocketAddr, login: &Login) -> rumqttc::MqttOptions {
         .set_keep_alive(login.keep_alive)
         .set_clean_session(login.clean);
     if let Some(token) = &login.token {
-        options.set_credentials("test", token);
+        options.set_credentials(&login.username, token);
     }
     if let Some(Will {
         topic,
@@ -435,7 +451,7 @@ fn options_v5(address: SocketAddr, login: &Login) -> v5::MqttOptions {
         .set_keep_alive(login.keep_alive)
         .set_clean_start(login.clean);
     if let Some(token) = &login.token {
-        options.set_credentials("test", token);
+        options.set_credentials(&login.username, token);
     }
     if login.session_expiry_s.is_some() {
         options.set_session_expiry_interval(login.session_expiry_s);

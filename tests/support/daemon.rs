@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clawdbot::security::{DataDir, keys};
@@ -19,8 +20,8 @@ use super::{PATIENCE, wait_for};
 /// A running daemon. When it is dropped it is killed, and if the test failed, its log is shown.
 pub(crate) struct Daemon {
     process: Child,
-    home: Home,
-    /// Where MQTT is spoken.
+    home: Arc<Home>,
+    /// Where MQTT is spoken; nowhere with an external broker.
     pub(crate) mqtt: SocketAddr,
     /// Where health and metrics are.
     pub(crate) http: SocketAddr,
@@ -32,8 +33,9 @@ pub(crate) struct Home {
 }
 
 /// A daemon to be.
+#[derive(Clone)]
 pub(crate) struct Launch {
-    home: Home,
+    home: Arc<Home>,
     model: Option<PathBuf>,
     settings: Vec<(String, String)>,
 }
@@ -42,7 +44,7 @@ impl Daemon {
     /// One with the defaults, but for its places.
     pub(crate) fn launch() -> Launch {
         Launch {
-            home: Home::new(),
+            home: Arc::new(Home::new()),
             model: None,
             settings: Vec::new(),
         }
@@ -178,6 +180,15 @@ impl Launch {
 
     /// Starts it and waits until it answers, with its model if it has one.
     pub(crate) fn start(self) -> Daemon {
+        let daemon = self.start_unready();
+        wait_for("the daemon to be ready", || {
+            get(daemon.http, "/health").ok().filter(|(code, _)| *code == 200)
+        });
+        daemon
+    }
+
+    /// Starts it and waits until it says how it is, well or not.
+    pub(crate) fn start_unready(self) -> Daemon {
         let arguments: Vec<&OsStr> = match &self.model {
             Some(model) => vec!["serve".as_ref(), "--model".as_ref(), model.as_ref()],
             None => vec!["serve".as_ref()],
@@ -189,12 +200,21 @@ impl Launch {
                 value,
             );
         }
-        start(self.home, command)
+        let external = ("broker.mode".to_owned(), "external".to_owned());
+        listening(self.home, command, !self.settings.contains(&external))
     }
 }
 
 /// Starts a daemon that was set up by hand. Its settings must name no ports and no log format.
-pub(crate) fn start(home: Home, mut command: Command) -> Daemon {
+pub(crate) fn start(home: Home, command: Command) -> Daemon {
+    let daemon = listening(Arc::new(home), command, true);
+    wait_for("the daemon to be ready", || {
+        get(daemon.http, "/health").ok().filter(|(code, _)| *code == 200)
+    });
+    daemon
+}
+
+fn listening(home: Arc<Home>, mut command: Command, speaks_mqtt: bool) -> Daemon {
     let log = File::create(home.log_path()).expect("a log file");
     let process = command
         .env("CLAWDBOT__LOG__FORMAT", "json")
@@ -216,10 +236,11 @@ pub(crate) fn start(home: Home, mut command: Command) -> Daemon {
             panic!("the daemon ended at its start with {status}");
         }
         let log = daemon.log();
-        Some((listener(&log, "mqtt listens")?, listener(&log, "http listens")?))
-    });
-    wait_for("the daemon to be ready", || {
-        get(daemon.http, "/health").ok().filter(|(code, _)| *code == 200)
+        let mqtt = listener(&log, "mqtt listens");
+        if speaks_mqtt && mqtt.is_none() {
+            return None;
+        }
+        Some((mqtt.unwrap_or(nowhere), listener(&log, "http listens")?))
     });
     daemon
 }

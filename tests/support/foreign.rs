@@ -8,17 +8,18 @@ use super::skip;
 
 /// A program of Mosquitto's, if it is installed.
 pub(crate) fn mosquitto(program: &str) -> Option<Command> {
-    // Asked for its help it exits with 1; that it could be started is enough.
-    let found = Command::new(program)
-        .arg("--help")
-        .stdin(Stdio::null())
-        .output()
-        .is_ok();
-    if !found {
+    // Debian puts the broker where only root looks for programs.
+    let places = [program.to_owned(), format!("/usr/sbin/{program}")];
+    // Asked for its help it exits with an error; that it could be started is enough.
+    let can_start = |place: &&String| {
+        let mut help = Command::new(place);
+        help.arg("--help").stdin(Stdio::null()).output().is_ok()
+    };
+    let found = places.iter().find(can_start);
+    if found.is_none() {
         skip(&format!("{program} is not installed; `tests/run` installs it"));
-        return None;
     }
-    Some(Command::new(program))
+    found.map(Command::new)
 }
 
 /// A Python that has paho-mqtt.
