@@ -44,13 +44,11 @@ struct Inner {
 
 impl Inner {
     fn take(&mut self, limit: usize, batch: &mut Vec<Delivery>) {
-        for _ in 0..self.queue.len().min(limit) {
-            let Some(delivery) = self.queue.pop_front() else {
-                break;
-            };
-            self.bytes -= delivery.message.queued_bytes();
-            batch.push(delivery);
-        }
+        let taken = self.queue.len().min(limit);
+        let before = batch.len();
+        batch.extend(self.queue.drain(..taken));
+        let bytes = batch.iter().skip(before).map(|d| d.message.queued_bytes());
+        self.bytes -= bytes.sum::<usize>();
     }
 
     fn wake_held_back(&mut self) {

@@ -270,11 +270,11 @@ fn begins_like_v5(bytes: &[u8]) -> bool {
 }
 
 async fn refuse(mut connection: Connection, version: ProtocolVersion, reason: ReasonCode) {
-    let refusal = Packet::ConnAck(ConnAck {
+    let refusal = Packet::ConnAck(Box::new(ConnAck {
         session_present: false,
         reason,
         properties: ConnAckProperties::default(),
-    });
+    }));
     let mut out = BytesMut::new();
     if refusal.encode(version, &mut out).is_ok() {
         // A client that does not wait for its refusal loses nothing.

@@ -449,12 +449,18 @@ fn older_versions_are_given_what_they_can_read() {
         reason: ReasonCode::NotAuthorized,
         ..ConnAck::default()
     };
-    assert_eq!(written(Packet::ConnAck(refused), V311), Ok(vec![0x20, 2, 0, 5]));
+    assert_eq!(
+        written(Packet::ConnAck(Box::new(refused)), V311),
+        Ok(vec![0x20, 2, 0, 5])
+    );
     let resumed = ConnAck {
         session_present: true,
         ..ConnAck::default()
     };
-    assert_eq!(written(Packet::ConnAck(resumed), V31), Ok(vec![0x20, 2, 0, 0]));
+    assert_eq!(
+        written(Packet::ConnAck(Box::new(resumed)), V31),
+        Ok(vec![0x20, 2, 0, 0])
+    );
     let suback = SubAck {
         packet_id: 1,
         reason_string: Some(ByteString::from("no")),

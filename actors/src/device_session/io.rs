@@ -68,7 +68,7 @@ pub(super) enum IoEvent {
 pub(super) struct Io {
     handle: Arc<SessionHandle>,
     connection: Option<Connection>,
-    pub(super) out: BytesMut,
+    out: BytesMut,
     waker: Option<Waker>,
     read_first: bool,
     /// While the session has enough to send, what is routed to it stays in the outbox, where publishers
@@ -114,6 +114,14 @@ impl Io {
             held_back: None,
             may_read_ahead: true,
         }))
+    }
+
+    /// Where packets for the client are written to.
+    pub(super) fn out(&mut self) -> &mut BytesMut {
+        if self.out.capacity() == 0 {
+            self.out = write_buffer::take();
+        }
+        &mut self.out
     }
 
     /// Puts a connection in the place of none.
@@ -186,7 +194,7 @@ impl Io {
             }
         }
         // An idle session holds no buffer.
-        self.out = BytesMut::new();
+        write_buffer::give_back(std::mem::take(&mut self.out));
         match Pin::new(&mut connection.stream).poll_flush(cx) {
             Poll::Ready(Err(error)) => Err(error),
             _ => Ok(()),
@@ -234,6 +242,39 @@ impl Io {
         match self.handle.outbox.poll_drain(cx, BATCH, &mut batch) {
             Poll::Ready(()) => Poll::Ready(IoEvent::Deliveries(batch)),
             Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// Write buffers go round among the sessions of an arbiter, so that a busy one finds it in the cache and an
+/// idle one holds none.
+mod write_buffer {
+    use std::cell::RefCell;
+
+    use bytes::BytesMut;
+
+    const FIRST_BYTES: usize = 16 * 1024;
+    const MAX_SPARE: usize = 4;
+    const MAX_SPARE_BYTES: usize = 128 * 1024;
+
+    thread_local! {
+        static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn take() -> BytesMut {
+        SPARE
+            .with_borrow_mut(Vec::pop)
+            .unwrap_or_else(|| BytesMut::with_capacity(FIRST_BYTES))
+    }
+
+    pub(super) fn give_back(mut buffer: BytesMut) {
+        buffer.clear();
+        if (1..=MAX_SPARE_BYTES).contains(&buffer.capacity()) {
+            SPARE.with_borrow_mut(|spare| {
+                if spare.len() < MAX_SPARE {
+                    spare.push(buffer);
+                }
+            });
         }
     }
 }

@@ -40,6 +40,10 @@ const MAILBOX: usize = 16;
 /// Deliveries handed over between a publish and its acknowledgement.
 const OWN_BATCH: usize = 16;
 
+/// Deliveries whose effects are carried out together: enough to stay in a loop, few enough that a session
+/// keeps no large buffer for them.
+const STEP_DELIVERIES: usize = 32;
+
 /// What is read of a client that is held back, for the sake of the acknowledgements in it.
 const READ_AHEAD_BYTES: usize = 256 * 1024;
 
@@ -367,7 +371,7 @@ impl DeviceSession {
         if let Packet::Publish(_) = packet {
             self.switchboard.stats().messages_sent.add(1);
         }
-        if let Err(error) = packet.encode(version, &mut self.io.borrow_mut().out) {
+        if let Err(error) = packet.encode(version, self.io.borrow_mut().out()) {
             let kind = packet.packet_type_name();
             tracing::error!(client_id = %self.session.client_id(), kind, %error, "packet not sent");
         }
@@ -432,11 +436,14 @@ impl DeviceSession {
 
     fn deliver(&mut self, batch: Vec<Delivery>, ctx: &mut Context<Self>) {
         let now = Instant::now();
-        self.step(ctx, |session, effects| {
-            for delivery in batch {
-                session.deliver(now, delivery, effects);
-            }
-        });
+        let mut batch = batch.into_iter().peekable();
+        while batch.peek().is_some() {
+            self.step(ctx, |session, effects| {
+                for delivery in batch.by_ref().take(STEP_DELIVERIES) {
+                    session.deliver(now, delivery, effects);
+                }
+            });
+        }
     }
 
     fn routed(&mut self, packet_id: u16, reason: ReasonCode, ctx: &mut Context<Self>) {

@@ -102,7 +102,7 @@ fn decode_body(
         PacketType::PubRel => Packet::PubRel(Ack::decode(body, version, packet_type)?),
         PacketType::PubComp => Packet::PubComp(Ack::decode(body, version, packet_type)?),
         PacketType::Connect => Packet::Connect(Box::new(Connect::decode(body, header.flags)?)),
-        PacketType::ConnAck => Packet::ConnAck(ConnAck::decode(body, version)?),
+        PacketType::ConnAck => Packet::ConnAck(Box::new(ConnAck::decode(body, version)?)),
         PacketType::Subscribe => Packet::Subscribe(Subscribe::decode(body, version)?),
         PacketType::SubAck => Packet::SubAck(SubAck::decode(body, version)?),
         PacketType::Unsubscribe => Packet::Unsubscribe(Unsubscribe::decode(body, version)?),
@@ -110,7 +110,7 @@ fn decode_body(
         PacketType::PingReq => body.finish().map(|()| Packet::PingReq)?,
         PacketType::PingResp => body.finish().map(|()| Packet::PingResp)?,
         PacketType::Disconnect => Packet::Disconnect(Disconnect::decode(body, version)?),
-        PacketType::Auth => Packet::Auth(Auth::decode(body)?),
+        PacketType::Auth => Packet::Auth(Box::new(Auth::decode(body)?)),
     })
 }
 
@@ -122,8 +122,8 @@ pub type UserProperties = Vec<(ByteString, ByteString)>;
 pub enum Packet {
     /// Client to server; boxed, since it is by far the largest and comes once a connection.
     Connect(Box<Connect>),
-    /// Server to client.
-    ConnAck(ConnAck),
+    /// Server to client; boxed for its size, as CONNECT is.
+    ConnAck(Box<ConnAck>),
     /// Both ways.
     Publish(Publish),
     /// Both ways: ends QoS 1.
@@ -148,8 +148,8 @@ pub enum Packet {
     PingResp,
     /// Both ways; before MQTT 5 client to server only.
     Disconnect(Disconnect),
-    /// Both ways, MQTT 5 only.
-    Auth(Auth),
+    /// Both ways, MQTT 5 only; boxed for its size.
+    Auth(Box<Auth>),
 }
 
 /// The protocol that a connection speaks, oldest first, so that versions compare.
@@ -201,7 +201,7 @@ impl Packet {
         let first_byte = self.packet_type().first_byte();
         match self {
             Packet::Connect(connect) => wire::encode(first_byte, &**connect, version, out),
-            Packet::ConnAck(connack) => wire::encode(first_byte, connack, version, out),
+            Packet::ConnAck(connack) => wire::encode(first_byte, &**connack, version, out),
             Packet::Publish(publish) => publish.encode(version, out),
             Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
                 wire::encode(first_byte, ack, version, out)
@@ -212,7 +212,7 @@ impl Packet {
             Packet::UnsubAck(unsuback) => wire::encode(first_byte, unsuback, version, out),
             Packet::PingReq | Packet::PingResp => wire::encode(first_byte, &Nothing, version, out),
             Packet::Disconnect(disconnect) => wire::encode(first_byte, disconnect, version, out),
-            Packet::Auth(auth) => wire::encode(first_byte, auth, version, out),
+            Packet::Auth(auth) => wire::encode(first_byte, &**auth, version, out),
         }
     }
 
@@ -221,7 +221,7 @@ impl Packet {
     pub fn encoded_len(&self, version: ProtocolVersion) -> usize {
         match self {
             Packet::Connect(connect) => wire::encoded_len(&**connect, version),
-            Packet::ConnAck(connack) => wire::encoded_len(connack, version),
+            Packet::ConnAck(connack) => wire::encoded_len(&**connack, version),
             Packet::Publish(publish) => publish.encoded_len(version),
             Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
                 wire::encoded_len(ack, version)
@@ -232,7 +232,7 @@ impl Packet {
             Packet::UnsubAck(unsuback) => wire::encoded_len(unsuback, version),
             Packet::PingReq | Packet::PingResp => wire::encoded_len(&Nothing, version),
             Packet::Disconnect(disconnect) => wire::encoded_len(disconnect, version),
-            Packet::Auth(auth) => wire::encoded_len(auth, version),
+            Packet::Auth(auth) => wire::encoded_len(&**auth, version),
         }
     }
 

@@ -85,7 +85,28 @@ impl Publish {
                 what: "a topic alias",
             });
         }
-        wire::encode(self.first_byte(), self, version, out)
+        match &self.properties {
+            Some(_) if version == ProtocolVersion::V5 => wire::encode(self.first_byte(), self, version, out),
+            _ => self.encode_plain(version, out),
+        }
+    }
+
+    /// Writes a packet without properties, as most messages are, in as few pieces as it has.
+    fn encode_plain(&self, version: ProtocolVersion, out: &mut BytesMut) -> Result<(), EncodeError> {
+        let topic_bytes = u16::try_from(self.topic.len()).map_err(|_| EncodeError::FieldTooLong)?;
+        let packet_id = self.packet_id.to_be_bytes();
+        let after_topic = match (self.qos > QoS::AtMostOnce, version == ProtocolVersion::V5) {
+            (false, false) => &[][..],
+            (true, false) => &packet_id[..],
+            (false, true) => &[0][..],
+            (true, true) => &[packet_id[0], packet_id[1], 0][..],
+        };
+        let remaining_bytes = 2 + self.topic.len() + after_topic.len() + self.payload.len();
+        wire::begin(self.first_byte(), remaining_bytes, topic_bytes, out)?;
+        out.extend_from_slice(self.topic.as_bytes());
+        out.extend_from_slice(after_topic);
+        out.extend_from_slice(&self.payload);
+        Ok(())
     }
 
     /// How many bytes [`encode`](Self::encode) appends.

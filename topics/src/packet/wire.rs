@@ -316,6 +316,39 @@ pub(super) fn encode<B: Body>(
     Ok(())
 }
 
+/// Makes room for a whole packet and writes its fixed header and the length of its first field, in one piece.
+pub(super) fn begin(
+    first_byte: u8,
+    remaining_bytes: usize,
+    first_field_bytes: u16,
+    out: &mut BytesMut,
+) -> Result<(), EncodeError> {
+    let mut rest = u32::try_from(remaining_bytes)
+        .ok()
+        .filter(|&length| length <= MAX_VARIABLE)
+        .ok_or(EncodeError::PacketTooLong { remaining_bytes })?;
+    let mut header = [first_byte, 0, 0, 0, 0, 0, 0];
+    let mut length = 1;
+    let mut bytes = header.iter_mut().skip(1);
+    loop {
+        let more = rest > 0x7F;
+        if let Some(byte) = bytes.next() {
+            *byte = (rest & 0x7F) as u8 | u8::from(more) << 7;
+        }
+        length += 1;
+        rest >>= 7;
+        if !more {
+            break;
+        }
+    }
+    for (byte, value) in bytes.zip(first_field_bytes.to_be_bytes()) {
+        *byte = value;
+    }
+    out.reserve(length + remaining_bytes);
+    out.extend_from_slice(header.get(..length + 2).unwrap_or_default());
+    Ok(())
+}
+
 /// How many bytes [`encode`] writes.
 pub(super) fn encoded_len<B: Body>(body: &B, version: ProtocolVersion) -> usize {
     let remaining_bytes = Measured::of(body, version).bytes;

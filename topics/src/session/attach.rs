@@ -108,7 +108,7 @@ impl Session {
             reason: ReasonCode::Success,
             properties,
         };
-        self.welcome(now, Packet::ConnAck(conn_ack), effects);
+        self.welcome(now, Packet::ConnAck(Box::new(conn_ack)), effects);
         Ok(Attached { session_present })
     }
 

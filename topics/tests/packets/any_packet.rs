@@ -13,7 +13,7 @@ pub(crate) fn packet(version: ProtocolVersion) -> BoxedStrategy<Packet> {
     let v5 = version == ProtocolVersion::V5;
     let common = prop_oneof![
         2 => connect(version).prop_map(|connect| Packet::Connect(Box::new(connect))),
-        2 => connack(version).prop_map(Packet::ConnAck),
+        2 => connack(version).prop_map(|connack| Packet::ConnAck(Box::new(connack))),
         4 => publish(version).prop_map(Packet::Publish),
         1 => ack(version, &PUBLISH_ANSWERS).prop_map(Packet::PubAck),
         1 => ack(version, &PUBLISH_ANSWERS).prop_map(Packet::PubRec),
@@ -28,7 +28,7 @@ pub(crate) fn packet(version: ProtocolVersion) -> BoxedStrategy<Packet> {
         1 => disconnect(version).prop_map(Packet::Disconnect),
     ];
     if v5 {
-        prop_oneof![16 => common, 1 => auth().prop_map(Packet::Auth)].boxed()
+        prop_oneof![16 => common, 1 => auth().prop_map(|auth| Packet::Auth(Box::new(auth)))].boxed()
     } else {
         common.boxed()
     }

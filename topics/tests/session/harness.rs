@@ -263,7 +263,7 @@ pub(crate) fn connack(effects: &[Effect]) -> ConnAck {
         Packet::ConnAck(connack) => Some(connack.clone()),
         _ => None,
     });
-    found.expect("a CONNACK")
+    *found.expect("a CONNACK")
 }
 
 /// The reason of a DISCONNECT that is followed by the end of the connection.

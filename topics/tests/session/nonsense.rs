@@ -5,7 +5,7 @@ use bytestring::ByteString;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use topics::packet::{
-    Ack, Auth, ConnAck, Disconnect, Packet, QoS, ReasonCode, RetainHandling, SubscriptionOptions, Unsubscribe,
+    Ack, Auth, Disconnect, Packet, QoS, ReasonCode, RetainHandling, SubscriptionOptions, Unsubscribe,
 };
 use topics::session::{Detach, Effect, SessionConfig};
 
@@ -58,14 +58,14 @@ fn packet(kind: u8, number: u8) -> Packet {
         15 => goodbye(ReasonCode::Success, None),
         16 => goodbye(ReasonCode::DisconnectWithWill, Some(u32::from(number % 4) * 30)),
         17 => Packet::Connect(Box::new(v5())),
-        18 => Packet::ConnAck(ConnAck::default()),
-        _ => Packet::Auth(Auth {
+        18 => Packet::ConnAck(Box::default()),
+        _ => Packet::Auth(Box::new(Auth {
             reason: ReasonCode::ReAuthenticate,
             authentication_method: None,
             authentication_data: None,
             reason_string: None,
             user_properties: Vec::new(),
-        }),
+        })),
     }
 }
 
