@@ -219,7 +219,7 @@ impl Prepared {
             sessions: Arc::new(session_config(&settings)),
             connect_timeout: settings.mqtt.connect_timeout,
         });
-        let arbiters: Vec<_> = (0..session_arbiters()).map(|_| Arbiter::new()).collect();
+        let arbiters: Vec<_> = (0..session_arbiters(&settings)).map(|_| Arbiter::new()).collect();
         let served = serve(
             Doors { mqtt, http, admin },
             &settings,
@@ -487,9 +487,13 @@ fn own_program() -> std::io::Result<PathBuf> {
     }
 }
 
-/// One for each core: sessions spread over them once, at their first connection.
-fn session_arbiters() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// Sessions spread over the arbiters once, at their first connection. One for every two cores: what is
+/// routed between two of them costs more than what stays in one, and the model wants cores as well.
+fn session_arbiters(settings: &Settings) -> usize {
+    match settings.mqtt.session_threads {
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
+        chosen => chosen,
+    }
 }
 
 fn retained_bounds(settings: &Settings) -> RetainedBounds {

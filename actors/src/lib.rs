@@ -17,6 +17,7 @@ pub mod outbox;
 pub mod policy;
 mod presence;
 pub mod reception;
+pub mod route;
 pub mod scheduler;
 pub mod stats;
 pub mod supervisor;

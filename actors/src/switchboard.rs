@@ -5,7 +5,7 @@
 //! the map under a lock of their own: see [`Switchboard::route`] for the order that keeps a
 //! subscriber from missing one.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -27,6 +27,7 @@ use topics::subscriptions::SubscriptionTree;
 use crate::device_session::DeviceSession;
 use crate::external_broker::{Answering, Receipt, Uplink};
 use crate::outbox::{Outbox, Pushed};
+use crate::route::{LastRoute, Ownership};
 use crate::stats::Stats;
 use crate::topic_router::{RouteFirst, TopicRouter};
 
@@ -139,7 +140,10 @@ pub struct Subscriber {
 /// A snapshot of the map from topics to mailboxes. Cheap to clone: both parts share structure.
 #[derive(Clone, Default)]
 pub struct Routes {
-    pub(crate) owners: imbl::HashMap<TopicName, Owner>,
+    /// Counts the snapshots, so that what was looked up in one is known to be out of date.
+    pub(crate) generation: u64,
+    /// Shared and never copied: actix grants every copy of an address one message beyond the bound.
+    pub(crate) owners: imbl::HashMap<TopicName, Arc<Owner>>,
     pub(crate) patterns: Arc<Vec<TopicPattern>>,
     pub(crate) subscriptions: SubscriptionTree<u64, Subscriber>,
 }
@@ -181,6 +185,8 @@ pub struct Switchboard(Arc<Inner>);
 
 struct Inner {
     routes: ArcSwap<Routes>,
+    /// The newest snapshot's, after it can be loaded.
+    generation: AtomicU64,
     retained: RwLock<RetainedStore<Arc<Message>>>,
     sessions: DashMap<ByteString, SessionEntry>,
     devices: DashMap<DeviceId, usize>,
@@ -199,6 +205,7 @@ impl Switchboard {
     ) -> Self {
         Self(Arc::new(Inner {
             routes: ArcSwap::from_pointee(Routes::default()),
+            generation: AtomicU64::new(0),
             retained: RwLock::new(retained),
             sessions: DashMap::new(),
             devices: DashMap::new(),
@@ -215,38 +222,42 @@ impl Switchboard {
     /// published before the retained messages are looked up: whichever comes first, the subscriber
     /// gets the message, if need be twice, never not at all.
     pub fn route(&self, message: &Arc<Message>, from: &Arc<Publisher>) -> Routed {
-        self.route_gently(message, from, &mut Vec::new())
+        self.route_gently(message, from, &mut LastRoute::default(), &mut Vec::new())
     }
 
-    /// As [`Switchboard::route`], and names the sessions whose outboxes are so full that the publisher
-    /// should hold back its next messages.
+    /// As [`Switchboard::route`], for a publisher that keeps where its last message went: most often the
+    /// next one goes there too. Names the sessions whose outboxes are so full that the publisher should
+    /// hold back its next messages.
     pub fn route_gently(
         &self,
         message: &Arc<Message>,
         from: &Arc<Publisher>,
+        last: &mut LastRoute,
         crowded: &mut Vec<Arc<SessionHandle>>,
     ) -> Routed {
         // What an actor takes has been taken: requests are never retained.
         if message.retain && !self.is_owned(&message.topic) {
             self.retain(message);
         }
-        let routes = self.0.routes.load();
-        let owned = match routes.owners.get(&message.topic) {
-            Some(owner) => match self.hand_to_owner(owner, message, from, None) {
+        let generation = self.0.generation.load(Ordering::Acquire);
+        let route = last.get_or_find(&message.topic, generation, || {
+            self.0.routes.load().find(&message.topic, &from.client_id)
+        });
+        let owned = match &route.owner {
+            Ownership::Nobody => 0,
+            Ownership::Unmade => return Routed::First,
+            Ownership::Actor(owner) => match self.hand_to_owner(owner, message, from, None) {
                 Ok(()) => 1,
                 Err(()) if owner.overflow == Overflow::Reject => return Routed::Full,
                 Err(()) => 0,
             },
-            None if routes
-                .patterns
-                .iter()
-                .any(|p| p.capture(&message.topic).is_some()) =>
-            {
-                return Routed::First;
-            }
-            None => 0,
         };
-        Routed::To(owned + self.hand_to_subscribers(&routes, message, from, crowded))
+        for receiver in &route.receivers {
+            if self.push(&receiver.session, receiver.delivery(message)) == Pushed::Crowded {
+                crowded.push(receiver.session.clone());
+            }
+        }
+        Routed::To(owned + route.receivers.len())
     }
 
     /// Publishes a message of the daemon's own. The first message for a topic of its own pattern
@@ -406,7 +417,11 @@ impl Switchboard {
     }
 
     pub(crate) fn publish_snapshot(&self, routes: &Routes) {
-        self.0.routes.store(Arc::new(routes.clone()));
+        let mut newest = routes.clone();
+        newest.generation = self.0.routes.load().generation + 1;
+        let generation = newest.generation;
+        self.0.routes.store(Arc::new(newest));
+        self.0.generation.store(generation, Ordering::Release);
     }
 
     pub(crate) fn devices(&self) -> &DashMap<DeviceId, usize> {
@@ -454,41 +469,6 @@ impl Switchboard {
         }
     }
 
-    fn hand_to_subscribers(
-        &self,
-        routes: &Routes,
-        message: &Arc<Message>,
-        from: &Arc<Publisher>,
-        crowded: &mut Vec<Arc<SessionHandle>>,
-    ) -> usize {
-        let mut receivers: Vec<(&Arc<SessionHandle>, Delivery)> = Vec::new();
-        routes
-            .subscriptions
-            .matches(&message.topic, &mut |_, subscriber: &Subscriber| {
-                let options = &subscriber.options;
-                if options.no_local && subscriber.session.client_id == from.client_id {
-                    return;
-                }
-                receivers.push((
-                    &subscriber.session,
-                    Delivery {
-                        message: message.clone(),
-                        qos: message.qos.min(options.qos),
-                        retain: message.retain && options.retain_as_published,
-                        subscription_identifiers: subscriber.identifier.into_iter().collect(),
-                    },
-                ));
-            });
-        one_copy_each(&mut receivers);
-        let count = receivers.len();
-        for (session, delivery) in receivers {
-            if self.push(session, delivery) == Pushed::Crowded {
-                crowded.push(session.clone());
-            }
-        }
-        count
-    }
-
     fn push(&self, session: &SessionHandle, delivery: Delivery) -> Pushed {
         let pushed = session.outbox.push(delivery);
         if pushed == Pushed::Dropped {
@@ -497,23 +477,4 @@ impl Switchboard {
         }
         pushed
     }
-}
-
-/// One copy a session, at the highest QoS of the subscriptions it matched, naming all of their
-/// identifiers [MQTT-3.3.4-2], [MQTT-3.3.4-3].
-fn one_copy_each(receivers: &mut Vec<(&Arc<SessionHandle>, Delivery)>) {
-    if receivers.len() < 2 {
-        return;
-    }
-    receivers.sort_by_key(|(session, _)| session.key);
-    receivers.dedup_by(|(session, again), (known, kept)| {
-        let same = session.key == known.key;
-        if same {
-            kept.qos = kept.qos.max(again.qos);
-            kept.retain |= again.retain;
-            kept.subscription_identifiers
-                .append(&mut again.subscription_identifiers);
-        }
-        same
-    });
 }

@@ -195,7 +195,7 @@ impl Handler<Bind> for TopicRouter {
             params: Params::default(),
             counters: Arc::default(),
         };
-        self.routes.owners.insert(msg.topic, owner);
+        self.routes.owners.insert(msg.topic, Arc::new(owner));
         self.publish();
         Ok(())
     }
@@ -373,7 +373,7 @@ impl TopicRouter {
                 params: params.clone(),
                 counters: counters.clone(),
             };
-            self.routes.owners.insert(topic.detached(), owner);
+            self.routes.owners.insert(topic.detached(), Arc::new(owner));
         }
         tracing::debug!(actor = binding.actor, %topic, "made the owner of a topic");
         self.lazy.push(LazyOwner {

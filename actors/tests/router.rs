@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use actors::outbox::Outbox;
+use actors::route::LastRoute;
 use actors::stats::Stats;
 use actors::switchboard::{Inbound, Overflow, Publisher, Routed, SessionHandle, Switchboard};
 use actors::topic_router::{
@@ -343,4 +344,40 @@ async fn what_a_full_outbox_drops_is_counted() {
         board.publish(message("t", "x"));
     }
     assert_eq!(board.stats().dropped_outbox_full.get(), 2);
+}
+
+#[actix::test]
+async fn a_publisher_that_keeps_its_last_route_sees_each_change_of_the_map() {
+    let board = board();
+    let publisher = Publisher::daemon();
+    let mut last = LastRoute::default();
+    let mut publish = |topic| {
+        let message = Arc::new(message(topic, "x"));
+        board.route_gently(&message, &publisher, &mut last, &mut Vec::new())
+    };
+    assert_eq!(publish("a"), Routed::To(0));
+    let session = subscriber("late");
+    let subscribe = Subscribe {
+        session: session.clone(),
+        wanted: vec![wanted("a", QoS::AtLeastOnce)],
+    };
+    board.router().send(subscribe).await.unwrap();
+    assert_eq!(publish("a"), Routed::To(1));
+    assert_eq!(publish("a"), Routed::To(1));
+    assert_eq!(publish("b"), Routed::To(0));
+    let (owner, _) = recorder(16, None);
+    board
+        .router()
+        .send(bind("a", "Owner", &owner))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(publish("a"), Routed::To(2));
+    let filters = vec!["a".parse().unwrap()];
+    board
+        .router()
+        .send(Unsubscribe { session, filters })
+        .await
+        .unwrap();
+    assert_eq!(publish("a"), Routed::To(1));
 }

@@ -76,6 +76,7 @@ impl Checker<'_> {
                     raw.mqtt.max_subscriptions,
                     1..=MILLION,
                 ),
+                session_threads: self.number("mqtt.session_threads", raw.mqtt.session_threads, 0..=1024),
             },
             broker: self.broker(raw.broker),
             auth: Auth {

@@ -63,6 +63,8 @@ pub struct Mqtt {
     pub max_retained_bytes: usize,
     /// Subscriptions of one client.
     pub max_subscriptions: usize,
+    /// Threads that carry sessions; 0 is half the machine's cores.
+    pub session_threads: usize,
 }
 
 /// Whose broker carries the messages.
@@ -261,6 +263,7 @@ impl Settings {
                 max_retained_messages: 10_000,
                 max_retained_bytes: 64 << 20,
                 max_subscriptions: 100,
+                session_threads: 0,
             },
             broker: Broker {
                 mode: BrokerMode::Embedded,

@@ -21,12 +21,13 @@ use topics::device::DeviceId;
 use topics::filter::TopicFilter;
 use topics::message::Message as AppMessage;
 use topics::name::TopicName;
-use topics::packet::{self, Connect, DecodeError, Packet, QoS, ReasonCode};
+use topics::packet::{ClientDecoder, Connect, DecodeError, Packet, QoS, ReasonCode};
 use topics::session::{Delivery, Detach, DropReason, Effect, Session, SessionConfig, Wanted};
 
 use crate::auth_checker::Admission;
 use crate::outbox::Outbox;
 use crate::presence;
+use crate::route::LastRoute;
 use crate::switchboard::{Publisher, Routed, SessionHandle, Switchboard};
 use crate::topic_router::{RouteFirst, Subscribe, Unsubscribe};
 
@@ -59,13 +60,16 @@ const DELIVERIES_AHEAD: usize = 256;
 /// See the module.
 pub struct DeviceSession {
     session: Session,
-    max_packet_bytes: usize,
+    decoder: ClientDecoder,
     handle: Arc<SessionHandle>,
     switchboard: Switchboard,
     admission: Admission,
     publisher: Arc<Publisher>,
     io: Rc<RefCell<Io>>,
     input: BytesMut,
+    /// Where the client's last publish went, and that it was allowed to go there.
+    last_route: LastRoute,
+    last_allowed: Option<Publication>,
     /// Read while the client is held back; acknowledgements among them were handled at once.
     deferred: VecDeque<Packet>,
     deferred_bytes: usize,
@@ -92,13 +96,15 @@ impl DeviceSession {
         let publisher = publisher(&client_id, &admission);
         Self {
             session: Session::new(config.clone(), client_id),
-            max_packet_bytes: config.max_packet_bytes,
+            decoder: ClientDecoder::new(config.max_packet_bytes),
             io: Io::new(handle.clone()),
             handle,
             switchboard,
             admission,
             publisher,
             input: BytesMut::new(),
+            last_route: LastRoute::default(),
+            last_allowed: None,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
             scratch: Vec::new(),
@@ -226,6 +232,7 @@ impl DeviceSession {
         }
         self.publisher = publisher(self.session.client_id(), &msg.admission);
         self.admission = msg.admission;
+        self.last_allowed = None;
         let mut effects = Vec::new();
         let attached = self.session.attach(now, &msg.connect, msg.assigned, &mut effects);
         match &attached {
@@ -270,21 +277,23 @@ impl DeviceSession {
     /// held back, what it publishes is put off; what it acknowledges never is, or two clients that
     /// publish to each other would wait for each other.
     fn read_packets(&mut self, ctx: &mut Context<Self>) {
+        // What came together is handled at one time: the clock is not asked for each packet.
+        let now = Instant::now();
         while self.may_handle_packets() && !self.io.borrow().is_held_back() {
             let Some(packet) = self.deferred.pop_front() else {
                 break;
             };
             self.deferred_bytes -= deferred_bytes(&packet);
-            self.receive(packet, ctx);
+            self.receive(now, packet, ctx);
         }
         while self.may_handle_packets() {
-            match packet::decode_from_client(&mut self.input, self.session.version(), self.max_packet_bytes) {
+            match self.decoder.decode(&mut self.input, self.session.version()) {
                 Ok(Some(packet)) if self.io.borrow().is_held_back() && may_be_deferred(&packet) => {
                     self.deferred_bytes += deferred_bytes(&packet);
                     self.deferred.push_back(packet);
                     self.io.borrow_mut().may_read_ahead = self.deferred_bytes < READ_AHEAD_BYTES;
                 }
-                Ok(Some(packet)) => self.receive(packet, ctx),
+                Ok(Some(packet)) => self.receive(now, packet, ctx),
                 Ok(None) => break,
                 Err(error) => self.refuse(&error, ctx),
             }
@@ -314,13 +323,11 @@ impl DeviceSession {
         !self.waiting_for_router && self.session.is_connected()
     }
 
-    fn receive(&mut self, packet: Packet, ctx: &mut Context<Self>) {
+    fn receive(&mut self, now: Instant, packet: Packet, ctx: &mut Context<Self>) {
         if let Packet::Publish(_) = packet {
             self.switchboard.stats().messages_received.add(1);
         }
-        self.step(ctx, |session, effects| {
-            session.receive(Instant::now(), packet, effects)
-        });
+        self.step(ctx, |session, effects| session.receive(now, packet, effects));
     }
 
     fn refuse(&mut self, error: &DecodeError, ctx: &mut Context<Self>) {
@@ -378,23 +385,14 @@ impl DeviceSession {
     }
 
     fn route(&mut self, message: AppMessage, packet_id: u16, ctx: &mut Context<Self>) {
-        if is_for_the_server_only(&message.topic) {
-            self.switchboard.stats().access_denied.add(1);
-            return self.routed(packet_id, ReasonCode::NotAuthorized, ctx);
-        }
-        let decision = self
-            .admission
-            .rules
-            .may_publish(&message.topic, message.qos as u8, message.retain);
-        if !decision.is_allowed() {
-            self.denied("publish", message.topic.as_str(), &decision);
+        if !self.may_publish(&message) {
             return self.routed(packet_id, ReasonCode::NotAuthorized, ctx);
         }
         let message = Arc::new(message);
         let mut crowded = Vec::new();
-        let routed = self
-            .switchboard
-            .route_gently(&message, &self.publisher, &mut crowded);
+        let routed =
+            self.switchboard
+                .route_gently(&message, &self.publisher, &mut self.last_route, &mut crowded);
         if !crowded.is_empty() {
             self.io.borrow_mut().hold_back(crowded);
         }
@@ -419,6 +417,33 @@ impl DeviceSession {
                 self.routed(packet_id, routed.reason(), ctx);
             }
         }
+    }
+
+    /// Judges a publication by the access rules; one like the last is not judged again.
+    fn may_publish(&mut self, message: &AppMessage) -> bool {
+        if self
+            .last_allowed
+            .as_ref()
+            .is_some_and(|last| last.is_like(message))
+        {
+            return true;
+        }
+        let allowed = self.is_allowed("publish", message);
+        self.last_allowed = allowed.then(|| Publication::of(message));
+        allowed
+    }
+
+    fn is_allowed(&self, action: &'static str, message: &AppMessage) -> bool {
+        if is_for_the_server_only(&message.topic) {
+            self.switchboard.stats().access_denied.add(1);
+            return false;
+        }
+        let rules = &self.admission.rules;
+        let decision = rules.may_publish(&message.topic, message.qos as u8, message.retain);
+        if !decision.is_allowed() {
+            self.denied(action, message.topic.as_str(), &decision);
+        }
+        decision.is_allowed()
     }
 
     /// A client that subscribed to its own topic has its copy before the PUBACK, as from Mosquitto:
@@ -525,15 +550,8 @@ impl DeviceSession {
     }
 
     fn publish_will(&mut self, will: AppMessage) {
-        if is_for_the_server_only(&will.topic) {
-            return self.switchboard.stats().access_denied.add(1);
-        }
-        let decision = self
-            .admission
-            .rules
-            .may_publish(&will.topic, will.qos as u8, will.retain);
-        if !decision.is_allowed() {
-            return self.denied("will", will.topic.as_str(), &decision);
+        if !self.is_allowed("will", &will) {
+            return;
         }
         let message = Arc::new(will);
         if self.switchboard.route(&message, &self.publisher) == Routed::First {
@@ -568,6 +586,8 @@ impl DeviceSession {
             return;
         }
         self.input = BytesMut::new();
+        self.last_route = LastRoute::default();
+        self.last_allowed = None;
         self.deferred = VecDeque::new();
         self.deferred_bytes = 0;
         // The will is told before `offline` is: a will on the status topic must not be the last word.
@@ -643,6 +663,28 @@ impl DeviceSession {
             act.io.borrow_mut().wake();
         });
         self.timer = Some((at, handle));
+    }
+}
+
+/// What access rules judge of a message.
+#[derive(Debug)]
+struct Publication {
+    topic: TopicName,
+    qos: QoS,
+    retain: bool,
+}
+
+impl Publication {
+    fn of(message: &AppMessage) -> Self {
+        Self {
+            topic: message.topic.clone(),
+            qos: message.qos,
+            retain: message.retain,
+        }
+    }
+
+    fn is_like(&self, message: &AppMessage) -> bool {
+        self.qos == message.qos && self.retain == message.retain && self.topic == message.topic
     }
 }
 
