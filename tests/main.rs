@@ -20,5 +20,6 @@ mod mosquitto_scripts;
 mod observability;
 mod paho;
 mod rumqttc;
+mod shared_subscriptions;
 mod support;
 mod take_over;

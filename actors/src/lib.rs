@@ -19,6 +19,7 @@ mod presence;
 pub mod reception;
 pub mod route;
 pub mod scheduler;
+mod sharing;
 pub mod stats;
 pub mod supervisor;
 pub mod switchboard;

@@ -20,6 +20,19 @@ pub enum Pushed {
     /// Not taken. The policy is "drop newest": the outbox is full, either because its session made no
     /// progress for so long that publishers wait for it no more, or because many publish at once.
     Dropped,
+    /// Not taken: the session has ended, and so have its subscriptions.
+    Closed,
+}
+
+/// How full an outbox is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Less than half full.
+    Enough,
+    /// Half full and more.
+    Little,
+    /// As good as none: the next message may find no place.
+    None,
 }
 
 /// See the module.
@@ -66,14 +79,13 @@ impl Outbox {
         }
     }
 
-    /// Adds a delivery and wakes the session if it sleeps. A closed outbox takes nothing and says
-    /// nothing: its session has ended, and so have its subscriptions.
+    /// Adds a delivery and wakes the session if it sleeps.
     pub fn push(&self, delivery: Delivery) -> Pushed {
         let bytes = delivery.message.queued_bytes();
         let (waker, crowded) = {
             let mut inner = self.lock();
             if inner.closed {
-                return Pushed::Taken;
+                return Pushed::Closed;
             }
             if inner.queue.len() >= self.max_messages || inner.bytes + bytes > self.max_bytes {
                 return Pushed::Dropped;
@@ -108,6 +120,12 @@ impl Outbox {
         inner.wake_held_back();
     }
 
+    fn relieve_held_back(&self, inner: &mut Inner) {
+        if inner.queue.len() <= self.max_messages / 4 && inner.bytes <= self.max_bytes / 4 {
+            inner.wake_held_back();
+        }
+    }
+
     /// Half full, so that everybody who publishes at this moment still finds room for one more.
     fn crowded(&self, inner: &Inner) -> bool {
         !inner.stalled
@@ -136,9 +154,7 @@ impl Outbox {
         }
         inner.take(limit, batch);
         inner.stalled = false;
-        if inner.queue.len() <= self.max_messages / 4 && inner.bytes <= self.max_bytes / 4 {
-            inner.wake_held_back();
-        }
+        self.relieve_held_back(&mut inner);
         Poll::Ready(())
     }
 
@@ -147,14 +163,43 @@ impl Outbox {
         self.lock().take(limit, batch);
     }
 
-    /// Ends it: what is inside is let go, what comes is not taken.
-    pub(crate) fn close(&self) {
+    /// How much room there is for a message of so many bytes, whether or not publishers still wait for
+    /// this session.
+    pub(crate) fn room(&self, bytes: usize) -> Room {
+        let inner = self.lock();
+        let (messages, bytes) = (inner.queue.len(), inner.bytes + bytes);
+        if inner.closed || messages >= self.max_messages || bytes > self.max_bytes {
+            Room::None
+        } else if messages > self.max_messages / 2 || bytes > self.max_bytes / 2 {
+            Room::Little
+        } else {
+            Room::Enough
+        }
+    }
+
+    /// Takes out what `wanted` says, in its order.
+    pub(crate) fn extract(&self, wanted: impl FnMut(&Delivery) -> bool) -> VecDeque<Delivery> {
+        let mut inner = self.lock();
+        let (extracted, kept): (VecDeque<_>, _) =
+            std::mem::take(&mut inner.queue).into_iter().partition(wanted);
+        inner.bytes -= extracted.iter().map(|d| d.message.queued_bytes()).sum::<usize>();
+        inner.queue = kept;
+        self.relieve_held_back(&mut inner);
+        extracted
+    }
+
+    /// Ends it: nothing that comes is taken any more. What is inside is given back.
+    pub(crate) fn close(&self) -> Vec<Delivery> {
         let mut inner = self.lock();
         inner.wake_held_back();
-        *inner = Inner {
-            closed: true,
-            ..Inner::default()
-        };
+        let ended = std::mem::replace(
+            &mut *inner,
+            Inner {
+                closed: true,
+                ..Inner::default()
+            },
+        );
+        ended.queue.into()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
+use topics::filter::TopicFilter;
 use topics::message::Message;
 use topics::name::TopicName;
 use topics::packet::QoS;
 use topics::session::Delivery;
+use topics::shared::Group;
 
 use crate::switchboard::{Owner, Routes, SessionHandle, Subscriber};
 
@@ -17,6 +19,8 @@ pub(crate) struct Route {
     pub(crate) owner: Ownership,
     /// Who gets a copy.
     pub(crate) receivers: Vec<Receiver>,
+    /// Of whose members one gets a copy.
+    pub(crate) groups: Vec<(Arc<TopicFilter>, Group<u64, Subscriber>)>,
 }
 
 /// Whether an actor owns a topic.
@@ -56,6 +60,7 @@ impl Receiver {
             qos: message.qos.min(self.max_qos),
             retain: message.retain && self.retain_as_published,
             subscription_identifiers: self.subscription_identifiers.clone(),
+            share: None,
         }
     }
 }
@@ -72,9 +77,14 @@ impl Routes {
                 }
             });
         one_copy_each(&mut receivers);
+        let mut groups = Vec::new();
+        self.shared.matches(topic, &mut |share, group| {
+            groups.push((share.clone(), group.clone()));
+        });
         Route {
             owner: self.owner(topic),
             receivers,
+            groups,
         }
     }
 

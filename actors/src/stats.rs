@@ -84,6 +84,8 @@ stats! {
     dropped_offline => "clawdbot.mqtt.messages.dropped.offline",
     /// Messages not delivered: larger than the client takes.
     dropped_too_large => "clawdbot.mqtt.messages.dropped.too_large",
+    /// Messages not delivered: the session they waited in ended.
+    dropped_session_ended => "clawdbot.mqtt.messages.dropped.session_ended",
     /// Messages an owner's full mailbox refused.
     dropped_mailbox_full => "clawdbot.mqtt.messages.dropped.mailbox_full",
     /// Retained messages refused because the store is full.

@@ -22,6 +22,7 @@ use topics::packet::{ReasonCode, RetainHandling, SubscriptionOptions};
 use topics::pattern::{Params, TopicPattern};
 use topics::retained::RetainedStore;
 use topics::session::Delivery;
+use topics::shared::SharedSubscriptions;
 use topics::subscriptions::SubscriptionTree;
 
 use crate::device_session::DeviceSession;
@@ -109,6 +110,8 @@ pub struct SessionHandle {
     pub client_id: ByteString,
     /// Where its deliveries go.
     pub outbox: Outbox,
+    /// Whether a client is connected: of a shared subscription's members, these come first.
+    pub online: AtomicBool,
     /// Whether it ended; its subscriptions are being removed.
     pub ended: AtomicBool,
 }
@@ -121,6 +124,7 @@ impl SessionHandle {
             key: NEXT_KEY.fetch_add(1, Relaxed),
             client_id,
             outbox,
+            online: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         })
     }
@@ -146,6 +150,7 @@ pub struct Routes {
     pub(crate) owners: imbl::HashMap<TopicName, Arc<Owner>>,
     pub(crate) patterns: Arc<Vec<TopicPattern>>,
     pub(crate) subscriptions: SubscriptionTree<u64, Subscriber>,
+    pub(crate) shared: SharedSubscriptions<u64, Subscriber>,
 }
 
 /// Which actor serves a client id.
@@ -252,12 +257,17 @@ impl Switchboard {
                 Err(()) => 0,
             },
         };
+        let mut reached = owned + self.hand_to_groups(&route.groups, message, crowded);
         for receiver in &route.receivers {
-            if self.push(&receiver.session, receiver.delivery(message)) == Pushed::Crowded {
-                crowded.push(receiver.session.clone());
+            match self.push(&receiver.session, receiver.delivery(message)) {
+                Pushed::Crowded => crowded.push(receiver.session.clone()),
+                // Its session has ended, and its subscriptions are about to.
+                Pushed::Closed => continue,
+                Pushed::Taken | Pushed::Dropped => {}
             }
+            reached += 1;
         }
-        Routed::To(owned + route.receivers.len())
+        Routed::To(reached)
     }
 
     /// Publishes a message of the daemon's own. The first message for a topic of its own pattern
@@ -336,6 +346,9 @@ impl Switchboard {
             .matches(topic, &mut |_, subscriber: &Subscriber| {
                 found |= !subscriber.session.ended.load(Relaxed);
             });
+        routes.shared.matches(topic, &mut |_, group| {
+            found |= group.iter().any(|member| !member.session.ended.load(Relaxed));
+        });
         found
     }
 
@@ -376,6 +389,7 @@ impl Switchboard {
                 qos: message.qos.min(subscriber.options.qos),
                 retain: true,
                 subscription_identifiers: subscriber.identifier.into_iter().collect(),
+                share: None,
                 message,
             };
             self.push(&subscriber.session, delivery);
@@ -413,7 +427,8 @@ impl Switchboard {
 
     /// Subscriptions at the moment, of all sessions.
     pub fn subscriptions_len(&self) -> usize {
-        self.0.routes.load().subscriptions.len()
+        let routes = self.0.routes.load();
+        routes.subscriptions.len() + routes.shared.len()
     }
 
     pub(crate) fn publish_snapshot(&self, routes: &Routes) {

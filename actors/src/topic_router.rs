@@ -96,10 +96,15 @@ impl Handler<Subscribe> for TopicRouter {
                         options: wanted.options,
                         identifier: wanted.identifier,
                     };
-                    self.routes
-                        .subscriptions
-                        .insert(&filter, msg.session.key, subscriber.clone());
-                    added.push((filter, subscriber, wanted.existed));
+                    if filter.share_group().is_some() {
+                        // Retained messages are not sent to the members of a group [MQTT5 4.8.2].
+                        self.routes.shared.insert(&filter, msg.session.key, subscriber);
+                    } else {
+                        self.routes
+                            .subscriptions
+                            .insert(&filter, msg.session.key, subscriber.clone());
+                        added.push((filter, subscriber, wanted.existed));
+                    }
                     granted(wanted.options.qos)
                 }
             })
@@ -127,7 +132,11 @@ impl Handler<Unsubscribe> for TopicRouter {
 
     fn handle(&mut self, msg: Unsubscribe, _: &mut Self::Context) {
         for filter in &msg.filters {
-            self.routes.subscriptions.remove(filter, &msg.session.key);
+            if filter.share_group().is_some() {
+                self.routes.shared.remove(filter, &msg.session.key);
+            } else {
+                self.routes.subscriptions.remove(filter, &msg.session.key);
+            }
         }
         self.publish();
     }

@@ -2,13 +2,6 @@
 
 /// Group and name of a sequence, and why it fails here.
 pub(crate) const DIFFERENCES: &[(&str, &str)] = &[
-    (
-        "REGRESSIONS | mismatched-shared-normal-subscribe-unsubscribe-leak",
-        SHARED,
-    ),
-    ("REGRESSIONS | shared-sub-uaf", SHARED),
-    ("v3.1.1 SUBSCRIBE | 82 $share ok", SHARED),
-    ("v5.0   SUBSCRIBE | 82 $share ok", SHARED),
     ("v3.1.1 CONNECT | 10 missing keepalive", CONNACK_SAYS_WHY),
     ("v5.0   CONNECT | 10 Username with 0x0000", CONNACK_SAYS_WHY),
     ("v5.0   CONNECT | 10 Username with 0x0001", CONNACK_SAYS_WHY),
@@ -51,9 +44,6 @@ pub(crate) const DIFFERENCES: &[(&str, &str)] = &[
          bridges",
     ),
 ];
-
-const SHARED: &str = "MQTT 5 3.2.2.3.13, 3.9.3: shared subscriptions are not offered yet; the CONNACK says so, \
-    the SUBACK 0x9E (0x80 before 5.0, which knows none at all)";
 
 const CONNACK_SAYS_WHY: &str = "MQTT 5 3.1.4, 4.13: a CONNACK with the reason may be sent before a malformed \
     CONNECT's connection is closed; Mosquitto closes without a word (the one for 3.1.1 says level 5)";

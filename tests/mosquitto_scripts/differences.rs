@@ -25,9 +25,6 @@ pub(crate) const DIFFERENCES: &[(&str, &str)] = &[
         "MQTT 3.1.1 3.1.2.10 knows no refusal for a keep-alive: the client's own is shortened for nobody, and \
          Mosquitto's code 2 means the identifier",
     ),
-    ("02-shared-qos0-v5", SHARED),
-    ("02-subpub-recover-subscriptions", SHARED),
-    ("02-subscribe-dollar-v5", SHARED),
     ("02-subpub-qos0-long-topic", LEVELS),
     ("02-subscribe-long-topic", LEVELS),
     ("03-publish-long-topic", LEVELS),
@@ -77,9 +74,6 @@ pub(crate) const DIFFERENCES: &[(&str, &str)] = &[
         "MQTT 5 3.8.2.1.2: a Subscription Identifier of 0 is a protocol error, 0x82; Mosquitto says malformed",
     ),
 ];
-
-const SHARED: &str = "MQTT 5 3.2.2.3.13, 3.9.3: shared subscriptions are not offered yet; the CONNACK says so, \
-    the SUBACK 0x9E (0x80 before 5.0, which knows none at all)";
 
 const LEVELS: &str = "a filter or topic of more levels than ours may have is refused by SUBACK or by Topic Name \
     Invalid; Mosquitto draws the line elsewhere and closes. MQTT 5 4.7.3 knows neither line";

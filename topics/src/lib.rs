@@ -11,4 +11,5 @@ pub mod packet;
 pub mod pattern;
 pub mod retained;
 pub mod session;
+pub mod shared;
 pub mod subscriptions;

@@ -18,8 +18,8 @@ use small_map::SmallMap;
 /// readers route messages without a lock. A change copies only the nodes on the way to it.
 ///
 /// Filters are filed by [`TopicFilter::filter`], without their share group: a tree knows nothing
-/// of groups. Shared subscriptions [MQTT5 4.8.2] get a second tree with the group as `K` and its
-/// members as `V`, because one message goes to every key found and to one member of a group.
+/// of groups. Shared subscriptions have a tree of their own, see [`crate::shared`], because one message
+/// goes to every key found and to one member of a group.
 ///
 /// A topic visits at most one node per distinct filter prefix that matches its own prefix, so the
 /// cost is bounded by what was subscribed. Whoever admits subscriptions bounds their number.

@@ -16,6 +16,8 @@ mod harness;
 mod nonsense;
 #[path = "session/publishes.rs"]
 mod publishes;
+#[path = "session/shares.rs"]
+mod shares;
 #[path = "session/simulation.rs"]
 mod simulation;
 #[path = "session/wills.rs"]

@@ -5,6 +5,7 @@
 //! become effects, effects are carried out here.
 
 mod io;
+mod sharing;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -81,6 +82,8 @@ pub struct DeviceSession {
     waiting_for_router: bool,
     timer: Option<(Instant, SpawnHandle)>,
     connected: bool,
+    /// The daemon stops, and every session with it.
+    stopping: bool,
 }
 
 impl DeviceSession {
@@ -112,6 +115,7 @@ impl DeviceSession {
             waiting_for_router: false,
             timer: None,
             connected: false,
+            stopping: false,
         }
     }
 
@@ -187,6 +191,7 @@ impl Handler<ShutDown> for DeviceSession {
         let mut batch = Vec::new();
         self.handle.outbox.drain(usize::MAX, &mut batch);
         self.deliver(batch, ctx);
+        self.stopping = true;
         self.step(ctx, |session, effects| {
             session.fail(ReasonCode::ServerShuttingDown, effects);
         });
@@ -238,6 +243,7 @@ impl DeviceSession {
         match &attached {
             Ok(_) => {
                 self.connected = true;
+                self.handle.online.store(true, Relaxed);
                 self.switchboard.stats().connections.add(1);
                 self.io.borrow_mut().connect(msg.connection);
                 self.input = msg.input;
@@ -360,6 +366,7 @@ impl DeviceSession {
                 Effect::Unsubscribe { packet_id, filters } => self.unsubscribe(packet_id, filters, ctx),
                 Effect::Forget(filters) => self.forget(filters),
                 Effect::PublishWill(message) => self.publish_will(message),
+                Effect::HandOn(deliveries) => self.bequeath(deliveries),
                 Effect::Dropped(reason) => self.count_drop(reason),
                 Effect::Close => {
                     self.io.borrow_mut().close();
@@ -459,7 +466,10 @@ impl DeviceSession {
         }
     }
 
-    fn deliver(&mut self, batch: Vec<Delivery>, ctx: &mut Context<Self>) {
+    fn deliver(&mut self, mut batch: Vec<Delivery>, ctx: &mut Context<Self>) {
+        if !self.session.is_connected() {
+            self.hand_on_what_came_late(&mut batch);
+        }
         let now = Instant::now();
         let mut batch = batch.into_iter().peekable();
         while batch.peek().is_some() {
@@ -510,6 +520,7 @@ impl DeviceSession {
             act.step(ctx, |session, effects| {
                 session.unsubscribed(packet_id, &filters, effects)
             });
+            act.leave_shares(&filters, ctx);
         });
     }
 
@@ -577,6 +588,7 @@ impl DeviceSession {
             DropReason::QueueFull => &stats.dropped_queue_full,
             DropReason::Offline => &stats.dropped_offline,
             DropReason::TooLarge => &stats.dropped_too_large,
+            DropReason::SessionEnded => &stats.dropped_session_ended,
         }
         .add(1);
     }
@@ -590,10 +602,12 @@ impl DeviceSession {
         self.last_allowed = None;
         self.deferred = VecDeque::new();
         self.deferred_bytes = 0;
+        self.handle.online.store(false, Relaxed);
         // The will is told before `offline` is: a will on the status topic must not be the last word.
         self.step(ctx, |session, effects| {
             session.detach(Instant::now(), Detach::Lost, effects)
         });
+        self.hand_on_what_waits();
         if self.connected {
             self.disconnected();
         }
@@ -640,7 +654,7 @@ impl DeviceSession {
     }
 
     fn leave(&self) {
-        self.handle.outbox.close();
+        self.bequeath(self.handle.outbox.close());
         self.switchboard.stats().sessions.sub(1);
     }
 

@@ -79,7 +79,17 @@ impl Run {
                         let _ = session.attach(now, &connect, None, effects);
                     });
                 }
-                Ok(Some(packet)) => self.step(|session, now, effects| session.receive(now, packet, effects)),
+                Ok(Some(packet)) => {
+                    // The driver handles no packet behind a SUBSCRIBE before its router has answered.
+                    if self
+                        .unanswered
+                        .iter()
+                        .any(|effect| matches!(effect, Effect::Subscribe { .. }))
+                    {
+                        self.answer(ReasonCode::Success);
+                    }
+                    self.step(|session, now, effects| session.receive(now, packet, effects));
+                }
                 Ok(None) => break,
                 Err(fault) => {
                     self.step(|session, _, effects| session.fail(fault.reason(), effects));
@@ -102,6 +112,10 @@ impl Run {
             0x9 => self.lose(Detach::Lost),
             0xA => self.lose(Detach::TakenOver),
             0xB => self.answer(ReasonCode::QuotaExceeded),
+            0xD => self.session.hand_on(&mut |delivery| {
+                assert!(delivery.share.is_some(), "{delivery:?} came by no share");
+                true
+            }),
             _ => self.answer(ReasonCode::Success),
         }
     }
@@ -111,11 +125,14 @@ impl Run {
         let topic = TopicName::parse(ByteString::from_static("a/b")).expect("a topic");
         let mut message = Message::new(topic, vec![0; payload_bytes], qos);
         message.expires_at = Some(self.now + Duration::from_secs(90));
+        // Small ones come by a share, large ones do not.
+        let share = (payload_bytes == 10).then(|| Arc::new("$share/g/a/b".parse().expect("a filter")));
         let delivery = Delivery {
             message: Arc::new(message),
             qos,
             retain: false,
             subscription_identifiers: vec![7],
+            share,
         };
         self.step(|session, now, effects| session.deliver(now, delivery, effects));
     }
@@ -176,7 +193,11 @@ impl Run {
                 Effect::Route { .. } | Effect::Subscribe { .. } | Effect::Unsubscribe { .. } => {
                     self.unanswered.push(effect);
                 }
-                Effect::Forget(_) | Effect::PublishWill(_) | Effect::Dropped(_) | Effect::End => {}
+                Effect::Forget(_)
+                | Effect::PublishWill(_)
+                | Effect::HandOn(_)
+                | Effect::Dropped(_)
+                | Effect::End => {}
             }
         }
         assert!(self.session.subscriptions().count() <= self.config.max_subscriptions);

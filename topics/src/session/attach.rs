@@ -98,7 +98,6 @@ impl Session {
             properties.maximum_packet_size = u32::try_from(self.config.max_packet_bytes).ok();
             properties.topic_alias_maximum =
                 (self.config.topic_alias_maximum > 0).then_some(self.config.topic_alias_maximum);
-            properties.shared_subscription_available = Some(false);
             properties.assigned_client_identifier = assigned;
             properties.session_expiry_interval_s = (self.expiry_s != asked_expiry_s).then_some(self.expiry_s);
             properties.server_keep_alive_s = (keep_alive_s != asked_s).then_some(keep_alive_s);

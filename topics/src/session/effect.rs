@@ -4,7 +4,7 @@ use crate::filter::TopicFilter;
 use crate::message::Message;
 use crate::packet::{Packet, SubscriptionOptions};
 
-use super::outbound::DropReason;
+use super::outbound::{Delivery, DropReason};
 
 /// One thing to do for a session.
 #[derive(Debug)]
@@ -37,6 +37,9 @@ pub enum Effect {
     Forget(Vec<TopicFilter>),
     /// Publish the will.
     PublishWill(Message),
+    /// The session ends with messages that came by a shared subscription: another member is to have
+    /// them [MQTT5 4.8.2].
+    HandOn(Vec<Delivery>),
     /// A message for this client was let go.
     Dropped(DropReason),
     /// Close the connection once everything before this was sent.

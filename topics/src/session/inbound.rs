@@ -243,10 +243,7 @@ impl Session {
         for wanted in &mut wanted {
             let Ok(filter) = &wanted.filter else { continue };
             wanted.existed = self.subscriptions.contains_key(filter);
-            if filter.share_group().is_some() {
-                // Said in CONNACK too; they come with the complete message plane.
-                wanted.filter = Err(ReasonCode::SharedSubscriptionsNotSupported);
-            } else if !wanted.existed {
+            if !wanted.existed {
                 match room.checked_sub(1) {
                     Some(left) => room = left,
                     None => wanted.filter = Err(ReasonCode::QuotaExceeded),

@@ -10,6 +10,7 @@ mod attach;
 mod effect;
 mod inbound;
 mod outbound;
+mod sharing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -371,10 +372,15 @@ impl Session {
     /// Lets go of everything but the connection and the will.
     fn forget(&mut self, effects: &mut Vec<Effect>) {
         self.inbound.clear();
-        self.outbound.clear();
         let filters: Vec<_> = self.subscriptions.drain().map(|(filter, _)| filter).collect();
         if !filters.is_empty() {
             effects.push(Effect::Forget(filters));
+        }
+        let shared = self
+            .outbound
+            .end(&mut |reason| effects.push(Effect::Dropped(reason)));
+        if !shared.is_empty() {
+            effects.push(Effect::HandOn(shared));
         }
     }
 

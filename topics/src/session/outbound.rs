@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::filter::TopicFilter;
 use crate::message::Message;
 use crate::packet::{Ack, Packet, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode};
 
@@ -19,6 +20,8 @@ pub struct Delivery {
     pub retain: bool,
     /// Identifiers of the subscriptions it matched [MQTT5 3.3.2.3.8].
     pub subscription_identifiers: Vec<u32>,
+    /// The shared subscription that it came by: another member may have it instead.
+    pub share: Option<Arc<TopicFilter>>,
 }
 
 /// Why a message accepted by the broker did not reach this session's client.
@@ -32,6 +35,8 @@ pub enum DropReason {
     Offline,
     /// It is larger than the client's Maximum Packet Size [MQTT-3.1.2-24].
     TooLarge,
+    /// The session ended while the message waited in it, or before the client had acknowledged it.
+    SessionEnded,
 }
 
 /// The acknowledgement that comes next: PUBACK, PUBREC or PUBCOMP.
@@ -50,6 +55,15 @@ struct Inflight {
     delivery: Option<Delivery>,
     /// Whether the connection at hand has it; the next one starts with all of them unsent.
     sent: bool,
+}
+
+/// What a member of shared subscriptions leaves.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Leaving<'a> {
+    /// All of them: its connection is gone, or its session.
+    Session,
+    /// This one.
+    Share(&'a TopicFilter),
 }
 
 /// What an acknowledgement from the client means.
@@ -232,8 +246,49 @@ impl Outbound {
         self.queue.len() + self.inflight.len()
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Lets go of everything: gives what came by a share and was never begun to be sent at QoS 2, counts
+    /// the rest.
+    pub(super) fn end(&mut self, dropped: &mut impl FnMut(DropReason)) -> Vec<Delivery> {
+        let mut shared = Vec::new();
+        self.hand_on(Leaving::Session, &mut |delivery| {
+            shared.push(delivery.clone());
+            true
+        });
+        let unfinished = self.inflight.iter().filter(|entry| entry.delivery.is_some());
+        (0..self.queue.len() + unfinished.count()).for_each(|_| dropped(DropReason::SessionEnded));
         *self = Self::default();
+        shared
+    }
+
+    /// Lets `take` have, in their order, the messages that another member of their share may get now;
+    /// what it takes is gone from here. A QoS 2 message that was sent stays with its client for good
+    /// [MQTT-4.8.2-4], [MQTT-4.8.2-5].
+    pub(super) fn hand_on(&mut self, leaving: Leaving<'_>, take: &mut dyn FnMut(&Delivery) -> bool) {
+        // What was begun to be sent is finished after an UNSUBSCRIBE [MQTT-3.10.4-3].
+        if matches!(leaving, Leaving::Session) {
+            let on_the_wire = &mut self.on_the_wire;
+            self.inflight.retain(|entry| {
+                let goes = entry.awaits == Await::Ack
+                    && entry
+                        .delivery
+                        .as_ref()
+                        .is_some_and(|d| d.share.is_some() && take(d));
+                *on_the_wire -= usize::from(goes && entry.sent);
+                !goes
+            });
+        }
+        let bytes = &mut self.queued_bytes;
+        self.queue.retain(|delivery| {
+            let is_of_it = match leaving {
+                Leaving::Session => delivery.share.is_some(),
+                Leaving::Share(filter) => delivery.share.as_deref() == Some(filter),
+            };
+            let goes = is_of_it && take(delivery);
+            if goes {
+                *bytes -= delivery.message.queued_bytes();
+            }
+            !goes
+        });
     }
 
     /// The entry and its step. What was not sent again yet is as unknown to the client as if it were

@@ -203,6 +203,15 @@ pub(crate) fn delivery(payload: &str, qos: QoS) -> Delivery {
         qos,
         retain: false,
         subscription_identifiers: Vec::new(),
+        share: None,
+    }
+}
+
+/// A delivery that came by a shared subscription.
+pub(crate) fn shared(payload: &str, qos: QoS) -> Delivery {
+    Delivery {
+        share: Some(Arc::new("$share/g/topic".parse().unwrap())),
+        ..delivery(payload, qos)
     }
 }
 

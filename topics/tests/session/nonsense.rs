@@ -99,9 +99,15 @@ impl Watch {
                 owed @ (Effect::Route { .. } | Effect::Subscribe { .. } | Effect::Unsubscribe { .. }) => {
                     self.owed.push(owed);
                 }
-                Effect::Forget(_) | Effect::PublishWill(_) | Effect::Dropped(_) => {}
+                Effect::Forget(_) | Effect::PublishWill(_) | Effect::HandOn(_) | Effect::Dropped(_) => {}
             }
         }
+    }
+
+    fn owes_a_subscription(&self) -> bool {
+        self.owed
+            .iter()
+            .any(|owed| matches!(owed, Effect::Subscribe { .. }))
     }
 
     fn answer(&mut self, desk: &mut Desk, number: u8) {
@@ -158,6 +164,8 @@ fn act(desk: &mut Desk, watch: &mut Watch, (deed, kind, number): Deed) {
             desk.deliver(delivery(&"x".repeat(usize::from(kind)), qos))
         }
         8 | 9 => return watch.answer(desk, number),
+        // As the driver does: behind a SUBSCRIBE without its answer the next packets wait.
+        _ if watch.owes_a_subscription() => return watch.answer(desk, number),
         _ => desk.receive(packet(kind, number)),
     };
     if !desk.session.is_connected() {
@@ -187,7 +195,7 @@ proptest! {
         for deed in deeds {
             act(&mut desk, &mut watch, deed);
             prop_assert!(desk.session.waiting() <= 3 + 4);
-            prop_assert!(desk.session.subscriptions().count() <= 2 + watch.owed.len());
+            prop_assert!(desk.session.subscriptions().count() <= 2);
         }
     }
 }

@@ -13,12 +13,16 @@ use topics::packet::{
 };
 use topics::retained::{RetainedBounds, RetainedStore};
 use topics::session::{Delivery, Detach, Effect, Session, SessionConfig};
+use topics::shared::{Readiness, SharedSubscriptions};
 use topics::subscriptions::SubscriptionTree;
 
 use super::client::{Client, Received};
 use crate::harness::{lasting, v311};
 
-const TOPICS: [&str; 3] = ["t/0", "t/1", "u"];
+const TOPICS: [&str; 4] = ["t/0", "t/1", "u", SHARED_TOPIC];
+
+/// All clients share a subscription to it, and no wildcard of theirs matches it.
+const SHARED_TOPIC: &str = "$jobs";
 
 /// A link carries packets as bytes in order and loses all of them when it breaks.
 #[derive(Default)]
@@ -37,6 +41,7 @@ struct Place {
 pub(super) struct World {
     places: Vec<Place>,
     subscriptions: SubscriptionTree<usize, QoS>,
+    shared: SharedSubscriptions<usize, QoS>,
     retained: RetainedStore<Arc<Message>>,
     now: Instant,
     random: u64,
@@ -55,6 +60,7 @@ impl World {
             let filter = ["t/+", "#", "t/0"][world.below(3)];
             let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][world.below(3)];
             world.subscribe(place, filter, qos);
+            world.subscribe(place, &format!("$share/g/{SHARED_TOPIC}"), QoS::ExactlyOnce);
         }
         world
     }
@@ -72,6 +78,7 @@ impl World {
         Self {
             places: Vec::new(),
             subscriptions: SubscriptionTree::new(),
+            shared: SharedSubscriptions::new(),
             retained: RetainedStore::new(RetainedBounds {
                 max_messages: 100,
                 max_bytes: 1 << 20,
@@ -169,6 +176,25 @@ impl World {
         self.apply(place, |session, now, effects| {
             session.detach(now, Detach::Lost, effects)
         });
+        self.hand_on(place);
+    }
+
+    /// What waits in the group for a client that is gone goes to the others, if any is there.
+    fn hand_on(&mut self, leaving: usize) {
+        let connected: Vec<bool> = self.places.iter().map(|place| place.link.open).collect();
+        let shared = self.shared.clone();
+        let mut taken = Vec::new();
+        self.places[leaving].session.hand_on(&mut |delivery| {
+            let group = shared.group(delivery.share.as_ref().expect("a share"));
+            let heir = group
+                .expect("a group")
+                .choose(|place, _| connected[*place].then_some(Readiness::Ready));
+            taken.extend(heir.map(|(heir, _)| (*heir, delivery.clone())));
+            heir.is_some()
+        });
+        for (heir, delivery) in taken {
+            self.deliver(heir, delivery);
+        }
     }
 
     /// Everybody is connected and everything is carried to its end.
@@ -189,6 +215,9 @@ impl World {
                 "the session of client {at} has messages left"
             );
             for ((publisher, topic, qos), published) in &self.published {
+                if *topic == SHARED_TOPIC {
+                    continue;
+                }
                 let Some(granted) = self.granted(at, topic) else {
                     assert!(
                         place.client.received.iter().all(|r| r.topic != *topic),
@@ -199,6 +228,37 @@ impl World {
                 let received = received_of(&place.client.received, topic, &series(*publisher, *qos));
                 let what = format!("client {at} from {publisher} on {topic}, sent at {qos:?}");
                 check_series(&what, *qos, granted, published, &received);
+            }
+        }
+        self.check_shared();
+    }
+
+    /// One member or another has each message, and of QoS 2 only one has it, once. Order is kept by a
+    /// member that stays, not between members.
+    fn check_shared(&self) {
+        for ((publisher, topic, qos), published) in &self.published {
+            if *topic != SHARED_TOPIC {
+                continue;
+            }
+            let series = series(*publisher, *qos);
+            let received = self
+                .places
+                .iter()
+                .flat_map(|place| received_of(&place.client.received, topic, &series));
+            let mut received: Vec<&str> = received.collect();
+            received.sort_unstable();
+            let mut published: Vec<&str> = published.iter().map(String::as_str).collect();
+            published.sort_unstable();
+            let what = format!("the group from {publisher}, sent at {qos:?}");
+            if *qos == QoS::AtLeastOnce {
+                received.dedup();
+            }
+            if *qos == QoS::AtMostOnce {
+                let in_all = received.iter().filter(|payload| published.contains(payload));
+                assert_eq!(in_all.count(), received.len(), "{what}");
+                assert!(received.is_sorted_by(|one, other| one < other), "{what}: twice");
+            } else {
+                assert_eq!(received, published, "{what}");
             }
         }
     }
@@ -307,9 +367,13 @@ impl World {
                 Effect::Subscribe { packet_id, wanted } => {
                     for wanted in &wanted {
                         let filter: &TopicFilter = wanted.filter.as_ref().expect("a filter in order");
+                        if filter.share_group().is_some() {
+                            self.shared.insert(filter, place, wanted.options.qos);
+                            continue;
+                        }
                         self.subscriptions.insert(filter, place, wanted.options.qos);
                         for (_, message) in self.retained.matching(filter) {
-                            self.deliver(place, message, wanted.options.qos, true);
+                            self.deliver(place, copy(message, wanted.options.qos, true));
                         }
                     }
                     let granted = vec![ReasonCode::Success; wanted.len()];
@@ -330,21 +394,28 @@ impl World {
                 .insert(&message.topic, message.clone(), message.queued_bytes());
         }
         let mut receivers = Vec::new();
-        self.subscriptions
-            .matches(&message.topic, &mut |place, qos| receivers.push((*place, *qos)));
-        for (place, qos) in receivers {
-            self.deliver(place, message.clone(), qos, false);
+        self.subscriptions.matches(&message.topic, &mut |place, qos| {
+            receivers.push((*place, copy(message.clone(), *qos, false)));
+        });
+        let places = &self.places;
+        self.shared.matches(&message.topic, &mut |share, group| {
+            let chosen = group.choose(|place, _| match places[*place].link.open {
+                true => Some(Readiness::Ready),
+                false => (message.qos > QoS::AtMostOnce).then_some(Readiness::Keeping),
+            });
+            if let Some((place, qos)) = chosen {
+                let mut delivery = copy(message.clone(), *qos, false);
+                delivery.share = Some(share.clone());
+                receivers.push((*place, delivery));
+            }
+        });
+        for (place, delivery) in receivers {
+            self.deliver(place, delivery);
         }
     }
 
-    fn deliver(&mut self, place: usize, message: Arc<Message>, granted: QoS, retain: bool) {
-        let qos = message.qos.min(granted);
-        let delivery = Delivery {
-            message,
-            qos,
-            retain,
-            subscription_identifiers: Vec::new(),
-        };
+    fn deliver(&mut self, place: usize, delivery: Delivery) {
+        let qos = delivery.qos;
         let mut effects = Vec::new();
         self.places[place]
             .session
@@ -367,6 +438,16 @@ impl World {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         ((z ^ (z >> 31)) % bound as u64) as usize
+    }
+}
+
+fn copy(message: Arc<Message>, granted: QoS, retain: bool) -> Delivery {
+    Delivery {
+        qos: message.qos.min(granted),
+        message,
+        retain,
+        subscription_identifiers: Vec::new(),
+        share: None,
     }
 }
 
