@@ -19,6 +19,7 @@ mod mosquitto;
 mod mosquitto_scripts;
 mod observability;
 mod paho;
+mod protocol;
 mod rumqttc;
 mod shared_subscriptions;
 mod support;

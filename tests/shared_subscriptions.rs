@@ -11,6 +11,7 @@ fn login(version: Version, client_id: &str) -> Login {
     Login {
         version,
         client_id: client_id.to_owned(),
+        username: "test".to_owned(),
         token: None,
         clean: true,
         keep_alive: std::time::Duration::from_secs(30),

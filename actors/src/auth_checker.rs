@@ -1,5 +1,5 @@
-//! The actor that decides who comes in. It is asked once, at CONNECT, and answers with compiled
-//! rules that the session keeps; it is not asked again for each message.
+//! The actor that decides who comes in. It is asked at CONNECT, and again when a client renews its
+//! token by AUTH, and answers with compiled rules that the session keeps; it is not asked for each message.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,6 +15,10 @@ use crate::stats::Stats;
 
 /// Connections wait for room in the mailbox, each within its connect timeout.
 const MAILBOX: usize = 1024;
+
+/// The Authentication Method of MQTT 5 that we know: the token stands in the Authentication Data instead of
+/// the password, and may be renewed by AUTH [MQTT5 4.12].
+pub const AUTHENTICATION_METHOD: &str = "clawdbot-jwt";
 
 /// Checks tokens. The daemon implements it; here nothing is known of keys or formats.
 pub trait TokenVerifier: Send + Unpin + 'static {
@@ -33,7 +37,7 @@ pub struct Identity {
 
 /// Who is let in, and how that is decided.
 pub enum Admittance {
-    /// By a token in the password field.
+    /// By a token in the password field, or by [`AUTHENTICATION_METHOD`].
     Token(Box<dyn TokenVerifier>),
     /// Everybody, with every right: for benchmarks and conformance runs on loopback.
     Everybody,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use dashmap::mapref::entry::Entry;
 use tokio::io::AsyncWriteExt;
@@ -18,9 +18,9 @@ use topics::name::TopicName;
 use topics::packet::{
     self, ConnAck, ConnAckProperties, Connect, DecodeError, Packet, ProtocolVersion, ReasonCode,
 };
-use topics::session::SessionConfig;
+use topics::session::{SessionConfig, refusal};
 
-use crate::auth_checker::{Admission, AuthChecker, Authenticate};
+use crate::auth_checker::{AUTHENTICATION_METHOD, Admission, AuthChecker, Authenticate};
 use crate::device_session::{Attach, Connection, DeviceSession, drain, poll_read_chunk};
 use crate::switchboard::{SessionEntry, Switchboard};
 
@@ -53,7 +53,7 @@ impl Reception {
                 self.switchboard.stats().protocol_errors.add(1);
                 tracing::info!(?peer, %error, "closing a connection before its CONNECT");
                 if let Some(version) = version_to_answer_in(&error, speaks_v5) {
-                    refuse(connection, version, error.reason()).await;
+                    refuse_stranger(connection, version, error.reason()).await;
                 }
                 return;
             }
@@ -62,7 +62,6 @@ impl Reception {
                 return;
             }
         };
-        let version = connect.protocol;
         match self.admit(&connect).await {
             Ok((client_id, assigned, admission)) => {
                 tracing::debug!(?peer, %client_id, "admitted");
@@ -71,7 +70,7 @@ impl Reception {
             }
             Err((reason, why)) => {
                 tracing::info!(?peer, client_id = %connect.client_id, %reason, why, "connection refused");
-                refuse(connection, version, reason).await;
+                refuse(connection, &connect, reason, &why).await;
             }
         }
     }
@@ -100,12 +99,7 @@ impl Reception {
         &self,
         connect: &Connect,
     ) -> Result<(ByteString, Option<ByteString>, Admission), (ReasonCode, String)> {
-        if connect.properties.authentication_method.is_some() {
-            return Err((
-                ReasonCode::BadAuthenticationMethod,
-                "enhanced authentication is not offered; put the token into the password".into(),
-            ));
-        }
+        let token = offered_token(connect)?;
         let assigned = if connect.client_id.is_empty() {
             if connect.protocol < ProtocolVersion::V5 && !connect.clean_start {
                 return Err((
@@ -136,7 +130,7 @@ impl Reception {
         let ask = Authenticate {
             client_id: client_id.clone(),
             username: connect.username.clone(),
-            password: connect.password.clone(),
+            password: token,
         };
         let admission = match self.auth.send(ask).await {
             Ok(Ok(admission)) => admission,
@@ -218,7 +212,8 @@ impl Reception {
             }
         }
         tracing::warn!(%client_id, "no session took the connection");
-        refuse(attach.connection, attach.connect.protocol, ReasonCode::ServerBusy).await;
+        let why = "the session of this client is ending; come back at once";
+        refuse(attach.connection, &attach.connect, ReasonCode::ServerBusy, why).await;
     }
 
     fn find_or_make(&self, client_id: &ByteString, admission: &Admission) -> Addr<DeviceSession> {
@@ -230,6 +225,7 @@ impl Reception {
                     &self.sessions,
                     self.switchboard.clone(),
                     admission.clone(),
+                    self.auth.clone(),
                 )
                 .start();
                 let made = SessionEntry {
@@ -269,12 +265,41 @@ fn begins_like_v5(bytes: &[u8]) -> bool {
         .is_some_and(|body| body.starts_with(b"\x00\x04MQTT\x05"))
 }
 
-async fn refuse(mut connection: Connection, version: ProtocolVersion, reason: ReasonCode) {
+/// The token, in the password or by the one method of enhanced authentication that is known here.
+fn offered_token(connect: &Connect) -> Result<Option<Bytes>, (ReasonCode, String)> {
+    match &connect.properties.authentication_method {
+        None => Ok(connect.password.clone()),
+        Some(method) if *method == AUTHENTICATION_METHOD => {
+            Ok(connect.properties.authentication_data.clone())
+        }
+        Some(_) => Err((
+            ReasonCode::BadAuthenticationMethod,
+            format!(
+                "the authentication method is not known; use {AUTHENTICATION_METHOD} with the token in the \
+                 authentication data, or put the token into the password"
+            ),
+        )),
+    }
+}
+
+/// Refuses a client whose CONNECT was understood.
+async fn refuse(connection: Connection, connect: &Connect, reason: ReasonCode, why: &str) {
+    match refusal(connect, reason, why) {
+        Some(packet) => send_refusal(connection, &packet, connect.protocol).await,
+        None => drop(connection),
+    }
+}
+
+async fn refuse_stranger(connection: Connection, version: ProtocolVersion, reason: ReasonCode) {
     let refusal = Packet::ConnAck(Box::new(ConnAck {
         session_present: false,
         reason,
         properties: ConnAckProperties::default(),
     }));
+    send_refusal(connection, &refusal, version).await;
+}
+
+async fn send_refusal(mut connection: Connection, refusal: &Packet, version: ProtocolVersion) {
     let mut out = BytesMut::new();
     if refusal.encode(version, &mut out).is_ok() {
         // A client that does not wait for its refusal loses nothing.

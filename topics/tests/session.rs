@@ -6,10 +6,16 @@
     reason = "clippy.toml exempts tests, but sees none in an integration test's helpers"
 )]
 
+#[path = "session/aliases.rs"]
+mod aliases;
+#[path = "session/authentication.rs"]
+mod authentication;
 #[path = "session/connections.rs"]
 mod connections;
 #[path = "session/deliveries.rs"]
 mod deliveries;
+#[path = "session/explanations.rs"]
+mod explanations;
 #[path = "session/harness.rs"]
 mod harness;
 #[path = "session/nonsense.rs"]

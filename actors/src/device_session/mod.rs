@@ -4,6 +4,7 @@
 //! It knows the protocol only through [`topics::session::Session`]: bytes become packets, packets
 //! become effects, effects are carried out here.
 
+mod authentication;
 mod io;
 mod sharing;
 
@@ -25,12 +26,12 @@ use topics::name::TopicName;
 use topics::packet::{ClientDecoder, Connect, DecodeError, Packet, QoS, ReasonCode};
 use topics::session::{Delivery, Detach, DropReason, Effect, Session, SessionConfig, Wanted};
 
-use crate::auth_checker::Admission;
+use crate::auth_checker::{Admission, AuthChecker};
 use crate::outbox::Outbox;
 use crate::presence;
 use crate::route::LastRoute;
 use crate::switchboard::{Publisher, Routed, SessionHandle, Switchboard};
-use crate::topic_router::{RouteFirst, Subscribe, Unsubscribe};
+use crate::topic_router::{RouteFirst, Subscribe, TopicRouter, Unsubscribe};
 
 pub use io::{ByteStream, Connection};
 use io::{Io, IoEvent, IoStream};
@@ -65,6 +66,9 @@ pub struct DeviceSession {
     handle: Arc<SessionHandle>,
     switchboard: Switchboard,
     admission: Admission,
+    auth: Addr<AuthChecker>,
+    /// As in CONNECT, for the rules of a token that is renewed.
+    username: Option<ByteString>,
     publisher: Arc<Publisher>,
     io: Rc<RefCell<Io>>,
     input: BytesMut,
@@ -78,7 +82,7 @@ pub struct DeviceSession {
     scratch: Vec<Vec<Effect>>,
     /// The connection broke, but not everything read from it has been handled.
     peer_is_gone: bool,
-    /// While the router is being asked, the client's next packets wait.
+    /// While the router or the checker is being asked, the client's next packets wait.
     waiting_for_router: bool,
     timer: Option<(Instant, SpawnHandle)>,
     connected: bool,
@@ -93,6 +97,7 @@ impl DeviceSession {
         config: &Arc<SessionConfig>,
         switchboard: Switchboard,
         admission: Admission,
+        auth: Addr<AuthChecker>,
     ) -> Self {
         let outbox = Outbox::new(config.max_queued_messages.max(64), config.max_queued_bytes);
         let handle = SessionHandle::new(client_id.clone(), outbox);
@@ -104,6 +109,8 @@ impl DeviceSession {
             handle,
             switchboard,
             admission,
+            auth,
+            username: None,
             publisher,
             input: BytesMut::new(),
             last_route: LastRoute::default(),
@@ -239,7 +246,9 @@ impl DeviceSession {
         self.admission = msg.admission;
         self.last_allowed = None;
         let mut effects = Vec::new();
-        let attached = self.session.attach(now, &msg.connect, msg.assigned, &mut effects);
+        let welcome = authentication::welcome(&msg.connect, &self.admission, msg.assigned);
+        self.username = msg.connect.username.as_ref().map(|name| name.to_string().into());
+        let attached = self.session.attach(now, &msg.connect, welcome, &mut effects);
         match &attached {
             Ok(_) => {
                 self.connected = true;
@@ -343,7 +352,7 @@ impl DeviceSession {
             if deserves_no_answer(error) {
                 session.hang_up(effects);
             } else {
-                session.fail(error.reason(), effects);
+                session.fail_because(error.reason(), error, effects);
             }
         });
     }
@@ -364,6 +373,7 @@ impl DeviceSession {
                 Effect::Route { message, packet_id } => self.route(message, packet_id, ctx),
                 Effect::Subscribe { packet_id, wanted } => self.subscribe(packet_id, wanted, ctx),
                 Effect::Unsubscribe { packet_id, filters } => self.unsubscribe(packet_id, filters, ctx),
+                Effect::Authenticate { data } => self.authenticate(data, ctx),
                 Effect::Forget(filters) => self.forget(filters),
                 Effect::PublishWill(message) => self.publish_will(message),
                 Effect::HandOn(deliveries) => self.bequeath(deliveries),
@@ -524,17 +534,28 @@ impl DeviceSession {
         });
     }
 
-    /// Asks the router and holds the client's next packets until it has answered, so that they
-    /// keep their order.
     fn ask_router<M, F>(&mut self, message: M, ctx: &mut Context<Self>, then: F)
     where
         M: actix::Message + Send + 'static,
         M::Result: Send,
-        crate::topic_router::TopicRouter: Handler<M>,
+        TopicRouter: Handler<M>,
+        F: FnOnce(&mut Self, Option<M::Result>, &mut Context<Self>) + 'static,
+    {
+        let router = self.switchboard.router().clone();
+        self.ask(&router, message, ctx, then);
+    }
+
+    /// Asks the router or the checker and holds the client's next packets until it has answered, so that
+    /// they keep their order.
+    fn ask<A, M, F>(&mut self, whom: &Addr<A>, message: M, ctx: &mut Context<Self>, then: F)
+    where
+        A: Actor<Context = Context<A>> + Handler<M>,
+        M: actix::Message + Send + 'static,
+        M::Result: Send,
         F: FnOnce(&mut Self, Option<M::Result>, &mut Context<Self>) + 'static,
     {
         self.waiting_for_router = true;
-        let asked = self.switchboard.router().send(message).into_actor(self);
+        let asked = whom.send(message).into_actor(self);
         ctx.wait(asked.map(move |answer, act, ctx| {
             act.waiting_for_router = false;
             then(act, answer.ok(), ctx);

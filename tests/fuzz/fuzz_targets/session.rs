@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 use topics::message::Message;
 use topics::name::TopicName;
 use topics::packet::{Packet, QoS, ReasonCode, decode_from_client};
-use topics::session::{Delivery, Detach, Effect, Session, SessionConfig};
+use topics::session::{Delivery, Detach, Effect, Session, SessionConfig, Welcome};
 
 /// Small, so that a short input reaches every bound.
 fn config() -> SessionConfig {
@@ -76,7 +76,7 @@ impl Run {
                     self.closed = false;
                     self.step(|session, now, effects| {
                         // A refused CONNECT is answered by the driver; the session stays as it was.
-                        let _ = session.attach(now, &connect, None, effects);
+                        let _ = session.attach(now, &connect, Welcome::default(), effects);
                     });
                 }
                 Ok(Some(packet)) => {
@@ -161,6 +161,10 @@ impl Run {
                 Effect::Unsubscribe { packet_id, filters } => {
                     session.unsubscribed(packet_id, &filters, effects);
                 }
+                Effect::Authenticate { .. } => {
+                    let verdict = if reason.is_error() { Err(reason) } else { Ok(()) };
+                    session.authenticated(verdict, effects);
+                }
                 other => unreachable!("{other:?} waits for no answer"),
             });
         }
@@ -184,13 +188,14 @@ impl Run {
                     packet
                         .encode(version, &mut written)
                         .expect("a packet that can be written");
-                    if matches!(packet, Packet::Publish(_)) {
-                        assert!(written.len() <= self.client_max_packet_bytes, "{packet:?}");
-                    }
+                    assert!(written.len() <= self.client_max_packet_bytes, "{packet:?}");
                 }
                 Effect::Close => self.closed = true,
                 Effect::Route { packet_id: 0, .. } => {}
-                Effect::Route { .. } | Effect::Subscribe { .. } | Effect::Unsubscribe { .. } => {
+                Effect::Route { .. }
+                | Effect::Subscribe { .. }
+                | Effect::Unsubscribe { .. }
+                | Effect::Authenticate { .. } => {
                     self.unanswered.push(effect);
                 }
                 Effect::Forget(_)

@@ -9,6 +9,7 @@ use crate::name::TopicName;
 use crate::packet::{ConnAck, ConnAckProperties, Connect, Packet, ProtocolVersion, ReasonCode};
 
 use super::effect::Effect;
+use super::explain::{self, Explains};
 use super::{Detach, Link, Session, Will};
 
 /// What [`Session::attach`] found.
@@ -18,15 +19,22 @@ pub struct Attached {
     pub session_present: bool,
 }
 
+/// What a client is told in CONNACK that the session does not know by itself.
+#[derive(Clone, Debug, Default)]
+pub struct Welcome {
+    /// The client identifier, where the broker chose it [MQTT5 3.2.2.3.7].
+    pub assigned_client_identifier: Option<ByteString>,
+    /// What response topics may begin with, for a client that asks [MQTT5 3.2.2.3.15].
+    pub response_information: Option<ByteString>,
+}
+
 impl Session {
     /// Attaches an admitted connection. Any earlier one was detached before.
-    ///
-    /// `assigned` is the client identifier where the broker chose it [MQTT5 3.2.2.3.7].
     pub fn attach(
         &mut self,
         now: Instant,
         connect: &Connect,
-        assigned: Option<ByteString>,
+        welcome: Welcome,
         effects: &mut Vec<Effect>,
     ) -> Result<Attached, ReasonCode> {
         let will = connect
@@ -88,9 +96,19 @@ impl Session {
                 .properties
                 .maximum_packet_size
                 .map_or(usize::MAX, |bytes| bytes as usize),
+            explains: Explains::to(connect),
+            // Kept beyond the packet it came in, so it must not hold that buffer.
+            authentication_method: connect
+                .properties
+                .authentication_method
+                .as_ref()
+                .map(|method| method.to_string().into()),
             closing: false,
             connect_expiry_s: asked_expiry_s,
         });
+
+        let aliases = connect.properties.topic_alias_maximum.filter(|_| is_v5);
+        self.outbound.connected(aliases.unwrap_or(0));
 
         let mut properties = ConnAckProperties::default();
         if is_v5 {
@@ -98,7 +116,13 @@ impl Session {
             properties.maximum_packet_size = u32::try_from(self.config.max_packet_bytes).ok();
             properties.topic_alias_maximum =
                 (self.config.topic_alias_maximum > 0).then_some(self.config.topic_alias_maximum);
-            properties.assigned_client_identifier = assigned;
+            properties.assigned_client_identifier = welcome.assigned_client_identifier;
+            // [MQTT-3.1.2-28]
+            properties.response_information = welcome
+                .response_information
+                .filter(|_| connect.properties.request_response_information == Some(true));
+            // [MQTT-4.12.0-5]
+            properties.authentication_method = connect.properties.authentication_method.clone();
             properties.session_expiry_interval_s = (self.expiry_s != asked_expiry_s).then_some(self.expiry_s);
             properties.server_keep_alive_s = (keep_alive_s != asked_s).then_some(keep_alive_s);
         }
@@ -112,15 +136,12 @@ impl Session {
     }
 
     fn welcome(&mut self, now: Instant, conn_ack: Packet, effects: &mut Vec<Effect>) {
-        let fits = self
-            .link
-            .as_ref()
-            .is_some_and(|link| conn_ack.encoded_len(link.version) <= link.client_max_packet_bytes);
-        if !fits {
+        let Some(link) = &self.link else { return };
+        let Some(conn_ack) = explain::fit(conn_ack, link.version, link.client_max_packet_bytes) else {
             // The client may not even be told that it is let in [MQTT-3.1.2-24].
             self.will = None;
             return self.hang_up(effects);
-        }
+        };
         self.send(conn_ack, effects);
         self.pump(now, effects);
     }

@@ -1,5 +1,9 @@
 //! What a session wants done. The driver carries effects out in their order.
 
+use std::fmt;
+
+use bytes::Bytes;
+
 use crate::filter::TopicFilter;
 use crate::message::Message;
 use crate::packet::{Packet, SubscriptionOptions};
@@ -33,6 +37,12 @@ pub enum Effect {
         /// Each filter in the packet's order; None where it was no filter at all.
         filters: Vec<Option<TopicFilter>>,
     },
+    /// Judge what the client would renew its admission by, then answer with
+    /// [`super::Session::authenticated`]. Until then the client's next packets wait.
+    Authenticate {
+        /// The Authentication Data.
+        data: Secret,
+    },
     /// The session begins anew: forget these subscriptions.
     Forget(Vec<TopicFilter>),
     /// Publish the will.
@@ -46,6 +56,15 @@ pub enum Effect {
     Close,
     /// The session is over: nothing of it is kept.
     End,
+}
+
+/// What may not be printed, and is not.
+pub struct Secret(pub Bytes);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
 }
 
 /// A subscription as a client asked for it.

@@ -6,8 +6,11 @@
 //! and [`Session::tick`] when [`Session::next_timeout`] has come, and carries out the effects in
 //! their order. No effect waits for another session.
 
+mod aliases;
 mod attach;
+mod authentication;
 mod effect;
+mod explain;
 mod inbound;
 mod outbound;
 mod sharing;
@@ -22,10 +25,12 @@ use crate::filter::TopicFilter;
 use crate::message::Message;
 use crate::packet::{Ack, Disconnect, Packet, ProtocolVersion, QoS, ReasonCode, SubAck, UnsubAck};
 
-pub use attach::Attached;
-pub use effect::{Effect, Wanted};
+pub use attach::{Attached, Welcome};
+pub use effect::{Effect, Secret, Wanted};
+pub use explain::refusal;
 pub use outbound::{Delivery, DropReason};
 
+use explain::Explains;
 use inbound::Inbound;
 use outbound::{Allowance, Outbound, QueueBounds, Step};
 
@@ -110,6 +115,9 @@ struct Link {
     last_heard: Instant,
     window: usize,
     client_max_packet_bytes: usize,
+    explains: Explains,
+    /// As CONNECT named it.
+    authentication_method: Option<ByteString>,
     /// Set by DISCONNECT or by us: whatever comes after is not looked at.
     closing: bool,
     /// The longest expiry a DISCONNECT may still ask for is bound to what CONNECT said.
@@ -165,10 +173,9 @@ impl Session {
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe, effects),
             Packet::PingReq => self.send(Packet::PingResp, effects),
             Packet::Disconnect(disconnect) => self.goodbye(disconnect, effects),
-            // Enhanced authentication was not asked for in CONNECT [MQTT-4.12.0-1], a second CONNECT
-            // is an error [MQTT-3.1.0-2], and the rest only a server may send.
-            Packet::Auth(_)
-            | Packet::Connect(_)
+            Packet::Auth(auth) => self.authenticate(*auth, effects),
+            // A second CONNECT is an error [MQTT-3.1.0-2], and the rest only a server may send.
+            Packet::Connect(_)
             | Packet::ConnAck(_)
             | Packet::SubAck(_)
             | Packet::UnsubAck(_)
@@ -203,7 +210,10 @@ impl Session {
             ReasonCode::Success
         };
         // Noted even where nobody can be told any more: a repeated PUBLISH is then known as one.
-        if let Some(packet) = self.inbound.acknowledge(packet_id, reason) {
+        if let Some(mut packet) = self.inbound.acknowledge(packet_id, reason) {
+            if let (true, Packet::PubAck(ack) | Packet::PubRec(ack)) = (reason.is_error(), &mut packet) {
+                ack.reason_string = explain::of_publish(self.explains(), reason);
+            }
             self.send(packet, effects);
         }
     }
@@ -223,7 +233,7 @@ impl Session {
         }
         let answer = SubAck {
             packet_id,
-            reason_string: None,
+            reason_string: explain::of_subscribe(self.explains(), &reasons, self.config.max_subscriptions),
             user_properties: Vec::new(),
             reasons,
         };
@@ -325,8 +335,20 @@ impl Session {
     /// Ends the connection from our side with a reason the client can read, where its protocol
     /// has one.
     pub fn fail(&mut self, reason: ReasonCode, effects: &mut Vec<Effect>) {
+        self.part(reason, explain::of_disconnect(self.explains(), reason), effects);
+    }
+
+    /// As [`Session::fail`], for a fault of the client's that has words of its own.
+    pub fn fail_because(&mut self, reason: ReasonCode, why: impl ToString, effects: &mut Vec<Effect>) {
+        let why = (self.explains() == Explains::Everything).then(|| why.to_string().into());
+        self.part(reason, why, effects);
+    }
+
+    fn part(&mut self, reason: ReasonCode, why: Option<ByteString>, effects: &mut Vec<Effect>) {
         if self.version() == Some(ProtocolVersion::V5) {
-            self.send(Packet::Disconnect(Disconnect::new(reason)), effects);
+            let mut disconnect = Disconnect::new(reason);
+            disconnect.reason_string = why;
+            self.send(Packet::Disconnect(disconnect), effects);
         }
         self.hang_up(effects);
     }
@@ -408,11 +430,23 @@ impl Session {
         self.hang_up(effects);
     }
 
-    /// Sends a packet, unless the connection is gone or about to go.
-    fn send(&self, packet: Packet, effects: &mut Vec<Effect>) {
-        if self.link.as_ref().is_some_and(|link| !link.closing) {
-            effects.push(Effect::Send(packet));
+    /// Sends a packet, unless the connection is gone or about to go. Where the client takes no packet as
+    /// large as the one that is due [MQTT-3.1.2-24], nothing can go on: an acknowledgement left out would
+    /// be waited for, and one cut short would be wrong.
+    fn send(&mut self, packet: Packet, effects: &mut Vec<Effect>) {
+        let Some(link) = self.link.as_ref().filter(|link| !link.closing) else {
+            return;
+        };
+        let is_last = matches!(packet, Packet::Disconnect(_));
+        match explain::fit(packet, link.version, link.client_max_packet_bytes) {
+            Some(packet) => effects.push(Effect::Send(packet)),
+            None if is_last => {}
+            None => self.fail(ReasonCode::PacketTooLarge, effects),
         }
+    }
+
+    fn explains(&self) -> Explains {
+        self.link.as_ref().map_or(Explains::Nothing, |link| link.explains)
     }
 
     /// What follows an acknowledgement from the client.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::aliases::Aliases;
 use crate::filter::TopicFilter;
 use crate::message::Message;
 use crate::packet::{Ack, Packet, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode};
@@ -104,6 +105,8 @@ pub(super) struct Outbound {
     /// No message in the queue expires before this.
     earliest_expiry: Option<Instant>,
     last_packet_id: u16,
+    /// None for a client that takes none, as most do.
+    aliases: Option<Box<Aliases>>,
 }
 
 impl Outbound {
@@ -166,6 +169,7 @@ impl Outbound {
             return Err(DropReason::Expired);
         }
         let mut publish = to_packet(now, &delivery, 0, false);
+        shorten(&mut self.aliases, &mut publish, allowance);
         if is_too_large(&publish, allowance) {
             return Err(DropReason::TooLarge);
         }
@@ -189,9 +193,15 @@ impl Outbound {
         Ok(())
     }
 
+    /// A connection whose client takes so many topic aliases.
+    pub(super) fn connected(&mut self, topic_alias_maximum: u16) {
+        self.aliases = Aliases::up_to(topic_alias_maximum);
+    }
+
     /// The next connection may allow less than this one did, so nothing counts as sent on it.
     pub(super) fn connection_lost(&mut self) {
         self.on_the_wire = 0;
+        self.aliases = None;
         for entry in &mut self.inflight {
             entry.sent = false;
             if let Some(delivery) = &mut entry.delivery {
@@ -324,7 +334,8 @@ impl Outbound {
                 Some(delivery) => {
                     // Not let go when expired: the client may hold half a handshake of this identifier,
                     // and would take the next message under it for a repetition.
-                    let publish = to_packet(now, delivery, entry.packet_id, true);
+                    let mut publish = to_packet(now, delivery, entry.packet_id, true);
+                    shorten(&mut self.aliases, &mut publish, allowance);
                     if is_too_large(&publish, allowance) {
                         // As if it had been sent and acknowledged [MQTT-3.1.2-25].
                         self.inflight.remove(self.on_the_wire);
@@ -382,6 +393,12 @@ impl Delivery {
 
 fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     one.into_iter().chain(other).min()
+}
+
+fn shorten(aliases: &mut Option<Box<Aliases>>, publish: &mut Publish, allowance: Allowance) {
+    if let Some(aliases) = aliases {
+        aliases.shorten(publish, |publish| !is_too_large(publish, allowance));
+    }
 }
 
 /// [MQTT-3.1.2-24]

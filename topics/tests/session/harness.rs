@@ -11,7 +11,7 @@ use topics::packet::{
     Ack, ConnAck, Connect, ConnectProperties, Disconnect, Packet, ProtocolVersion, Publish,
     PublishProperties, QoS, ReasonCode, Subscribe, SubscribeFilter, SubscriptionOptions, Will,
 };
-use topics::session::{Delivery, Detach, Effect, Session, SessionConfig};
+use topics::session::{Delivery, Detach, Effect, Session, SessionConfig, Welcome};
 
 pub(crate) struct Desk {
     pub(crate) session: Session,
@@ -34,7 +34,7 @@ impl Desk {
     pub(crate) fn attach(&mut self, connect: &Connect) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.session
-            .attach(self.now, connect, None, &mut effects)
+            .attach(self.now, connect, Welcome::default(), &mut effects)
             .expect("a CONNECT in order");
         effects
     }
@@ -204,6 +204,16 @@ pub(crate) fn delivery(payload: &str, qos: QoS) -> Delivery {
         retain: false,
         subscription_identifiers: Vec::new(),
         share: None,
+    }
+}
+
+/// A delivery of QoS 0 on this topic.
+pub(crate) fn on(topic: &str, payload: &str) -> Delivery {
+    let topic = TopicName::parse(topic.into()).unwrap();
+    let message = Message::new(topic, payload.to_owned(), QoS::AtMostOnce);
+    Delivery {
+        message: Arc::new(message),
+        ..delivery("", QoS::AtMostOnce)
     }
 }
 

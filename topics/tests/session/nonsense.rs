@@ -5,7 +5,8 @@ use bytestring::ByteString;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use topics::packet::{
-    Ack, Auth, Disconnect, Packet, QoS, ReasonCode, RetainHandling, SubscriptionOptions, Unsubscribe,
+    Ack, Auth, Disconnect, Packet, ProtocolVersion, QoS, ReasonCode, RetainHandling, SubscriptionOptions,
+    Unsubscribe,
 };
 use topics::session::{Detach, Effect, SessionConfig};
 
@@ -61,8 +62,10 @@ fn packet(kind: u8, number: u8) -> Packet {
         18 => Packet::ConnAck(Box::default()),
         _ => Packet::Auth(Box::new(Auth {
             reason: ReasonCode::ReAuthenticate,
-            authentication_method: None,
-            authentication_data: None,
+            authentication_method: [None, Some("method".into()), Some("other".into())]
+                [usize::from(number % 3)]
+            .clone(),
+            authentication_data: (number > 60).then(|| "data".into()),
             reason_string: None,
             user_properties: Vec::new(),
         })),
@@ -70,9 +73,11 @@ fn packet(kind: u8, number: u8) -> Packet {
 }
 
 /// Follows what a session says and holds it to the rules of effects.
-#[derive(Default)]
 struct Watch {
     closed: bool,
+    /// What the client speaks and takes.
+    version: ProtocolVersion,
+    max_packet_bytes: usize,
     /// Answers that the driver owes, given late on purpose.
     owed: Vec<Effect>,
 }
@@ -81,7 +86,15 @@ impl Watch {
     fn look(&mut self, desk: &Desk, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Send(_) => assert!(!self.closed, "a packet after the end"),
+                Effect::Send(packet) => {
+                    assert!(!self.closed, "a packet after the end");
+                    let version = desk.session.version().unwrap_or(self.version);
+                    assert!(
+                        packet.encoded_len(version) <= self.max_packet_bytes,
+                        "more than {} bytes: {packet:?}",
+                        self.max_packet_bytes
+                    );
+                }
                 Effect::Close => {
                     assert!(!self.closed, "closed twice");
                     self.closed = true;
@@ -96,7 +109,10 @@ impl Watch {
                     );
                 }
                 Effect::Route { packet_id: 0, .. } => {}
-                owed @ (Effect::Route { .. } | Effect::Subscribe { .. } | Effect::Unsubscribe { .. }) => {
+                owed @ (Effect::Route { .. }
+                | Effect::Subscribe { .. }
+                | Effect::Unsubscribe { .. }
+                | Effect::Authenticate { .. }) => {
                     self.owed.push(owed);
                 }
                 Effect::Forget(_) | Effect::PublishWill(_) | Effect::HandOn(_) | Effect::Dropped(_) => {}
@@ -125,6 +141,10 @@ impl Watch {
             Effect::Unsubscribe { packet_id, filters } => {
                 desk.session.unsubscribed(packet_id, &filters, &mut effects);
             }
+            Effect::Authenticate { .. } => {
+                let verdict = if reason.is_error() { Err(reason) } else { Ok(()) };
+                desk.session.authenticated(verdict, &mut effects);
+            }
             _ => {}
         }
         self.look(desk, effects);
@@ -139,6 +159,10 @@ fn act(desk: &mut Desk, watch: &mut Watch, (deed, kind, number): Deed) {
             if connect.protocol == topics::packet::ProtocolVersion::V5 {
                 connect.properties.receive_maximum = [None, Some(1)][usize::from(number % 2)];
                 connect.properties.maximum_packet_size = [None, Some(3), Some(40)][usize::from(number % 3)];
+                connect.properties.topic_alias_maximum = [None, Some(1)][usize::from(number / 2 % 2)];
+                connect.properties.request_problem_information =
+                    [None, Some(true), Some(false)][usize::from(number / 4 % 3)];
+                connect.properties.authentication_method = (number & 32 != 0).then(|| "method".into());
             }
             if number & 8 != 0 {
                 connect = with_will(connect, u32::from(number));
@@ -149,6 +173,9 @@ fn act(desk: &mut Desk, watch: &mut Watch, (deed, kind, number): Deed) {
                 watch.look(desk, effects);
             }
             watch.closed = false;
+            watch.version = connect.protocol;
+            let most = connect.properties.maximum_packet_size;
+            watch.max_packet_bytes = most.map_or(usize::MAX, |bytes| bytes as usize);
             desk.attach(&connect)
         }
         2 => desk.lose(),
@@ -191,7 +218,12 @@ proptest! {
         };
         let mut desk = Desk::with(config);
         // Nothing may be sent before the first connection either.
-        let mut watch = Watch { closed: true, ..Watch::default() };
+        let mut watch = Watch {
+            closed: true,
+            version: ProtocolVersion::V5,
+            max_packet_bytes: usize::MAX,
+            owed: Vec::new(),
+        };
         for deed in deeds {
             act(&mut desk, &mut watch, deed);
             prop_assert!(desk.session.waiting() <= 3 + 4);

@@ -12,7 +12,7 @@ use topics::packet::{
     Packet, ProtocolVersion, QoS, ReasonCode, Subscribe, SubscribeFilter, SubscriptionOptions, decode,
 };
 use topics::retained::{RetainedBounds, RetainedStore};
-use topics::session::{Delivery, Detach, Effect, Session, SessionConfig};
+use topics::session::{Delivery, Detach, Effect, Session, SessionConfig, Welcome};
 use topics::shared::{Readiness, SharedSubscriptions};
 use topics::subscriptions::SubscriptionTree;
 
@@ -301,7 +301,7 @@ impl World {
         }
         self.apply(place, |session, now, effects| {
             session
-                .attach(now, &connect, None, effects)
+                .attach(now, &connect, Welcome::default(), effects)
                 .expect("a CONNECT in order");
         });
     }
