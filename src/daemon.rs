@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use actix::{Actor, Addr, Arbiter};
 use actors::auth_checker::{Admittance, AuthChecker, Identity, TokenVerifier};
+use actors::bans::Bans;
 use actors::conversation::{Conversation, ConversationConfig, RequestLimits};
 use actors::device_session::ShutDown;
 use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, LinkGauge, StopLink};
@@ -15,6 +16,7 @@ use actors::inference_worker::WorkerSpec;
 use actors::memory_governor::{MemoryGauge, MemoryGovernor};
 use actors::metrics::RequestMetrics;
 use actors::policy::backoff::BackoffConfig;
+use actors::policy::flapping::FlappingConfig;
 use actors::reception::Reception;
 use actors::scheduler::{Drain, GetStatus, Scheduler, SchedulerGauge};
 use actors::stats::Stats;
@@ -24,18 +26,24 @@ use actors::topic_router::TopicRouter;
 use models::ModelSummary;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use topics::retained::RetainedBounds;
 use topics::session::SessionConfig;
 
 use crate::admin::{AdminError, AdminListener, AdminRequest};
 use crate::broker::{self, BrokerError};
 use crate::http::{self, Health, HttpState};
-use crate::net;
+use crate::net::peers::Reach;
+use crate::net::permits::Permits;
+use crate::net::{DoorError, Doors, Entrance, open_files};
 use crate::security::tokens::TokenKey;
 use crate::security::{DataDir, DataDirError, KeyError, keys};
 use crate::settings::{AuthMode, Settings};
 use crate::telemetry::{Metrics, metrics, observe};
+
+/// Clients whose disconnects are counted, and as many that are banned. An identifier has 256 bytes at most,
+/// so that neither costs more than a few megabytes.
+const MAX_WATCHED_CLIENTS: usize = 10_000;
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +63,10 @@ pub enum DaemonError {
     /// The model file.
     #[error("{0}; mend model.path, or leave it empty to route without a model")]
     Model(#[from] models::ModelError),
-    /// A listener.
+    /// An MQTT listener, or its certificate.
+    #[error(transparent)]
+    Door(#[from] DoorError),
+    /// The listener of health and metrics.
     #[error("{setting} = {address} cannot be listened on: {source}; stop what uses it, or set another port")]
     Listen {
         /// The setting.
@@ -81,7 +92,11 @@ impl DaemonError {
     pub fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Self::DataDir(_) | Self::Key(_) | Self::Model(_) | Self::Broker(_)
+            Self::DataDir(_)
+                | Self::Key(_)
+                | Self::Model(_)
+                | Self::Broker(_)
+                | Self::Door(DoorError::Certificate(_))
         )
     }
 }
@@ -102,8 +117,9 @@ struct Prepared {
     settings: Settings,
     key: TokenKey,
     model: Option<ModelSummary>,
-    /// None where an external broker takes its place.
-    mqtt: Option<TcpListener>,
+    /// None where an external broker takes their place.
+    doors: Option<Doors>,
+    max_connections: usize,
     link: Option<ExternalBrokerConfig>,
     http: TcpListener,
     admin: AdminListener,
@@ -130,8 +146,9 @@ impl Prepared {
         let model = settings.model.path.as_deref().map(models::inspect).transpose()?;
         let link = broker::link_config(&settings, backoff(&settings))?;
         let admin = AdminListener::bind(&data_dir)?;
-        let mqtt = match link {
-            None => Some(listen("mqtt.tcp", settings.mqtt.tcp).await?),
+        let max_connections = open_files::make_room(settings.mqtt.max_connections);
+        let doors = match link {
+            None => Some(Doors::open(&settings)?),
             Some(_) => None,
         };
         let http = listen("metrics.listen", settings.metrics.listen).await?;
@@ -141,7 +158,8 @@ impl Prepared {
             settings,
             key,
             model,
-            mqtt,
+            doors,
+            max_connections,
             link,
             http,
             admin,
@@ -155,7 +173,8 @@ impl Prepared {
             settings,
             key,
             model,
-            mqtt,
+            doors,
+            max_connections,
             link,
             http,
             admin,
@@ -215,16 +234,26 @@ impl Prepared {
         };
         let reception = Arc::new(Reception {
             switchboard: switchboard.clone(),
-            auth: AuthChecker::new(admittance, stats).start(),
+            auth: AuthChecker::new(admittance, stats.clone()).start(),
             sessions: Arc::new(session_config(&settings)),
             connect_timeout: settings.mqtt.connect_timeout,
+            bans: bans(&settings, stats.clone()),
         });
         let arbiters: Vec<_> = (0..session_arbiters(&settings)).map(|_| Arbiter::new()).collect();
-        let served = serve(
-            Doors { mqtt, http, admin },
-            &settings,
-            &arbiters,
+        let entrance = Entrance::new(
+            Permits::new(max_connections, settings.mqtt.max_connections_per_address),
+            if settings.mqtt.allow_beyond_private_network {
+                Reach::Everybody
+            } else {
+                Reach::PrivateNetworks
+            },
+            arbiters.iter().map(Arbiter::handle).collect(),
             reception,
+        );
+        let served = serve(
+            Listeners { doors, http, admin },
+            &entrance,
+            &switchboard,
             Watched {
                 metrics,
                 gauge,
@@ -306,8 +335,8 @@ impl Started {
     }
 }
 
-struct Doors {
-    mqtt: Option<TcpListener>,
+struct Listeners {
+    doors: Option<Doors>,
     http: TcpListener,
     admin: AdminListener,
 }
@@ -324,10 +353,9 @@ struct Watched {
 }
 
 fn serve(
-    doors: Doors,
-    settings: &Settings,
-    arbiters: &[Arbiter],
-    reception: Arc<Reception>,
+    listeners: Listeners,
+    entrance: &Arc<Entrance>,
+    switchboard: &Switchboard,
     watched: Watched,
     stopped: &watch::Receiver<bool>,
 ) -> Vec<actix_rt::task::JoinHandle<()>> {
@@ -338,30 +366,27 @@ fn serve(
             let _ = stopped.wait_for(|stop| *stop).await;
         }
     };
-    for (name, listener) in [("mqtt", doors.mqtt.as_ref()), ("http", Some(&doors.http))] {
-        if let Some(Ok(address)) = listener.map(TcpListener::local_addr) {
-            tracing::info!(%address, "{name} listens");
-        }
+    if let Ok(address) = listeners.http.local_addr() {
+        tracing::info!(%address, "http listens");
     }
-    let switchboard = reception.switchboard.clone();
-    let permits = Arc::new(Semaphore::new(settings.mqtt.max_connections));
-    let handles = arbiters.iter().map(Arbiter::handle).collect();
-    let mqtt = doors
-        .mqtt
-        .map(|listener| net::tcp::serve(listener, permits, handles, reception, until_stop()));
+    let mut served = listeners
+        .doors
+        .map(|doors| doors.serve(entrance, until_stop))
+        .unwrap_or_default();
 
+    let switchboard = switchboard.clone();
     let (gauge, has_model, board) = (watched.gauge, watched.model.is_some(), switchboard.clone());
     let link = watched.link.clone();
     let health = move || health(&board, &gauge, has_model, link.as_deref());
     let http = http::serve(
-        doors.http,
+        listeners.http,
         Arc::new(HttpState::new(watched.metrics, health)),
         until_stop(),
     );
 
     let (scheduler, memory, started_at) = (watched.scheduler, watched.memory, watched.started_at);
     let link = watched.link;
-    let admin = doors.admin.serve(
+    let admin = listeners.admin.serve(
         move |request: AdminRequest| {
             status(
                 request,
@@ -374,8 +399,7 @@ fn serve(
         },
         until_stop(),
     );
-    let mut served = vec![actix_rt::spawn(http), actix_rt::spawn(admin)];
-    served.extend(mqtt.map(actix_rt::spawn));
+    served.extend([actix_rt::spawn(http), actix_rt::spawn(admin)]);
     served
 }
 
@@ -515,6 +539,18 @@ fn session_config(settings: &Settings) -> SessionConfig {
         max_subscriptions: mqtt.max_subscriptions,
         ..SessionConfig::default()
     }
+}
+
+/// Where nobody proves who it is, everybody could get everybody banned.
+fn bans(settings: &Settings, stats: Arc<Stats>) -> Option<Arc<Bans>> {
+    let flapping = &settings.flapping;
+    let config = FlappingConfig {
+        max_disconnects: flapping.max_disconnects,
+        window: flapping.window,
+        ban: flapping.ban,
+        max_clients: MAX_WATCHED_CLIENTS,
+    };
+    (settings.auth.mode == AuthMode::Token && flapping.max_disconnects > 0).then(|| Bans::new(config, stats))
 }
 
 fn conversation_config(settings: &Settings) -> ConversationConfig {

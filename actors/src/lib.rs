@@ -7,6 +7,7 @@
 //! trait stands here and the daemon implements it.
 
 pub mod auth_checker;
+pub mod bans;
 pub mod conversation;
 pub mod device_session;
 pub mod external_broker;

@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use dashmap::mapref::entry::Entry;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 use topics::device::DeviceId;
 use topics::name::TopicName;
 use topics::packet::{
@@ -21,6 +22,7 @@ use topics::packet::{
 use topics::session::{SessionConfig, refusal};
 
 use crate::auth_checker::{AUTHENTICATION_METHOD, Admission, AuthChecker, Authenticate};
+use crate::bans::{Bans, Visitor};
 use crate::device_session::{Attach, Connection, DeviceSession, drain, poll_read_chunk};
 use crate::switchboard::{SessionEntry, Switchboard};
 
@@ -32,8 +34,10 @@ pub struct Reception {
     pub auth: Addr<AuthChecker>,
     /// What sessions are granted.
     pub sessions: Arc<SessionConfig>,
-    /// How long a connection may take to say CONNECT and be admitted.
+    /// How long a connection may take from its beginning to its whole CONNECT.
     pub connect_timeout: Duration,
+    /// Who comes and goes too often; None lets them.
+    pub bans: Option<Arc<Bans>>,
 }
 
 /// Client identifiers are kept for as long as the session: longer ones serve nobody.
@@ -44,8 +48,14 @@ const MAX_CONNECT_BYTES: usize = 128 * 1024;
 
 impl Reception {
     /// Receives one connection. Returns when it is handed over or closed.
-    pub async fn receive(self: Arc<Self>, mut connection: Connection, peer: Option<SocketAddr>) {
-        let connect = tokio::time::timeout(self.connect_timeout, self.read_connect(&mut connection)).await;
+    /// CONNECT must have come by the deadline, which is `connect_timeout` after the connection began.
+    pub async fn receive(
+        self: Arc<Self>,
+        mut connection: Connection,
+        peer: Option<SocketAddr>,
+        deadline: Instant,
+    ) {
+        let connect = tokio::time::timeout_at(deadline, self.read_connect(&mut connection)).await;
         let (connect, input) = match connect {
             Ok(Ok(read)) => read,
             Ok(Err(Stranger::Gone)) => return,
@@ -138,6 +148,7 @@ impl Reception {
             Err(error) => return Err((ReasonCode::ServerUnavailable, error.to_string())),
         };
         self.check_client_id(&client_id, &admission)?;
+        self.check_ban(&client_id, &admission)?;
         if let Some(will) = &connect.will {
             let topic = TopicName::parse(will.topic.clone())
                 .map_err(|e| (ReasonCode::TopicNameInvalid, format!("the will's topic: {e}")))?;
@@ -180,15 +191,33 @@ impl Reception {
         Ok(())
     }
 
+    fn check_ban(&self, client_id: &ByteString, admission: &Admission) -> Result<(), (ReasonCode, String)> {
+        let visitor = || Visitor::new(client_id, admission);
+        let Some(left) = self.bans.as_ref().and_then(|bans| bans.left(&visitor())) else {
+            return Ok(());
+        };
+        self.switchboard.stats().connections_refused_banned.add(1);
+        let why = format!(
+            "it disconnected too often (flapping.max_disconnects) and is banned for another {} s",
+            left.as_secs() + 1
+        );
+        Err((ReasonCode::Banned, why))
+    }
+
     async fn hand_over(
         &self,
-        connection: Connection,
+        mut connection: Connection,
         connect: Box<Connect>,
         input: BytesMut,
         client_id: ByteString,
         assigned: Option<ByteString>,
         admission: Admission,
     ) {
+        // An identifier that we made up never comes back.
+        if let (Some(bans), None) = (&self.bans, &assigned) {
+            let visitor = Visitor::new(&client_id, &admission);
+            connection.permit = Some(Box::new(bans.visit(visitor, connection.permit)));
+        }
         let mut attach = Attach {
             connection,
             connect,

@@ -70,6 +70,16 @@ stats! {
     connections_accepted => "clawdbot.mqtt.connections.accepted",
     /// Connections turned away because `mqtt.max_connections` were open.
     connections_refused => "clawdbot.mqtt.connections.refused",
+    /// Connections turned away because `mqtt.max_connections_per_address` were open from there.
+    connections_refused_address => "clawdbot.mqtt.connections.refused.address_limit",
+    /// Connections turned away because they came from beyond the private networks.
+    connections_refused_network => "clawdbot.mqtt.connections.refused.beyond_private_network",
+    /// Connections turned away because their client is banned for flapping.
+    connections_refused_banned => "clawdbot.mqtt.connections.refused.banned",
+    /// Clients banned for flapping.
+    clients_banned => "clawdbot.mqtt.clients.banned",
+    /// Handshakes of TLS or WebSocket that failed or came too late.
+    handshakes_failed => "clawdbot.mqtt.handshakes.failed",
     /// PUBLISH packets from clients.
     messages_received => "clawdbot.mqtt.messages.received",
     /// PUBLISH packets to clients.

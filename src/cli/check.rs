@@ -6,7 +6,7 @@ use super::serve::ServeFlags;
 use super::{Failure, GlobalFlags, say};
 use crate::broker::link_config;
 use crate::daemon;
-use crate::security::{DataDir, DataDirError, KeyError, keys};
+use crate::security::{DataDir, DataDirError, KeyError, certificates, keys};
 use crate::settings::{BrokerMode, DEFAULT_TOML, Settings};
 
 #[derive(Debug, Args)]
@@ -34,6 +34,7 @@ pub(super) fn run(global: &GlobalFlags, flags: CheckFlags) -> Result<(), Failure
 
     let findings = [
         Some(data_dir(&settings)),
+        Some(tls(&settings)),
         Some(model(&settings)),
         broker(&settings),
     ];
@@ -70,6 +71,25 @@ fn data_dir(settings: &Settings) -> Result<String, String> {
         )),
         Err(error) => Err(error.to_string()),
     }
+}
+
+fn tls(settings: &Settings) -> Result<String, String> {
+    let Some(files) = &settings.mqtt.certificate else {
+        return Ok("TLS: none (set mqtt.tls_certificate and mqtt.tls_key)".to_owned());
+    };
+    certificates::load(files).map_err(|error| error.to_string())?;
+    let listeners: Vec<String> = [
+        ("MQTT", settings.mqtt.tls),
+        ("WebSocket", settings.mqtt.secure_websocket),
+    ]
+    .into_iter()
+    .filter_map(|(name, address)| Some(format!("{name} on {}", address?)))
+    .collect();
+    Ok(format!(
+        "TLS: {} (fine, with its key; {})",
+        files.certificate.display(),
+        listeners.join(", ")
+    ))
 }
 
 fn model(settings: &Settings) -> Result<String, String> {

@@ -1,28 +1,36 @@
-//! MQTT over plain TCP.
+//! Doors on a TCP port, with whatever layers lie above.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use actix_rt::ArbiterHandle;
-use actors::device_session::Connection;
-use actors::reception::Reception;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-/// Pause after a failed accept: when file descriptors ran out, trying at once would only spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use super::entrance::{ACCEPT_PAUSE, Entrance, Layers};
 
-/// Accepts until `stop` is ready. Connections are dealt out over the arbiters in turn; one beyond
-/// `permits` is closed without a word, since MQTT has none before CONNECT.
-pub async fn serve(
+/// Connections that the kernel keeps until they are accepted, as far as its own bound lets it: when a
+/// whole house comes back after a power cut, nobody is to wait for a second SYN.
+const BACKLOG: u32 = 4096;
+
+pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // A daemon that is started again need not wait for the last connections of the one before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Accepts until `stop` is ready.
+pub(super) async fn serve(
     listener: TcpListener,
-    permits: Arc<Semaphore>,
-    arbiters: Vec<ArbiterHandle>,
-    reception: Arc<Reception>,
+    layers: Layers,
+    entrance: Arc<Entrance>,
     stop: impl Future<Output = ()>,
 ) {
-    let mut next_arbiter = arbiters.iter().cycle();
     tokio::pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -37,41 +45,15 @@ pub async fn serve(
                 continue;
             }
         };
-        let stats = reception.switchboard.stats();
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            stats.connections_refused.add(1);
-            tracing::warn!(%peer, "connection refused: mqtt.max_connections are open");
+        let Some(permit) = entrance.admit(Some(peer.ip())) else {
             continue;
         };
-        stats.connections_accepted.add(1);
-        if let Some(arbiter) = next_arbiter.next() {
-            hand_over(stream, peer, permit, arbiter, reception.clone());
+        // Small packets go out at once; batches are made by us, not by the kernel.
+        match stream.set_nodelay(true).and_then(|()| stream.into_std()) {
+            Ok(stream) => {
+                entrance.hand_over(|| TcpStream::from_std(stream), layers.clone(), permit, Some(peer))
+            }
+            Err(error) => tracing::debug!(%peer, %error, "a connection broke before its first byte"),
         }
     }
-}
-
-/// Moves a socket to its arbiter, whose reactor is to watch it from now on.
-fn hand_over(
-    stream: TcpStream,
-    peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
-    arbiter: &ArbiterHandle,
-    reception: Arc<Reception>,
-) {
-    // Small packets go out at once; batches are made by us, not by the kernel.
-    let prepared = stream.set_nodelay(true).and_then(|()| stream.into_std());
-    let stream = match prepared {
-        Ok(stream) => stream,
-        Err(error) => return tracing::debug!(%peer, %error, "a connection broke before its first byte"),
-    };
-    arbiter.spawn_fn(move || match TcpStream::from_std(stream) {
-        Ok(stream) => {
-            let connection = Connection {
-                stream: Box::new(stream),
-                permit: Some(permit),
-            };
-            actix_rt::spawn(reception.receive(connection, Some(peer)));
-        }
-        Err(error) => tracing::debug!(%peer, %error, "a connection broke before its first byte"),
-    });
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::raw::{Given, RawSettings};
 use super::{
-    Auth, AuthMode, Conversation, Log, LogFormat, Memory, Metrics, Model, Mqtt, Origin, Problem, Scheduler,
-    Settings, Shutdown, Supervisor,
+    Auth, AuthMode, CertificateFiles, Conversation, Flapping, Log, LogFormat, Memory, Metrics, Model, Mqtt,
+    Origin, Problem, Scheduler, Settings, Shutdown, Supervisor,
 };
 use crate::telemetry::logging;
 
@@ -33,15 +33,33 @@ pub(super) struct Checker<'a> {
 
 impl Checker<'_> {
     pub(super) fn settings(&mut self, raw: RawSettings) -> Settings {
+        let certificate = self.certificate(raw.mqtt.tls_certificate, raw.mqtt.tls_key);
+        let tls = self.optional_address("mqtt.tls", raw.mqtt.tls);
+        let secure_websocket = self.optional_address("mqtt.secure_websocket", raw.mqtt.secure_websocket);
         let settings = Settings {
             data_dir: self.data_dir(raw.data_dir),
             mqtt: Mqtt {
                 tcp: self.address("mqtt.tcp", raw.mqtt.tcp),
+                websocket: self.optional_address("mqtt.websocket", raw.mqtt.websocket),
+                websocket_by_default: self.is_default("mqtt.websocket"),
+                unix: self.path("mqtt.unix", raw.mqtt.unix),
+                tls: tls.filter(|_| certificate.is_some()),
+                secure_websocket: secure_websocket.filter(|_| certificate.is_some()),
+                certificate,
                 allow_plaintext_beyond_loopback: self.plain(
                     "mqtt.allow_plaintext_beyond_loopback",
                     raw.mqtt.allow_plaintext_beyond_loopback,
                 ),
+                allow_beyond_private_network: self.plain(
+                    "mqtt.allow_beyond_private_network",
+                    raw.mqtt.allow_beyond_private_network,
+                ),
                 max_connections: self.number("mqtt.max_connections", raw.mqtt.max_connections, 1..=MILLION),
+                max_connections_per_address: self.number(
+                    "mqtt.max_connections_per_address",
+                    raw.mqtt.max_connections_per_address,
+                    1..=MILLION,
+                ),
                 max_packet_bytes: self.number(
                     "mqtt.max_packet_bytes",
                     raw.mqtt.max_packet_bytes,
@@ -78,6 +96,15 @@ impl Checker<'_> {
                 ),
                 session_threads: self.number("mqtt.session_threads", raw.mqtt.session_threads, 0..=1024),
             },
+            flapping: Flapping {
+                max_disconnects: self.number(
+                    "flapping.max_disconnects",
+                    raw.flapping.max_disconnects,
+                    0..=MILLION,
+                ),
+                window: self.seconds("flapping.window_s", raw.flapping.window_s, 1..=DAY_S),
+                ban: self.seconds("flapping.ban_s", raw.flapping.ban_s, 1..=DAY_S),
+            },
             broker: self.broker(raw.broker),
             auth: Auth {
                 mode: self.choice(
@@ -89,9 +116,7 @@ impl Checker<'_> {
                 token_lifetime: self.seconds("auth.token_lifetime_s", raw.auth.token_lifetime_s, 1..=DAY_S),
             },
             model: Model {
-                path: Some(self.text("model.path", raw.model.path))
-                    .filter(|path| !path.is_empty())
-                    .map(PathBuf::from),
+                path: self.path("model.path", raw.model.path),
                 max_sequences: self.number("model.max_sequences", raw.model.max_sequences, 1..=1024),
                 load_timeout: self.seconds("model.load_timeout_s", raw.model.load_timeout_s, 1..=DAY_S),
             },
@@ -183,15 +208,17 @@ impl Checker<'_> {
 
     /// What would let strangers in.
     fn exposure(&mut self, settings: &Settings) {
-        let mqtt = settings.mqtt.tcp;
         let metrics = settings.metrics.listen;
-        if !mqtt.ip().is_loopback() && !settings.mqtt.allow_plaintext_beyond_loopback {
-            self.refuse(
-                "mqtt.tcp",
-                mqtt,
-                "plain TCP beyond loopback shows tokens to the network; listen on 127.0.0.1, or set \
-                 mqtt.allow_plaintext_beyond_loopback = true if that network is yours alone",
-            );
+        for (name, address) in settings.mqtt.plaintext_listeners() {
+            if !address.ip().is_loopback() && !settings.mqtt.allow_plaintext_beyond_loopback {
+                self.refuse(
+                    name,
+                    address,
+                    "plain text beyond loopback shows tokens to the network; listen on 127.0.0.1, use mqtt.tls and \
+                     mqtt.secure_websocket, or set mqtt.allow_plaintext_beyond_loopback = true if that network is \
+                     yours alone",
+                );
+            }
         }
         if !metrics.ip().is_loopback() && !settings.metrics.allow_beyond_loopback {
             self.refuse(
@@ -202,7 +229,7 @@ impl Checker<'_> {
             );
         }
         if settings.auth.mode == AuthMode::None {
-            for (name, address) in [("mqtt.tcp", mqtt), ("metrics.listen", metrics)] {
+            for (name, address) in settings.listeners() {
                 if !address.ip().is_loopback() {
                     self.refuse(
                         "auth.mode",
@@ -219,12 +246,19 @@ impl Checker<'_> {
 
     /// What cannot work together.
     fn agreement(&mut self, settings: &Settings) {
-        if settings.mqtt.tcp == settings.metrics.listen && settings.mqtt.tcp.port() != 0 {
-            self.refuse(
-                "metrics.listen",
-                settings.metrics.listen,
-                "mqtt.tcp has the same address; change one port",
-            );
+        let listeners = settings.listeners();
+        for (at, (name, address)) in listeners.iter().enumerate() {
+            let before = listeners.iter().take(at);
+            let same = before
+                .clone()
+                .find(|(_, other)| other == address && address.port() != 0);
+            if let Some((other, _)) = same {
+                self.refuse(
+                    name,
+                    address,
+                    &format!("{other} has the same address; change one port"),
+                );
+            }
         }
         let conversation = &settings.conversation;
         if conversation.default_max_tokens > conversation.max_tokens_limit {
@@ -305,6 +339,42 @@ impl Checker<'_> {
             }),
             wrong => self.wrong_type(key, wrong, nowhere),
         }
+    }
+
+    /// Nothing where the setting is empty.
+    fn optional_address(&mut self, key: &str, given: Given<String>) -> Option<SocketAddr> {
+        match given {
+            Given::Right(text) if text.trim().is_empty() => None,
+            given => Some(self.address(key, given)),
+        }
+    }
+
+    /// Nothing where the setting is empty.
+    fn path(&mut self, key: &str, given: Given<String>) -> Option<PathBuf> {
+        Some(self.text(key, given))
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    }
+
+    fn certificate(&mut self, certificate: Given<String>, key: Given<String>) -> Option<CertificateFiles> {
+        const CERTIFICATE: &str = "mqtt.tls_certificate";
+        const KEY: &str = "mqtt.tls_key";
+        let certificate = self.path(CERTIFICATE, certificate);
+        match (certificate, self.path(KEY, key)) {
+            (Some(certificate), Some(key)) => return Some(CertificateFiles { certificate, key }),
+            (None, None) => {}
+            (Some(_), None) => {
+                self.refuse(KEY, "\"\"", &format!("{CERTIFICATE} is set without it; set both"))
+            }
+            (None, Some(_)) => {
+                self.refuse(CERTIFICATE, "\"\"", &format!("{KEY} is set without it; set both"))
+            }
+        }
+        None
+    }
+
+    fn is_default(&self, key: &str) -> bool {
+        matches!(self.origins.get(key), None | Some(Origin::Default))
     }
 
     pub(super) fn seconds(&mut self, key: &str, given: Given<u64>, range: RangeInclusive<u64>) -> Duration {

@@ -10,8 +10,10 @@ use std::time::Duration;
 pub struct Settings {
     /// Where keys, the status socket and later the store live.
     pub data_dir: PathBuf,
-    /// The MQTT listener and its bounds.
+    /// The MQTT listeners and their bounds.
     pub mqtt: Mqtt,
+    /// Clients that come and go too often.
+    pub flapping: Flapping,
     /// Whose broker carries the messages.
     pub broker: Broker,
     /// Who may connect.
@@ -34,15 +36,31 @@ pub struct Settings {
     pub shutdown: Shutdown,
 }
 
-/// The MQTT listener and the bounds that keep one client from harming the others.
+/// The MQTT listeners and the bounds that keep one client from harming the others.
 #[derive(Clone, Debug)]
 pub struct Mqtt {
     /// Address and port of the plain TCP listener.
     pub tcp: SocketAddr,
-    /// Whether `tcp` may leave the machine although plain TCP shows tokens to the network.
+    /// Address and port of the plain WebSocket listener, if there is to be one.
+    pub websocket: Option<SocketAddr>,
+    /// Nobody asked for `websocket`, so that a port in use there is no reason not to start.
+    pub websocket_by_default: bool,
+    /// Path of the Unix socket, if there is to be one.
+    pub unix: Option<PathBuf>,
+    /// Address and port of the TLS listener; none without a certificate.
+    pub tls: Option<SocketAddr>,
+    /// Address and port of the secure WebSocket listener; none without a certificate.
+    pub secure_websocket: Option<SocketAddr>,
+    /// What `tls` and `secure_websocket` show their clients.
+    pub certificate: Option<CertificateFiles>,
+    /// Whether `tcp` and `websocket` may leave the machine although they show tokens to the network.
     pub allow_plaintext_beyond_loopback: bool,
+    /// Whether peers beyond the private ranges are answered.
+    pub allow_beyond_private_network: bool,
     /// Connections at the same time; one more is turned away.
     pub max_connections: usize,
+    /// Connections from one address at the same time; one more is turned away.
+    pub max_connections_per_address: usize,
     /// Largest packet accepted, its fixed header included.
     pub max_packet_bytes: usize,
     /// Time between the TCP accept and a complete CONNECT.
@@ -65,6 +83,26 @@ pub struct Mqtt {
     pub max_subscriptions: usize,
     /// Threads that carry sessions; 0 is half the machine's cores.
     pub session_threads: usize,
+}
+
+/// Where a certificate and its key are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// PEM file with the server's certificate first, then those between it and its root.
+    pub certificate: PathBuf,
+    /// PEM file with the private key.
+    pub key: PathBuf,
+}
+
+/// When a client that comes and goes is banned.
+#[derive(Clone, Debug)]
+pub struct Flapping {
+    /// Disconnects within the window that bring a ban; 0 bans nobody.
+    pub max_disconnects: u32,
+    /// The time in which they are counted.
+    pub window: Duration,
+    /// How long the client identifier stays banned.
+    pub ban: Duration,
 }
 
 /// Whose broker carries the messages.
@@ -242,7 +280,31 @@ pub struct Shutdown {
     pub timeout: Duration,
 }
 
+impl Mqtt {
+    /// The listeners that show what they carry, with their settings' names.
+    pub fn plaintext_listeners(&self) -> Vec<(&'static str, SocketAddr)> {
+        let websocket = self.websocket.map(|address| ("mqtt.websocket", address));
+        [Some(("mqtt.tcp", self.tcp)), websocket]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
 impl Settings {
+    /// Every address that is listened on, with its setting's name.
+    pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
+        let encrypted = [
+            ("mqtt.tls", self.mqtt.tls),
+            ("mqtt.secure_websocket", self.mqtt.secure_websocket),
+            ("metrics.listen", Some(self.metrics.listen)),
+        ];
+        let named = |(name, address): (_, Option<_>)| Some((name, address?));
+        let mut listeners = self.mqtt.plaintext_listeners();
+        listeners.extend(encrypted.into_iter().filter_map(named));
+        listeners
+    }
+
     /// The defaults, but nothing that two tests at the same time could fight over: ports chosen by
     /// the system and a data directory of one's own.
     pub fn default_for_tests(data_dir: &Path) -> Settings {
@@ -251,8 +313,16 @@ impl Settings {
             data_dir: data_dir.to_path_buf(),
             mqtt: Mqtt {
                 tcp: any_port,
+                websocket: Some(any_port),
+                websocket_by_default: true,
+                unix: None,
+                tls: None,
+                secure_websocket: None,
+                certificate: None,
                 allow_plaintext_beyond_loopback: false,
+                allow_beyond_private_network: false,
                 max_connections: 10_000,
+                max_connections_per_address: 1_000,
                 max_packet_bytes: 1 << 20,
                 connect_timeout: Duration::from_secs(10),
                 max_keep_alive_s: 0,
@@ -264,6 +334,11 @@ impl Settings {
                 max_retained_bytes: 64 << 20,
                 max_subscriptions: 100,
                 session_threads: 0,
+            },
+            flapping: Flapping {
+                max_disconnects: 15,
+                window: Duration::from_secs(60),
+                ban: Duration::from_secs(300),
             },
             broker: Broker {
                 mode: BrokerMode::Embedded,

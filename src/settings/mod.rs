@@ -21,8 +21,8 @@ use self::locate::{Entry, Layer};
 use self::raw::RawSettings;
 
 pub use checked::{
-    Auth, AuthMode, Broker, BrokerAddress, BrokerMode, Conversation, Log, LogFormat, Memory, Metrics, Model,
-    Mqtt, PasswordSource, Scheduler, Settings, Shutdown, Supervisor,
+    Auth, AuthMode, Broker, BrokerAddress, BrokerMode, CertificateFiles, Conversation, Flapping, Log,
+    LogFormat, Memory, Metrics, Model, Mqtt, PasswordSource, Scheduler, Settings, Shutdown, Supervisor,
 };
 pub use error::{Problem, SettingsError};
 pub use locate::{Flag, Origin, Sources};

@@ -20,6 +20,7 @@ pub(super) enum Given<T> {
 pub(super) struct RawSettings {
     pub(super) data_dir: Given<String>,
     pub(super) mqtt: RawMqtt,
+    pub(super) flapping: RawFlapping,
     pub(super) broker: RawBroker,
     pub(super) auth: RawAuth,
     pub(super) model: RawModel,
@@ -36,8 +37,16 @@ pub(super) struct RawSettings {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawMqtt {
     pub(super) tcp: Given<String>,
+    pub(super) websocket: Given<String>,
+    pub(super) unix: Given<String>,
+    pub(super) tls: Given<String>,
+    pub(super) secure_websocket: Given<String>,
+    pub(super) tls_certificate: Given<String>,
+    pub(super) tls_key: Given<String>,
     pub(super) allow_plaintext_beyond_loopback: Given<bool>,
+    pub(super) allow_beyond_private_network: Given<bool>,
     pub(super) max_connections: Given<u64>,
+    pub(super) max_connections_per_address: Given<u64>,
     pub(super) max_packet_bytes: Given<u64>,
     pub(super) connect_timeout_s: Given<u64>,
     pub(super) max_keep_alive_s: Given<u64>,
@@ -49,6 +58,14 @@ pub(super) struct RawMqtt {
     pub(super) max_retained_bytes: Given<u64>,
     pub(super) max_subscriptions: Given<u64>,
     pub(super) session_threads: Given<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFlapping {
+    pub(super) max_disconnects: Given<u64>,
+    pub(super) window_s: Given<u64>,
+    pub(super) ban_s: Given<u64>,
 }
 
 #[derive(Debug, Deserialize)]

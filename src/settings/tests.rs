@@ -73,10 +73,19 @@ fn the_defaults_are_those_that_tests_use_but_for_places() {
     let mut defaults = setup.settings();
     assert_eq!(defaults.data_dir, setup.temp.path().join("data"));
     assert_eq!(defaults.mqtt.tcp.to_string(), "127.0.0.1:1883");
+    assert_eq!(
+        defaults
+            .mqtt
+            .websocket
+            .map(|address| address.to_string())
+            .as_deref(),
+        Some("127.0.0.1:8083")
+    );
     assert_eq!(defaults.metrics.listen.to_string(), "127.0.0.1:9464");
     let tests = Settings::default_for_tests(setup.temp.path());
     defaults.data_dir.clone_from(&tests.data_dir);
     defaults.mqtt.tcp = tests.mqtt.tcp;
+    defaults.mqtt.websocket = tests.mqtt.websocket;
     defaults.metrics.listen = tests.metrics.listen;
     assert_eq!(format!("{defaults:?}"), format!("{tests:?}"));
 }
@@ -324,6 +333,7 @@ fn a_variable_of_the_wrong_type_is_told_too() {
 fn every_number_has_a_range_that_is_told() {
     let outside = [
         ("mqtt.max_connections", "0", "1 to 1000000"),
+        ("mqtt.max_connections_per_address", "0", "1 to 1000000"),
         ("mqtt.max_packet_bytes", "268435461", "1024 to 268435460"),
         ("mqtt.connect_timeout_s", "0", "1 to 3600"),
         ("mqtt.max_keep_alive_s", "65536", "0 to 65535"),
@@ -334,6 +344,9 @@ fn every_number_has_a_range_that_is_told() {
         ("mqtt.max_retained_messages", "0", "1 to 1000000"),
         ("mqtt.max_retained_bytes", "1", "1024 to 1073741824"),
         ("mqtt.max_subscriptions", "0", "1 to 1000000"),
+        ("flapping.max_disconnects", "1000001", "0 to 1000000"),
+        ("flapping.window_s", "0", "1 to 86400"),
+        ("flapping.ban_s", "86401", "1 to 86400"),
         ("auth.token_lifetime_s", "0", "1 to 86400"),
         ("auth.token_lifetime_s", "86401", "1 to 86400"),
         ("model.max_sequences", "0", "1 to 1024"),
@@ -458,9 +471,49 @@ fn no_authentication_is_refused_with_any_listener_beyond_loopback_even_where_tha
 }
 
 #[test]
+fn a_plain_websocket_beyond_loopback_needs_permission_and_an_empty_one_is_none() {
+    let beyond = setup().flag("--set", "mqtt.websocket", "0.0.0.0:8083");
+    assert_says(
+        &beyond.message(),
+        &[
+            "flag --set: mqtt.websocket = 0.0.0.0:8083",
+            "allow_plaintext_beyond_loopback = true",
+        ],
+    );
+    beyond
+        .flag("--set", "mqtt.allow_plaintext_beyond_loopback", "true")
+        .settings();
+    let none = setup().flag("--set", "mqtt.websocket", "").settings().mqtt;
+    assert_eq!((none.websocket, none.websocket_by_default), (None, false));
+}
+
+#[test]
+fn tls_is_there_with_a_certificate_and_its_key_and_neither_goes_without_the_other() {
+    assert_eq!(setup().settings().mqtt.tls, None);
+    let certificate = setup().flag("--set", "mqtt.tls_certificate", "c.pem");
+    assert_says(
+        &certificate.message(),
+        &["mqtt.tls_key", "mqtt.tls_certificate is set"],
+    );
+    let key = setup().flag("--set", "mqtt.tls_key", "k.pem");
+    assert_says(&key.message(), &["mqtt.tls_certificate", "mqtt.tls_key is set"]);
+    let both = certificate.flag("--set", "mqtt.tls_key", "k.pem");
+    let mqtt = both.settings().mqtt;
+    let ports = [mqtt.tls, mqtt.secure_websocket].map(|address| address.unwrap().port());
+    assert_eq!(ports, [8883, 8084]);
+    // Encrypted, but still nobody would ask who is there.
+    let none = both.flag("--set", "auth.mode", "none");
+    assert_says(
+        &none.message(),
+        &["mqtt.tls = 0.0.0.0:8883", "mqtt.secure_websocket"],
+    );
+}
+
+#[test]
 fn values_that_contradict_each_other_are_refused() {
     for (key, value, other) in [
         ("metrics.listen", "127.0.0.1:1883", "mqtt.tcp"),
+        ("mqtt.websocket", "127.0.0.1:1883", "mqtt.tcp"),
         (
             "conversation.default_max_tokens",
             "4097",

@@ -2,3 +2,4 @@
 //! every system's half is type-checked on every other.
 
 pub mod memory;
+pub mod open_files;

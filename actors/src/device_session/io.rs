@@ -13,7 +13,6 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use topics::session::Delivery;
 
@@ -47,8 +46,8 @@ const MAX_DRAINED_READS: usize = 256;
 pub struct Connection {
     /// The bytes.
     pub stream: Box<dyn ByteStream>,
-    /// Held as long as the connection is open; `mqtt.max_connections` counts them.
-    pub permit: Option<OwnedSemaphorePermit>,
+    /// Dropped when the connection is closed: whoever counts connections is told so.
+    pub permit: Option<Box<dyn Send>>,
 }
 
 /// What happened.

@@ -1,4 +1,5 @@
 //! Decisions as pure code: state and time in, decisions out.
 
 pub mod backoff;
+pub mod flapping;
 pub mod queue;

@@ -1,0 +1,149 @@
+//! All doors of the daemon: opened together before anything runs, served together, closed together.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::entrance::{Entrance, Layers};
+use super::tcp;
+use super::unix::{UnixDoor, UnixError};
+use super::websocket::Origins;
+use crate::security::{CertificateError, certificates};
+use crate::settings::{AuthMode, Settings};
+
+/// Why a door cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DoorError {
+    /// A port.
+    #[error("{setting} = {address} cannot be listened on: {source}; stop what uses it, or set another port")]
+    Listen {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The certificate or its key.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The Unix socket.
+    #[error(transparent)]
+    Unix(#[from] UnixError),
+}
+
+/// The doors that the settings want, open.
+pub struct Doors {
+    ports: Vec<Port>,
+    unix: Option<UnixDoor>,
+}
+
+struct Port {
+    /// As it appears in the log.
+    name: &'static str,
+    listener: TcpListener,
+    layers: Layers,
+}
+
+impl Doors {
+    /// Opens them all. Nobody is let in before [`Doors::serve`], but the kernel answers already.
+    pub fn open(settings: &Settings) -> Result<Doors, DoorError> {
+        let mqtt = &settings.mqtt;
+        let tls = match &mqtt.certificate {
+            Some(files) => Some(TlsAcceptor::from(certificates::load(files)?)),
+            None => None,
+        };
+        let origins = match settings.auth.mode {
+            AuthMode::Token => Origins::Any,
+            AuthMode::None => Origins::OwnMachine,
+        };
+        let plain = Layers::default();
+        let secure = Layers { tls, websocket: None };
+        let websocket = |layers: &Layers| Layers {
+            websocket: Some(origins),
+            ..layers.clone()
+        };
+        let mut ports = vec![open("mqtt", "mqtt.tcp", mqtt.tcp, plain.clone())?];
+        if let Some(address) = mqtt.websocket {
+            match open("websocket", "mqtt.websocket", address, websocket(&plain)) {
+                Err(DoorError::Listen { source, .. })
+                    if mqtt.websocket_by_default && source.kind() == io::ErrorKind::AddrInUse =>
+                {
+                    tracing::warn!(
+                        %address,
+                        "no WebSocket listener: another program has its port; set mqtt.websocket to another \
+                         port, or to nothing"
+                    );
+                }
+                opened => ports.push(opened?),
+            }
+        }
+        if let Some(address) = mqtt.tls {
+            ports.push(open("tls", "mqtt.tls", address, secure.clone())?);
+        }
+        if let Some(address) = mqtt.secure_websocket {
+            ports.push(open(
+                "secure websocket",
+                "mqtt.secure_websocket",
+                address,
+                websocket(&secure),
+            )?);
+        }
+        let unix = mqtt.unix.as_deref().map(UnixDoor::bind).transpose()?;
+        Ok(Doors { ports, unix })
+    }
+
+    /// Lets clients in until `stop` is ready.
+    pub fn serve<F>(
+        self,
+        entrance: &Arc<Entrance>,
+        stop: impl Fn() -> F,
+    ) -> Vec<actix_rt::task::JoinHandle<()>>
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let mut served = Vec::new();
+        for Port {
+            name,
+            listener,
+            layers,
+        } in self.ports
+        {
+            if let Ok(address) = listener.local_addr() {
+                tracing::info!(%address, "{name} listens");
+            }
+            served.push(actix_rt::spawn(tcp::serve(
+                listener,
+                layers,
+                entrance.clone(),
+                stop(),
+            )));
+        }
+        if let Some(door) = self.unix {
+            tracing::info!(path = %door.path().display(), "unix socket listens");
+            served.push(actix_rt::spawn(door.serve(entrance.clone(), stop())));
+        }
+        served
+    }
+}
+
+fn open(
+    name: &'static str,
+    setting: &'static str,
+    address: SocketAddr,
+    layers: Layers,
+) -> Result<Port, DoorError> {
+    let listener = tcp::bind(address).map_err(|source| DoorError::Listen {
+        setting,
+        address,
+        source,
+    })?;
+    Ok(Port {
+        name,
+        listener,
+        layers,
+    })
+}
