@@ -24,3 +24,4 @@ mod rumqttc;
 mod shared_subscriptions;
 mod support;
 mod take_over;
+mod transports;

@@ -11,6 +11,10 @@ use crate::support::process;
 
 /// Runs a scenario of the script with both versions of the protocol.
 fn scenario(name: &str, daemon: &Daemon) {
+    scenario_over("tcp", daemon.mqtt.port(), name, daemon);
+}
+
+fn scenario_over(transport: &str, port: u16, name: &str, daemon: &Daemon) {
     let Some(python) = python_with_paho() else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/paho_client.py");
     for version in ["3.1.1", "5"] {
@@ -20,8 +24,9 @@ fn scenario(name: &str, daemon: &Daemon) {
             .args([
                 name,
                 version,
-                &daemon.mqtt.port().to_string(),
+                &port.to_string(),
                 &daemon.token("phone"),
+                transport,
             ])
             .env("PYTHONDONTWRITEBYTECODE", "1");
         process::finish(&mut command).assert_code(0);
@@ -56,6 +61,15 @@ fn retained_messages_come_with_the_subscription_and_go_when_cleared() {
 #[test]
 fn after_unsubscribing_nothing_comes() {
     scenario("unsubscribe", &Daemon::launch().start());
+}
+
+#[test]
+fn over_websocket_it_is_all_the_same() {
+    let daemon = Daemon::launch().start();
+    let port = daemon.listener("websocket").port();
+    for name in ["qos2", "takeover", "keepalive", "retained", "unsubscribe"] {
+        scenario_over("websockets", port, name, &daemon);
+    }
 }
 
 #[test]

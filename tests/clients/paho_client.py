@@ -1,4 +1,5 @@
-"""Scenarios of a client written with paho-mqtt: paho_client.py SCENARIO VERSION PORT TOKEN.
+"""Scenarios of a client written with paho-mqtt: paho_client.py SCENARIO VERSION PORT TOKEN
+[TRANSPORT].
 
 Exits with 0 if the broker did everything right, and says on the standard error what it did wrong.
 """
@@ -17,6 +18,8 @@ from paho.mqtt.properties import Properties
 PATIENCE_S = 45
 
 SCENARIO, VERSION, PORT, TOKEN = sys.argv[1:5]
+# "tcp" or "websockets"; then the path is /mqtt, which is paho's own default.
+TRANSPORT = sys.argv[5] if len(sys.argv) > 5 else "tcp"
 IS_V5 = VERSION == "5"
 
 
@@ -27,7 +30,8 @@ class Client:
         self.messages = queue.Queue()
         self.events = queue.Queue()
         protocol = mqtt.MQTTv5 if IS_V5 else mqtt.MQTTv311
-        self.paho = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=protocol)
+        self.paho = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=protocol,
+                                transport=TRANSPORT)
         self.paho.username_pw_set("phone", TOKEN)
         if will:
             self.paho.will_set(*will)

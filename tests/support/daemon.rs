@@ -67,6 +67,12 @@ impl Daemon {
         self.home.log()
     }
 
+    /// Where one of the other listeners is, by its name in the log.
+    pub(crate) fn listener(&self, name: &str) -> SocketAddr {
+        let message = format!("{name} listens");
+        listener(&self.log(), &message).unwrap_or_else(|| panic!("no {name} listens"))
+    }
+
     /// The process in which the model runs now, as the log tells.
     pub(crate) fn worker_pid(&self) -> u32 {
         let log = self.log();
@@ -286,6 +292,7 @@ impl Home {
             .env("HOME", self.path())
             .env("CLAWDBOT__DATA_DIR", self.data_dir())
             .env("CLAWDBOT__MQTT__TCP", "127.0.0.1:0")
+            .env("CLAWDBOT__MQTT__WEBSOCKET", "127.0.0.1:0")
             .env("CLAWDBOT__METRICS__LISTEN", "127.0.0.1:0");
         command
     }

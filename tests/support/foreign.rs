@@ -22,6 +22,30 @@ pub(crate) fn mosquitto(program: &str) -> Option<Command> {
     found.map(Command::new)
 }
 
+/// `node`, set up to find MQTT.js.
+pub(crate) fn node_with_mqtt_js() -> Option<Command> {
+    let mut command = Command::new("node");
+    if let Some(modules) = std::env::var_os("CLAWDBOT_TEST_MQTT_JS") {
+        command.env("NODE_PATH", modules);
+    }
+    let found = command
+        .args(["-e", "require('mqtt').connect"])
+        .stdin(Stdio::null())
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !found {
+        skip("no node with the package mqtt; `tests/run` installs that where there is npm");
+        return None;
+    }
+    let mut again = Command::new("node");
+    again.envs(
+        command
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    Some(again)
+}
+
 /// A Python that has paho-mqtt.
 pub(crate) fn python_with_paho() -> Option<PathBuf> {
     let given = std::env::var_os("CLAWDBOT_TEST_PYTHON").map(PathBuf::from);

@@ -5,9 +5,23 @@ use std::net::{SocketAddr, TcpStream};
 
 use super::PATIENCE;
 
-/// A connection without a protocol.
+/// A connection without a protocol, whatever carries its bytes.
 pub(crate) struct RawClient {
-    stream: TcpStream,
+    wire: Box<dyn Wire>,
+}
+
+/// What carries bytes. The end is read as no bytes.
+pub(crate) trait Wire: Read + Write + Send {
+    /// The same once more, for a thread of its own.
+    fn again(&self) -> Box<dyn Wire> {
+        panic!("only plain TCP can be had twice")
+    }
+}
+
+impl Wire for TcpStream {
+    fn again(&self) -> Box<dyn Wire> {
+        Box::new(self.try_clone().expect("a second handle of the socket"))
+    }
 }
 
 impl RawClient {
@@ -15,7 +29,11 @@ impl RawClient {
         let stream = TcpStream::connect(address).expect("the daemon accepts");
         stream.set_nodelay(true).expect("a socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        RawClient { stream }
+        RawClient::over(stream)
+    }
+
+    pub(crate) fn over(wire: impl Wire + 'static) -> RawClient {
+        RawClient { wire: Box::new(wire) }
     }
 
     /// Opened and let in.
@@ -29,13 +47,13 @@ impl RawClient {
     /// The same connection once more, for a thread of its own.
     pub(crate) fn again(&self) -> RawClient {
         RawClient {
-            stream: self.stream.try_clone().expect("a second handle of the socket"),
+            wire: self.wire.again(),
         }
     }
 
     /// Sends as much as the other side takes: it may have closed already.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        let _closed = self.stream.write_all(bytes);
+        let _closed = self.wire.write_all(bytes).and_then(|()| self.wire.flush());
     }
 
     /// The next packet with its header; nothing where the daemon closed.
@@ -52,7 +70,7 @@ impl RawClient {
             }
         }
         let mut body = vec![0; length];
-        self.stream.read_exact(&mut body).ok()?;
+        self.wire.read_exact(&mut body).ok()?;
         packet.extend(body);
         Some(packet)
     }
@@ -83,7 +101,7 @@ impl RawClient {
 
     fn byte(&mut self) -> Option<u8> {
         let mut byte = [0];
-        match self.stream.read(&mut byte) {
+        match self.wire.read(&mut byte) {
             Ok(0) => None,
             Ok(_) => Some(byte[0]),
             // A reset is an end too: the daemon had bytes of ours left to read when it closed.
