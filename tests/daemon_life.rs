@@ -380,6 +380,7 @@ fn a_port_in_use_is_a_failure_at_run_time_that_names_the_setting() {
     let home = Home::new();
     for (variable, setting) in [
         ("CLAWDBOT__MQTT__TCP", "mqtt.tcp"),
+        ("CLAWDBOT__MQTT__WEBSOCKET", "mqtt.websocket"),
         ("CLAWDBOT__METRICS__LISTEN", "metrics.listen"),
     ] {
         let finished = process::finish(home.command(&["serve"]).env(variable, &address));

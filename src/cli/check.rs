@@ -7,7 +7,7 @@ use super::{Failure, GlobalFlags, say};
 use crate::broker::link_config;
 use crate::daemon;
 use crate::security::{DataDir, DataDirError, KeyError, certificates, keys};
-use crate::settings::{BrokerMode, DEFAULT_TOML, Settings};
+use crate::settings::{BrokerMode, DEFAULT_TOML, Mqtt, Settings};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckFlags {
@@ -23,14 +23,7 @@ pub(super) fn run(global: &GlobalFlags, flags: CheckFlags) -> Result<(), Failure
         return say(DEFAULT_TOML.trim_end());
     }
     let settings = global.settings(flags.serve.settings().into_iter().collect())?;
-    let mqtt = match &settings.broker.address {
-        Some(address) if settings.broker.mode == BrokerMode::External => format!("by {}", address.url()),
-        _ => format!("on {}", settings.mqtt.tcp),
-    };
-    println!(
-        "settings: fine (MQTT {mqtt}, HTTP on {})",
-        settings.metrics.listen
-    );
+    say(listeners(&settings))?;
 
     let findings = [
         Some(data_dir(&settings)),
@@ -49,6 +42,25 @@ pub(super) fn run(global: &GlobalFlags, flags: CheckFlags) -> Result<(), Failure
         return Ok(());
     }
     Err(Failure::Misconfigured(faults.join("\nclawdbot: ")))
+}
+
+fn listeners(settings: &Settings) -> String {
+    let mqtt = match &settings.broker.address {
+        Some(address) if settings.broker.mode == BrokerMode::External => format!("MQTT by {}", address.url()),
+        _ => doors(&settings.mqtt),
+    };
+    format!("settings: fine ({mqtt}, HTTP on {})", settings.metrics.listen)
+}
+
+fn doors(mqtt: &Mqtt) -> String {
+    let mut doors = format!("MQTT on {}", mqtt.tcp);
+    if let Some(address) = mqtt.websocket {
+        doors += &format!(", WebSocket on {address}");
+    }
+    if let Some(path) = &mqtt.unix {
+        doors += &format!(", MQTT on {}", path.display());
+    }
+    doors
 }
 
 /// Looks without creating anything: what is missing now is made at the first start.

@@ -7,15 +7,16 @@ const OWN_FILES: u64 = 128;
 /// Raises the limit, and says how many connections can be open under it. More would not be refused but
 /// left waiting, since a connection that finds no descriptor is not even accepted.
 pub fn make_room(max_connections: usize) -> usize {
-    let limit = platform::open_files::raise_limit();
+    let limit = platform::open_files::raise_limit(max_connections as u64 + OWN_FILES);
     let possible = connections_within(limit, max_connections);
     if possible < max_connections {
         tracing::warn!(
             mqtt.max_connections = max_connections,
             possible,
             open_files = limit,
-            "the system lets this process have too few open files for mqtt.max_connections; raise the hard limit \
-             (`ulimit -Hn`, LimitNOFILE of a systemd unit, HardResourceLimits of a LaunchDaemon), or lower the setting"
+            "the system lets this process have too few open files for mqtt.max_connections; raise the system's \
+             limit (`ulimit -Hn`, LimitNOFILE of a systemd unit, HardResourceLimits of a LaunchDaemon), or lower the \
+             setting"
         );
     }
     possible

@@ -174,7 +174,7 @@ impl Checker<'_> {
         Some(self.text(key, given)).filter(|text| !text.is_empty())
     }
 
-    fn optional_path(&mut self, key: &str, given: Given<String>) -> Option<PathBuf> {
+    pub(super) fn optional_path(&mut self, key: &str, given: Given<String>) -> Option<PathBuf> {
         self.optional(key, given).map(PathBuf::from)
     }
 }

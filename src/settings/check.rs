@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::raw::{Given, RawSettings};
 use super::{
-    Auth, AuthMode, CertificateFiles, Conversation, Flapping, Log, LogFormat, Memory, Metrics, Model, Mqtt,
-    Origin, Problem, Scheduler, Settings, Shutdown, Supervisor,
+    Auth, AuthMode, Conversation, Flapping, Log, LogFormat, Memory, Metrics, Model, Origin, Problem,
+    Scheduler, Settings, Shutdown, Supervisor,
 };
 use crate::telemetry::logging;
 
@@ -21,7 +21,7 @@ pub(super) const GIB: u64 = 1 << 30;
 /// A million: more connections, messages or tokens than one machine has.
 pub(super) const MILLION: u64 = 1_000_000;
 /// The largest packet that MQTT's length field can announce, fixed header included.
-const MQTT_MAX_PACKET_BYTES: u64 = 268_435_455 + 5;
+pub(super) const MQTT_MAX_PACKET_BYTES: u64 = 268_435_455 + 5;
 
 /// Collects faults while it converts. A faulty value is replaced by some harmless one: nobody sees
 /// it, because with a fault there are no settings.
@@ -33,69 +33,9 @@ pub(super) struct Checker<'a> {
 
 impl Checker<'_> {
     pub(super) fn settings(&mut self, raw: RawSettings) -> Settings {
-        let certificate = self.certificate(raw.mqtt.tls_certificate, raw.mqtt.tls_key);
-        let tls = self.optional_address("mqtt.tls", raw.mqtt.tls);
-        let secure_websocket = self.optional_address("mqtt.secure_websocket", raw.mqtt.secure_websocket);
         let settings = Settings {
             data_dir: self.data_dir(raw.data_dir),
-            mqtt: Mqtt {
-                tcp: self.address("mqtt.tcp", raw.mqtt.tcp),
-                websocket: self.optional_address("mqtt.websocket", raw.mqtt.websocket),
-                websocket_by_default: self.is_default("mqtt.websocket"),
-                unix: self.path("mqtt.unix", raw.mqtt.unix),
-                tls: tls.filter(|_| certificate.is_some()),
-                secure_websocket: secure_websocket.filter(|_| certificate.is_some()),
-                certificate,
-                allow_plaintext_beyond_loopback: self.plain(
-                    "mqtt.allow_plaintext_beyond_loopback",
-                    raw.mqtt.allow_plaintext_beyond_loopback,
-                ),
-                allow_beyond_private_network: self.plain(
-                    "mqtt.allow_beyond_private_network",
-                    raw.mqtt.allow_beyond_private_network,
-                ),
-                max_connections: self.number("mqtt.max_connections", raw.mqtt.max_connections, 1..=MILLION),
-                max_connections_per_address: self.number(
-                    "mqtt.max_connections_per_address",
-                    raw.mqtt.max_connections_per_address,
-                    1..=MILLION,
-                ),
-                max_packet_bytes: self.number(
-                    "mqtt.max_packet_bytes",
-                    raw.mqtt.max_packet_bytes,
-                    1024..=MQTT_MAX_PACKET_BYTES,
-                ),
-                connect_timeout: self.seconds("mqtt.connect_timeout_s", raw.mqtt.connect_timeout_s, 1..=3600),
-                max_keep_alive_s: self.number("mqtt.max_keep_alive_s", raw.mqtt.max_keep_alive_s, 0..=65_535),
-                receive_maximum: self.number("mqtt.receive_maximum", raw.mqtt.receive_maximum, 1..=65_535),
-                max_queued_messages: self.number(
-                    "mqtt.max_queued_messages",
-                    raw.mqtt.max_queued_messages,
-                    1..=MILLION,
-                ),
-                max_queued_bytes: self.number("mqtt.max_queued_bytes", raw.mqtt.max_queued_bytes, 1024..=GIB),
-                max_session_expiry_s: self.number(
-                    "mqtt.max_session_expiry_s",
-                    raw.mqtt.max_session_expiry_s,
-                    0..=u64::from(u32::MAX),
-                ),
-                max_retained_messages: self.number(
-                    "mqtt.max_retained_messages",
-                    raw.mqtt.max_retained_messages,
-                    1..=MILLION,
-                ),
-                max_retained_bytes: self.number(
-                    "mqtt.max_retained_bytes",
-                    raw.mqtt.max_retained_bytes,
-                    1024..=GIB,
-                ),
-                max_subscriptions: self.number(
-                    "mqtt.max_subscriptions",
-                    raw.mqtt.max_subscriptions,
-                    1..=MILLION,
-                ),
-                session_threads: self.number("mqtt.session_threads", raw.mqtt.session_threads, 0..=1024),
-            },
+            mqtt: self.mqtt(raw.mqtt),
             flapping: Flapping {
                 max_disconnects: self.number(
                     "flapping.max_disconnects",
@@ -116,7 +56,7 @@ impl Checker<'_> {
                 token_lifetime: self.seconds("auth.token_lifetime_s", raw.auth.token_lifetime_s, 1..=DAY_S),
             },
             model: Model {
-                path: self.path("model.path", raw.model.path),
+                path: self.optional_path("model.path", raw.model.path),
                 max_sequences: self.number("model.max_sequences", raw.model.max_sequences, 1..=1024),
                 load_timeout: self.seconds("model.load_timeout_s", raw.model.load_timeout_s, 1..=DAY_S),
             },
@@ -328,7 +268,7 @@ impl Checker<'_> {
         level
     }
 
-    fn address(&mut self, key: &str, given: Given<String>) -> SocketAddr {
+    pub(super) fn address(&mut self, key: &str, given: Given<String>) -> SocketAddr {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         match given {
             Given::Right(text) => text.trim().parse().unwrap_or_else(|_| {
@@ -339,42 +279,6 @@ impl Checker<'_> {
             }),
             wrong => self.wrong_type(key, wrong, nowhere),
         }
-    }
-
-    /// Nothing where the setting is empty.
-    fn optional_address(&mut self, key: &str, given: Given<String>) -> Option<SocketAddr> {
-        match given {
-            Given::Right(text) if text.trim().is_empty() => None,
-            given => Some(self.address(key, given)),
-        }
-    }
-
-    /// Nothing where the setting is empty.
-    fn path(&mut self, key: &str, given: Given<String>) -> Option<PathBuf> {
-        Some(self.text(key, given))
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
-    }
-
-    fn certificate(&mut self, certificate: Given<String>, key: Given<String>) -> Option<CertificateFiles> {
-        const CERTIFICATE: &str = "mqtt.tls_certificate";
-        const KEY: &str = "mqtt.tls_key";
-        let certificate = self.path(CERTIFICATE, certificate);
-        match (certificate, self.path(KEY, key)) {
-            (Some(certificate), Some(key)) => return Some(CertificateFiles { certificate, key }),
-            (None, None) => {}
-            (Some(_), None) => {
-                self.refuse(KEY, "\"\"", &format!("{CERTIFICATE} is set without it; set both"))
-            }
-            (None, Some(_)) => {
-                self.refuse(CERTIFICATE, "\"\"", &format!("{KEY} is set without it; set both"))
-            }
-        }
-        None
-    }
-
-    fn is_default(&self, key: &str) -> bool {
-        matches!(self.origins.get(key), None | Some(Origin::Default))
     }
 
     pub(super) fn seconds(&mut self, key: &str, given: Given<u64>, range: RangeInclusive<u64>) -> Duration {

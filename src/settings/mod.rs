@@ -10,6 +10,7 @@ mod check;
 mod checked;
 mod error;
 mod locate;
+mod mqtt;
 mod raw;
 
 use std::collections::HashMap;

@@ -8,8 +8,9 @@ use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 
 use super::wires::{Frames, read_head, tcp};
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, Home, start};
 use crate::support::raw::{RawClient, connect};
+use crate::support::wait_for;
 
 fn open(daemon: &Daemon) -> Frames<std::net::TcpStream> {
     Frames::open(tcp(daemon.listener("websocket")))
@@ -106,5 +107,20 @@ fn what_asks_for_no_websocket_gets_an_answer_in_http() {
         stream.read_to_string(&mut why).unwrap();
         assert!(why.len() > 10, "no explanation after {head}");
     }
-    assert_eq!(daemon.metric("clawdbot_mqtt_handshakes_failed_total"), Some(6.0));
+    wait_for("all to be counted", || {
+        let failed = daemon.metric("clawdbot_mqtt_handshakes_failed_total");
+        (failed == Some(6.0)).then_some(())
+    });
+}
+
+#[test]
+fn a_port_that_nobody_asked_for_may_be_taken_and_that_is_said() {
+    // Whoever has it, this test or somebody else: the daemon cannot.
+    let _taken = std::net::TcpListener::bind("127.0.0.1:8083");
+    let home = Home::new();
+    let mut command = home.command(&["serve"]);
+    command.env_remove("CLAWDBOT__MQTT__WEBSOCKET");
+    let daemon = start(home, command);
+    assert!(daemon.log().contains("no WebSocket listener"), "{}", daemon.log());
+    RawClient::admitted(daemon.mqtt, 5, "phone", &daemon.token("phone"));
 }

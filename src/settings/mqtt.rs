@@ -1,0 +1,94 @@
+//! The section `[mqtt]`: the doors, and the bounds that keep one client from harming the others.
+
+use std::net::SocketAddr;
+
+use super::check::{Checker, GIB, MILLION, MQTT_MAX_PACKET_BYTES};
+use super::raw::{Given, RawMqtt};
+use super::{CertificateFiles, Mqtt, Origin};
+
+impl Checker<'_> {
+    pub(super) fn mqtt(&mut self, raw: RawMqtt) -> Mqtt {
+        let certificate = self.certificate(raw.tls_certificate, raw.tls_key);
+        let tls = self.optional_address("mqtt.tls", raw.tls);
+        let secure_websocket = self.optional_address("mqtt.secure_websocket", raw.secure_websocket);
+        Mqtt {
+            tcp: self.address("mqtt.tcp", raw.tcp),
+            websocket: self.optional_address("mqtt.websocket", raw.websocket),
+            websocket_by_default: self.is_default("mqtt.websocket"),
+            unix: self.optional_path("mqtt.unix", raw.unix),
+            tls: tls.filter(|_| certificate.is_some()),
+            secure_websocket: secure_websocket.filter(|_| certificate.is_some()),
+            certificate,
+            allow_plaintext_beyond_loopback: self.plain(
+                "mqtt.allow_plaintext_beyond_loopback",
+                raw.allow_plaintext_beyond_loopback,
+            ),
+            allow_beyond_private_network: self.plain(
+                "mqtt.allow_beyond_private_network",
+                raw.allow_beyond_private_network,
+            ),
+            max_connections: self.number("mqtt.max_connections", raw.max_connections, 1..=MILLION),
+            max_connections_per_address: self.number(
+                "mqtt.max_connections_per_address",
+                raw.max_connections_per_address,
+                1..=MILLION,
+            ),
+            max_packet_bytes: self.number(
+                "mqtt.max_packet_bytes",
+                raw.max_packet_bytes,
+                1024..=MQTT_MAX_PACKET_BYTES,
+            ),
+            connect_timeout: self.seconds("mqtt.connect_timeout_s", raw.connect_timeout_s, 1..=3600),
+            max_keep_alive_s: self.number("mqtt.max_keep_alive_s", raw.max_keep_alive_s, 0..=65_535),
+            receive_maximum: self.number("mqtt.receive_maximum", raw.receive_maximum, 1..=65_535),
+            max_queued_messages: self.number(
+                "mqtt.max_queued_messages",
+                raw.max_queued_messages,
+                1..=MILLION,
+            ),
+            max_queued_bytes: self.number("mqtt.max_queued_bytes", raw.max_queued_bytes, 1024..=GIB),
+            max_session_expiry_s: self.number(
+                "mqtt.max_session_expiry_s",
+                raw.max_session_expiry_s,
+                0..=u64::from(u32::MAX),
+            ),
+            max_retained_messages: self.number(
+                "mqtt.max_retained_messages",
+                raw.max_retained_messages,
+                1..=MILLION,
+            ),
+            max_retained_bytes: self.number("mqtt.max_retained_bytes", raw.max_retained_bytes, 1024..=GIB),
+            max_subscriptions: self.number("mqtt.max_subscriptions", raw.max_subscriptions, 1..=MILLION),
+            session_threads: self.number("mqtt.session_threads", raw.session_threads, 0..=1024),
+        }
+    }
+
+    /// Nothing where the setting is empty.
+    fn optional_address(&mut self, key: &str, given: Given<String>) -> Option<SocketAddr> {
+        match given {
+            Given::Right(text) if text.trim().is_empty() => None,
+            given => Some(self.address(key, given)),
+        }
+    }
+
+    fn certificate(&mut self, certificate: Given<String>, key: Given<String>) -> Option<CertificateFiles> {
+        const CERTIFICATE: &str = "mqtt.tls_certificate";
+        const KEY: &str = "mqtt.tls_key";
+        let certificate = self.optional_path(CERTIFICATE, certificate);
+        match (certificate, self.optional_path(KEY, key)) {
+            (Some(certificate), Some(key)) => return Some(CertificateFiles { certificate, key }),
+            (None, None) => {}
+            (Some(_), None) => {
+                self.refuse(KEY, "\"\"", &format!("{CERTIFICATE} is set without it; set both"))
+            }
+            (None, Some(_)) => {
+                self.refuse(CERTIFICATE, "\"\"", &format!("{KEY} is set without it; set both"))
+            }
+        }
+        None
+    }
+
+    fn is_default(&self, key: &str) -> bool {
+        matches!(self.origins.get(key), None | Some(Origin::Default))
+    }
+}
