@@ -146,10 +146,12 @@ impl Prepared {
         let model = settings.model.path.as_deref().map(models::inspect).transpose()?;
         let link = broker::link_config(&settings, backoff(&settings))?;
         let admin = AdminListener::bind(&data_dir)?;
-        let max_connections = open_files::make_room(settings.mqtt.max_connections);
-        let doors = match link {
-            None => Some(Doors::open(&settings)?),
-            Some(_) => None,
+        let (doors, max_connections) = match link {
+            None => (
+                Some(Doors::open(&settings)?),
+                open_files::make_room(settings.mqtt.max_connections),
+            ),
+            Some(_) => (None, 0),
         };
         let http = listen("metrics.listen", settings.metrics.listen).await?;
         let metrics = metrics::install()?;
