@@ -130,13 +130,17 @@ fn renewal(method: &str, token: &str) -> Packet {
 }
 
 fn subscribe(filter: &str) -> Packet {
+    subscribe_at(filter, QoS::AtMostOnce)
+}
+
+fn subscribe_at(filter: &str, qos: QoS) -> Packet {
     Packet::Subscribe(Subscribe {
         packet_id: 1,
         subscription_identifier: None,
         user_properties: Vec::new(),
         filters: vec![SubscribeFilter {
             filter: filter.into(),
-            options: SubscriptionOptions::new(QoS::AtMostOnce),
+            options: SubscriptionOptions::new(qos),
         }],
     })
 }
@@ -287,4 +291,26 @@ fn a_token_that_does_not_renew_ends_the_connection() {
     let (mut peer, _) = Peer::admitted(&daemon, &with_password("mobile", &token));
     peer.send(&renewal(METHOD, &token));
     assert_eq!(peer.parted().0, ReasonCode::ProtocolError);
+}
+
+#[test]
+fn a_clean_start_leaves_nothing_of_the_session_before() {
+    let daemon = Daemon::launch().set("auth.mode", "none").start();
+    let (mut writer, _) = Peer::admitted(&daemon, &connect("writer"));
+    let mut asking = connect("reader");
+    asking.properties.session_expiry_interval_s = Some(600);
+    // It acknowledges nothing: messages fill its window and the queue behind it, and stay in its outbox.
+    let (mut silent, _) = Peer::admitted(&daemon, &asking);
+    silent.ask(&subscribe_at("some/old", QoS::AtLeastOnce));
+    for _ in 0..450 {
+        writer.publish("some/old");
+    }
+    let (mut reader, connack) = Peer::admitted(&daemon, &asking);
+    assert!(!connack.session_present);
+    reader.ask(&subscribe_at("some/new", QoS::AtLeastOnce));
+    writer.publish("some/new");
+    match reader.receive() {
+        Some(Packet::Publish(publish)) => assert_eq!(publish.topic, "some/new"),
+        other => panic!("{other:?}"),
+    }
 }

@@ -572,6 +572,8 @@ impl DeviceSession {
     /// The router need not be waited for: it handles this before anything a later subscription
     /// of this session brings.
     fn forget(&mut self, filters: Vec<TopicFilter>) {
+        // What they brought and the session has not taken in yet is as much a part of the past.
+        self.bequeath(self.handle.outbox.extract(|_| true));
         let asked = self.switchboard.router().send(Unsubscribe {
             session: self.handle.clone(),
             filters,
