@@ -10,19 +10,18 @@ use actix::prelude::*;
 use actix_rt::task::JoinHandle;
 use rumqttc::Outgoing as Sent;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{
-    ConnectReturnCode, DisconnectReasonCode, Filter, LastWill, Packet, PubAck, Publish, RetainForwardRule,
-};
-use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
+use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Packet, Publish, RetainForwardRule};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 
 use super::uplink::Outgoing;
+use super::verdict::Allowed;
 use super::{ExternalBroker, ExternalBrokerConfig, wire};
 
 /// Our messages that the broker may have unacknowledged, where it takes as many.
-const WINDOW: u16 = 64;
+pub(super) const WINDOW: u16 = 64;
 
 /// How long the broker may take from the first packet of TCP to CONNACK.
-const CONNECT_TIMEOUT_S: u64 = 10;
+pub(super) const CONNECT_TIMEOUT_S: u64 = 10;
 
 /// Room for what is handed over beside messages and acknowledgements.
 const OTHER_REQUESTS: usize = 8;
@@ -53,13 +52,6 @@ pub(super) struct Connection {
     pub(super) allowed: Option<Allowed>,
     in_flight: VecDeque<InFlight>,
     acknowledgements: VecDeque<u16>,
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Allowed {
-    pub(super) window: usize,
-    pub(super) max_packet_bytes: usize,
-    pub(super) retain: bool,
 }
 
 struct InFlight {
@@ -248,75 +240,4 @@ async fn pump(mut event_loop: EventLoop, connection: u64, link: Addr<ExternalBro
     }
     // As above.
     let _ = tell(Happened::Lost(end)).await;
-}
-
-impl Allowed {
-    /// From CONNACK, or why the broker is of no use to us.
-    pub(super) fn by(ack: &rumqttc::v5::mqttbytes::v5::ConnAck) -> Result<Self, String> {
-        let properties = ack.properties.as_ref();
-        if properties.and_then(|p| p.max_qos) == Some(0) {
-            return Err(
-                "the broker takes QoS 0 only, by which requests could be lost; allow QoS 1 there".into(),
-            );
-        }
-        if properties.and_then(|p| p.shared_subscription_available) == Some(0) {
-            return Err("the broker has no shared subscriptions; allow them there, or use another".into());
-        }
-        let window = properties
-            .and_then(|p| p.receive_max)
-            .unwrap_or(WINDOW)
-            .min(WINDOW);
-        Ok(Self {
-            window: usize::from(window),
-            max_packet_bytes: properties
-                .and_then(|p| p.max_packet_size)
-                .map_or(usize::MAX, |bytes| bytes as usize),
-            retain: properties.and_then(|p| p.retain_available) != Some(0),
-        })
-    }
-}
-
-/// The broker's word on a message of ours, where it did not take it.
-pub(super) fn refusal(ack: &PubAck) -> Option<String> {
-    use rumqttc::v5::mqttbytes::v5::PubAckReason;
-    match ack.reason {
-        PubAckReason::Success | PubAckReason::NoMatchingSubscribers => None,
-        reason => Some(format!("{reason:?}")),
-    }
-}
-
-/// Why a connection could not be made or ended: what happened and what to try.
-pub(super) fn explain(error: &ConnectionError, config: &ExternalBrokerConfig) -> String {
-    let place = format!("{}:{}", config.host, config.port);
-    match error {
-        ConnectionError::ConnectionRefused(
-            code @ (ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized),
-        ) => format!(
-            "the broker at {place} does not let us in ({code:?}); check broker.username and its password"
-        ),
-        ConnectionError::ConnectionRefused(code) => format!("the broker at {place} refused us: {code:?}"),
-        ConnectionError::Tls(error) => format!(
-            "no TLS connection to {place} that could be trusted: {error}; check broker.ca_certificate, and \
-             that the broker's certificate is made out to {}",
-            config.host
-        ),
-        ConnectionError::Io(error) => format!("the broker at {place} cannot be reached: {error}"),
-        ConnectionError::Timeout(_) => {
-            format!("the broker at {place} did not answer within {CONNECT_TIMEOUT_S} s")
-        }
-        ConnectionError::MqttState(StateError::ServerDisconnect {
-            reason_code: DisconnectReasonCode::SessionTakenOver,
-            ..
-        }) => format!(
-            "another client of {place} took our client id {}; give each daemon its own broker.client_id",
-            config.client_id
-        ),
-        // rumqttc 0.25 takes a DISCONNECT with a reason and without properties for this, too.
-        ConnectionError::MqttState(StateError::ConnectionAborted) => format!(
-            "the broker at {place} closed the connection; if it does so again and again, see whether another \
-             daemon has our broker.client_id, {}",
-            config.client_id
-        ),
-        other => format!("the connection to {place} failed: {other}"),
-    }
 }

@@ -8,41 +8,37 @@
 
 mod connection;
 mod gauge;
+mod incoming;
+mod outgoing;
 mod receipt;
 mod requests;
 mod uplink;
+mod verdict;
 mod wire;
 
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use bytestring::ByteString;
 use rumqttc::v5::Event;
-use rumqttc::v5::mqttbytes::v5::{ConnAck, Packet, PubAck, Publish, SubAck, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::v5::Packet;
 use tokio::sync::oneshot;
-use topics::access::AccessRules;
-use topics::device::DeviceId;
 use topics::filter::TopicFilter;
-use topics::message::Message as AppMessage;
-use topics::name::TopicName;
-use topics::packet::QoS;
 
 use crate::policy::backoff::{Backoff, BackoffConfig};
-use crate::switchboard::{Publisher, Routed, Switchboard};
-use crate::topic_router::RouteRequest;
+use crate::switchboard::Switchboard;
 
-use connection::{Allowed, Connection, FromBroker, Happened, explain, presence_topic, refusal};
+use connection::{Connection, FromBroker, Happened};
 pub use gauge::LinkGauge;
 pub use receipt::{Answering, Receipt};
 use receipt::{Bell, Rung};
 use requests::Requests;
 use uplink::Outgoing;
 pub(crate) use uplink::Uplink;
+use verdict::explain;
 
 /// One event of the connection, one ring of the bell, and one stop at a time.
 const MAILBOX: usize = 16;
@@ -259,257 +255,6 @@ impl Handler<StopLink> for ExternalBroker {
             let _ = receiver.await;
         })
     }
-}
-
-impl ExternalBroker {
-    fn admitted(&mut self, ack: &ConnAck, ctx: &mut Context<Self>) {
-        if !ack.session_present {
-            self.requests.session_lost();
-        }
-        let allowed = match Allowed::by(ack) {
-            Ok(allowed) => allowed,
-            Err(why) => return self.lost(why, ctx),
-        };
-        let Some(connection) = &mut self.connection else {
-            return;
-        };
-        connection.allowed = Some(allowed);
-        if !connection.subscribe(&self.config) {
-            return self.lost("the subscriptions could not be asked for".into(), ctx);
-        }
-        let expiry = ack.properties.as_ref().and_then(|p| p.session_expiry_interval);
-        if let Some(granted) = expiry.filter(|granted| *granted < self.config.session_expiry_s) {
-            tracing::warn!(
-                granted_s = granted,
-                "the broker keeps our session for less time than broker.session_expiry_s"
-            );
-        }
-    }
-
-    fn subscribed(&mut self, ack: &SubAck, ctx: &mut Context<Self>) {
-        let refused = self
-            .config
-            .serve
-            .iter()
-            .zip(&ack.return_codes)
-            .find(|(_, code)| !matches!(code, SubscribeReasonCode::Success(_)));
-        if let Some((served, code)) = refused {
-            let why = format!(
-                "the broker does not let us subscribe to {} ({code:?}); allow it to this user",
-                served.filter
-            );
-            return self.lost(why, ctx);
-        }
-        self.backoff.started(Instant::now());
-        self.gauge.up();
-        tracing::info!(
-            host = self.config.host,
-            port = self.config.port,
-            client_id = self.config.client_id,
-            "connected to the broker"
-        );
-        self.say("online");
-    }
-
-    /// A message came. Gives back what the router has to see to before the next one.
-    fn received(&mut self, publish: Publish) -> Option<RouteRequest> {
-        let (packet_id, dup) = (publish.pkid, publish.dup);
-        self.gauge.messages_received.add(1);
-        if !matches!(self.stopping, Stopping::No) {
-            // Not acknowledged: it is there when we are back.
-            return None;
-        }
-        let usable = wire::message_of(publish, Instant::now()).and_then(|message| {
-            let from = publisher(&message.topic)?;
-            Some((Arc::new(message), from))
-        });
-        let Some((message, from)) = usable else {
-            // Nobody could be answered. It is taken off the broker's hands, or it would come for ever.
-            self.gauge.dropped_unusable.add(1);
-            if let Some(connection) = self.connection.as_mut().filter(|_| packet_id != 0) {
-                connection.acknowledge(packet_id);
-            }
-            return None;
-        };
-        let receipt = if packet_id == 0 {
-            None
-        } else {
-            let key = self.requests.received(packet_id, dup, &message)?;
-            self.gauge.requests_received.add(1);
-            Some(Receipt::new(key, self.bell.clone()))
-        };
-        match self.switchboard.route_request(&message, &from, receipt.clone()) {
-            Routed::First => {
-                return Some(RouteRequest {
-                    message,
-                    from,
-                    receipt,
-                });
-            }
-            Routed::To(0) => {
-                self.gauge.dropped_unusable.add(1);
-                tracing::debug!(topic = %message.topic, "a message from the broker that no actor wants");
-                if let Some(receipt) = receipt {
-                    receipt.done();
-                }
-            }
-            // A full mailbox dropped its receipt: the request comes again.
-            Routed::To(_) | Routed::Full => {}
-        }
-        None
-    }
-
-    /// The broker has a message of ours, or will not have it.
-    fn taken(&mut self, ack: &PubAck) {
-        let sent = self.connection.as_mut().and_then(|c| c.acknowledged(ack.pkid));
-        let Some(sent) = sent else { return };
-        if let Some(refusal) = refusal(ack) {
-            self.gauge.rejected.add(1);
-            tracing::warn!(
-                topic = %sent.message.topic, reason = refusal,
-                "the broker did not take a message; allow this user to publish to clawdbot/#"
-            );
-        }
-        // Refused or not: asked once more it would end the same way.
-        if let Some(receipt) = sent.receipt {
-            receipt.done();
-        }
-    }
-
-    /// Does all that can be done now.
-    fn flush(&mut self, ctx: &mut Context<Self>) {
-        for ended in self.bell.answer() {
-            self.requests.ended(ended.key, ended.answered);
-        }
-        if let Some(connection) = self.connection.as_mut().filter(|c| c.allowed.is_some()) {
-            while let Some(packet_id) = self.requests.acknowledge() {
-                connection.acknowledge(packet_id);
-            }
-            connection.flush_acknowledgements();
-        }
-        self.send_out();
-        self.gauge
-            .queued
-            .store(self.uplink.len() + self.again.len(), Relaxed);
-        self.gauge
-            .unacknowledged
-            .store(self.requests.unacknowledged(), Relaxed);
-        if self.is_idle() {
-            self.idle(ctx);
-        }
-    }
-
-    fn send_out(&mut self) {
-        let Some(connection) = &mut self.connection else {
-            return;
-        };
-        let Some(allowed) = connection.allowed else { return };
-        while connection.room() > 0 {
-            let Some(outgoing) = self.again.pop_front().or_else(|| self.uplink.pop()) else {
-                break;
-            };
-            let Some(mut publish) = wire::publish_of(&outgoing.message, Instant::now()) else {
-                self.gauge.dropped_expired.add(1);
-                settle(outgoing);
-                continue;
-            };
-            publish.retain &= allowed.retain;
-            // A packet identifier's two bytes are not in it yet.
-            if publish.size() + 2 > allowed.max_packet_bytes {
-                self.gauge.dropped_too_large.add(1);
-                tracing::warn!(topic = %outgoing.message.topic, "a message larger than the broker takes is dropped");
-                settle(outgoing);
-                continue;
-            }
-            if let Err(outgoing) = connection.send(publish, outgoing) {
-                self.again.push_front(outgoing);
-                break;
-            }
-            self.gauge.messages_sent.add(1);
-        }
-    }
-
-    /// Connected, with nothing in work and nothing to say.
-    fn is_idle(&self) -> bool {
-        self.gauge.is_connected()
-            && self.connection.as_ref().is_some_and(Connection::is_idle)
-            && self.requests.in_work() == 0
-            && self.again.is_empty()
-            && self.uplink.len() == 0
-    }
-
-    fn idle(&mut self, ctx: &mut Context<Self>) {
-        match std::mem::replace(&mut self.stopping, Stopping::Left) {
-            Stopping::No => {
-                self.stopping = Stopping::No;
-                if self.requests.given_up() > 0 {
-                    // There is no word by which a client gives a message back.
-                    let why = "some requests could not be answered whole; the broker brings them again";
-                    self.lost(why.into(), ctx);
-                }
-            }
-            Stopping::Finishing(waiting) => {
-                self.stopping = Stopping::Leaving(waiting);
-                self.say("offline");
-                self.send_out();
-            }
-            Stopping::Leaving(waiting) => {
-                let said = self.connection.as_ref().is_some_and(Connection::say_goodbye);
-                self.stopping = Stopping::Leaving(waiting);
-                if said {
-                    // Nothing more is said; the end of the connection is the answer.
-                    self.gauge.down("stopped".into());
-                } else {
-                    self.left();
-                }
-            }
-            Stopping::Left => {}
-        }
-    }
-
-    fn left(&mut self) {
-        let stopping = std::mem::replace(&mut self.stopping, Stopping::Left);
-        if let Stopping::Finishing(waiting) | Stopping::Leaving(waiting) = stopping {
-            for waiting in waiting {
-                // Whoever waited may have given up.
-                let _ = waiting.send(());
-            }
-        }
-    }
-
-    /// Says whether the daemon is there: retained, before all else.
-    fn say(&mut self, state: &'static str) {
-        match TopicName::parse(presence_topic(&self.config.client_id).into()) {
-            Ok(topic) => {
-                // What it said before and the broker did not take is out of date.
-                self.again.retain(|outgoing| outgoing.message.topic != topic);
-                self.again.push_front(Outgoing {
-                    message: Arc::new(AppMessage::new(topic, state, QoS::AtLeastOnce).retained()),
-                    receipt: None,
-                });
-            }
-            Err(error) => tracing::error!(%error, "a client id that makes no topic"),
-        }
-    }
-}
-
-/// There is nothing more to say about its request, if it ended one.
-fn settle(outgoing: Outgoing) {
-    if let Some(receipt) = outgoing.receipt {
-        receipt.done();
-    }
-}
-
-/// The device whose topic it is: the broker let nobody else publish there. What the device names as
-/// its Response Topic must be its own, for the broker does not know on whose behalf we publish. Nothing
-/// for `bridge` and whatever else is no device.
-fn publisher(topic: &TopicName) -> Option<Arc<Publisher>> {
-    let device = DeviceId::parse(topic.levels().nth(1)?.into()).ok()?;
-    Some(Arc::new(Publisher {
-        client_id: ByteString::from_static("external broker"),
-        rules: Arc::new(AccessRules::device_default(&device)),
-        device_id: Some(device),
-    }))
 }
 
 /// In 0..1, from the hasher's keys, which the system seeds.
