@@ -2,7 +2,7 @@
 //! the receiver's side, SUBSCRIBE and
 //! UNSUBSCRIBE.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
 use bytestring::ByteString;
@@ -240,12 +240,17 @@ impl Session {
             .config
             .max_subscriptions
             .saturating_sub(self.subscriptions.len());
+        let mut new = HashSet::new();
         for wanted in &mut wanted {
             let Ok(filter) = &wanted.filter else { continue };
-            wanted.existed = self.subscriptions.contains_key(filter);
+            // Each filter as if it had come in a SUBSCRIBE of its own [MQTT-3.8.4-5].
+            wanted.existed = self.subscriptions.contains_key(filter) || new.contains(filter);
             if !wanted.existed {
                 match room.checked_sub(1) {
-                    Some(left) => room = left,
+                    Some(left) => {
+                        room = left;
+                        new.insert(filter.clone());
+                    }
                     None => wanted.filter = Err(ReasonCode::QuotaExceeded),
                 }
             }

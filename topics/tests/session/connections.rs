@@ -268,6 +268,22 @@ fn a_subscription_says_whether_it_was_there_before() {
 }
 
 #[test]
+fn a_filter_that_is_twice_in_a_subscribe_was_there_the_second_time() {
+    let mut desk = Desk::new();
+    desk.attach(&v5());
+    let Packet::Subscribe(mut twice) = subscribe("a", SubscriptionOptions::new(QoS::AtLeastOnce)) else {
+        unreachable!()
+    };
+    twice.filters.push(twice.filters[0].clone());
+    match &desk.receive(Packet::Subscribe(twice))[..] {
+        [Effect::Subscribe { wanted, .. }] => {
+            assert_eq!([wanted[0].existed, wanted[1].existed], [false, true])
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn one_subscription_too_many_is_refused_and_an_old_one_may_change() {
     let mut desk = Desk::with(SessionConfig {
         max_subscriptions: 2,
