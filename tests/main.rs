@@ -6,6 +6,7 @@
     reason = "clippy.toml allows it in tests; what the tests share is called from nowhere else"
 )]
 
+mod against_mosquitto;
 mod back_pressure;
 mod bad_packets;
 mod conformance;
