@@ -11,15 +11,14 @@ mod steps;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::support::daemon::Daemon;
-use crate::support::{foreign, say, wait_for};
+use crate::support::{foreign, random, say, wait_for};
 use player::{Player, Seen};
 use steps::Step;
 
@@ -31,18 +30,18 @@ const SHORTENING: Duration = Duration::from_secs(60);
 
 #[test]
 fn every_client_sees_what_it_would_see_of_mosquitto() {
-    let Some(mosquitto) = foreign::mosquitto_broker() else {
+    if foreign::mosquitto("mosquitto").is_none() {
         return;
-    };
+    }
     for seed in seeds() {
         println!("BROKER_SEED={seed}");
         let mut steps = steps::steps(seed, STEPS);
         // Shared subscriptions are not offered yet.
         steps.retain(|step| !matches!(step, Step::Join { .. } | Step::Part { .. }));
-        if let Err(difference) = compare(&mosquitto, &steps) {
+        if let Err(difference) = compare(&steps) {
             say(&format!("BROKER_SEED={seed} fails and is made short"));
-            let steps = shortened(&mosquitto, steps);
-            let again = compare(&mosquitto, &steps).err();
+            let steps = shortened(steps);
+            let again = compare(&steps).err();
             panic!(
                 "BROKER_SEED={seed}: {}",
                 again.unwrap_or(format!("not seen again with fewer steps: {difference}"))
@@ -52,26 +51,17 @@ fn every_client_sees_what_it_would_see_of_mosquitto() {
 }
 
 fn seeds() -> Vec<u64> {
-    let number = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .map(|value| value.parse().expect("a number"))
+    let rounds = match random::number("BROKER_SEED") {
+        Some(_) => 1,
+        None => random::number("BROKER_ROUNDS").unwrap_or(ROUNDS),
     };
-    if let Some(seed) = number("BROKER_SEED") {
-        return vec![seed];
-    }
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("a clock after 1970");
-    let first = since_epoch.as_secs() * 1000;
-    (0..number("BROKER_ROUNDS").unwrap_or(ROUNDS))
-        .map(|round| first + round)
-        .collect()
+    let first = random::seed("BROKER_SEED");
+    (first..first + rounds).collect()
 }
 
 /// Plays the steps to both brokers, each new; the error tells the first difference.
-fn compare(mosquitto: &Path, steps: &[Step]) -> Result<(), String> {
-    let theirs = Mosquitto::start(mosquitto);
+fn compare(steps: &[Step]) -> Result<(), String> {
+    let theirs = Mosquitto::start();
     let ours = Daemon::launch()
         .set("auth.mode", "none")
         .set("mqtt.max_queued_messages", 100_000)
@@ -103,7 +93,7 @@ fn transcript(broker: SocketAddr, steps: &[Step]) -> Vec<Seen> {
 }
 
 /// Leaves out steps, many at a time first, as long as there is a difference left.
-fn shortened(mosquitto: &Path, mut steps: Vec<Step>) -> Vec<Step> {
+fn shortened(mut steps: Vec<Step>) -> Vec<Step> {
     let mut left_out = steps.len() / 2;
     let deadline = Instant::now() + SHORTENING;
     while left_out > 0 {
@@ -111,7 +101,7 @@ fn shortened(mosquitto: &Path, mut steps: Vec<Step>) -> Vec<Step> {
         while at < steps.len() && Instant::now() < deadline {
             let mut fewer = steps.clone();
             fewer.drain(at..(at + left_out).min(steps.len()));
-            if compare(mosquitto, &fewer).is_err() {
+            if compare(&fewer).is_err() {
                 steps = fewer;
             } else {
                 at += left_out;
@@ -142,7 +132,7 @@ struct Mosquitto {
 }
 
 impl Mosquitto {
-    fn start(program: &Path) -> Self {
+    fn start() -> Self {
         let directory = TempDir::with_prefix("mosquitto-").expect("a temporary directory");
         let address = TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
@@ -155,7 +145,8 @@ impl Mosquitto {
             address.port()
         );
         fs::write(&configuration, options).expect("a configuration");
-        let process = Command::new(program)
+        let process = foreign::mosquitto("mosquitto")
+            .expect("it was there at the beginning")
             .arg("-c")
             .arg(&configuration)
             .stdin(Stdio::null())

@@ -6,7 +6,7 @@
 
 mod broker;
 mod differences;
-mod sequence;
+pub(crate) mod sequence;
 
 use std::collections::BTreeMap;
 use std::io::Write;

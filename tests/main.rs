@@ -14,6 +14,7 @@ mod conversation;
 mod daemon_life;
 mod differential;
 mod external_broker;
+mod hostile_input;
 mod idle;
 mod many_clients;
 mod mosquitto;

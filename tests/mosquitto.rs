@@ -159,6 +159,74 @@ fn a_retained_message_waits_for_subscribers_until_an_empty_one_clears_it() {
 }
 
 #[test]
+fn a_kept_session_has_what_came_while_its_client_was_away() {
+    let daemon = Daemon::launch().start();
+    for version in VERSIONS {
+        let keeper = format!("keeper-{version}");
+        let mut keeps = vec!["-c", "-i", &keeper, "-q", "2", "-t", "clawdbot/phone/kept/+"];
+        if version == "mqttv5" {
+            // Without it, a session of MQTT 5 ends with its connection.
+            keeps.extend(["-x", "600"]);
+        }
+        let subscribe = [&keeps[..], &["-E"]].concat();
+        let Some(mut subscriber) = client(&daemon, "mosquitto_sub", version, &subscribe) else {
+            return;
+        };
+        process::finish(&mut subscriber).assert_code(0);
+        for qos in ["0", "1", "2"] {
+            let topic = format!("clawdbot/phone/kept/{qos}");
+            publish(&daemon, version, &["-t", &topic, "-q", qos, "-m", "meanwhile"]);
+        }
+        let receive = [&keeps[..], &["-C", "2", "-W", "60", "-F", "%t %q %p"]].concat();
+        let mut subscriber =
+            client(&daemon, "mosquitto_sub", version, &receive).expect("it was there before");
+        let finished = process::finish(&mut subscriber);
+        finished.assert_code(0);
+        // QoS 0 is not kept for somebody away.
+        let expected = "clawdbot/phone/kept/1 1 meanwhile\nclawdbot/phone/kept/2 2 meanwhile\n";
+        assert_eq!(finished.stdout, expected, "{version}");
+    }
+}
+
+#[test]
+fn properties_of_mqtt_5_arrive_as_they_were_sent() {
+    let daemon = Daemon::launch().start();
+    let format = "%C|%P|%F|%R|%D|%S|%p";
+    let subscribe = [
+        "-t",
+        "clawdbot/phone/said",
+        "-q",
+        "2",
+        "-D",
+        "subscribe",
+        "subscription-identifier",
+        "7",
+        "-F",
+        format,
+    ];
+    let Some(subscriber) = Subscriber::start(&daemon, "mqttv5", 1, &subscribe) else {
+        return;
+    };
+    let mut said = vec!["-t", "clawdbot/phone/said", "-q", "2", "-m", "hello"];
+    for property in [
+        &["content-type", "text/plain"][..],
+        &["user-property", "why", "because"],
+        &["payload-format-indicator", "1"],
+        &["response-topic", "clawdbot/phone/answers"],
+        &["correlation-data", "number seven"],
+        &["message-expiry-interval", "600"],
+    ] {
+        said.extend(["-D", "publish"]);
+        said.extend(property);
+    }
+    publish(&daemon, "mqttv5", &said);
+    assert_eq!(
+        subscriber.output(),
+        "text/plain|why:because|1|clawdbot/phone/answers|number seven|7|hello\n"
+    );
+}
+
+#[test]
 fn wildcards_match_levels() {
     let daemon = Daemon::launch().start();
     for version in VERSIONS {

@@ -9,15 +9,17 @@ use crate::support::data::stories;
 use crate::support::foreign::python_with_paho;
 use crate::support::process;
 
+const BOTH: [&str; 2] = ["3.1.1", "5"];
+
 /// Runs a scenario of the script with both versions of the protocol.
 fn scenario(name: &str, daemon: &Daemon) {
-    scenario_over("tcp", daemon.mqtt.port(), name, daemon);
+    scenario_over("tcp", daemon.mqtt.port(), name, daemon, &BOTH);
 }
 
-fn scenario_over(transport: &str, port: u16, name: &str, daemon: &Daemon) {
+fn scenario_over(transport: &str, port: u16, name: &str, daemon: &Daemon, versions: &[&str]) {
     let Some(python) = python_with_paho() else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/paho_client.py");
-    for version in ["3.1.1", "5"] {
+    for version in versions {
         let mut command = Command::new(&python);
         command
             .arg(&script)
@@ -36,6 +38,22 @@ fn scenario_over(transport: &str, port: u16, name: &str, daemon: &Daemon) {
 #[test]
 fn qos_2_both_ways() {
     scenario("qos2", &Daemon::launch().start());
+}
+
+#[test]
+fn over_breaking_connections_qos_2_loses_and_repeats_nothing() {
+    scenario("qos2_over_breaking_connections", &Daemon::launch().start());
+}
+
+#[test]
+fn a_kept_session_has_all_that_came_meanwhile_in_order() {
+    scenario("session", &Daemon::launch().start());
+}
+
+#[test]
+fn what_mqtt_5_says_with_messages_subscriptions_and_wills_arrives() {
+    let daemon = Daemon::launch().start();
+    scenario_over("tcp", daemon.mqtt.port(), "properties", &daemon, &["5"]);
 }
 
 #[test]
@@ -68,7 +86,7 @@ fn over_websocket_it_is_all_the_same() {
     let daemon = Daemon::launch().start();
     let port = daemon.listener("websocket").port();
     for name in ["qos2", "takeover", "keepalive", "retained", "unsubscribe"] {
-        scenario_over("websockets", port, name, &daemon);
+        scenario_over("websockets", port, name, &daemon, &BOTH);
     }
 }
 

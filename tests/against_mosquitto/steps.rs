@@ -3,30 +3,7 @@
 
 use topics::packet::{ProtocolVersion, QoS, RetainHandling};
 
-/// SplitMix64: the same steps from the same seed, whatever version of a library is at hand.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from((z ^ (z >> 31)) % bound as u64).expect("a small number")
-    }
-
-    fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
-
-    fn qos(&mut self) -> QoS {
-        self.pick(&[QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce])
-    }
-}
+use crate::support::random::Random;
 
 /// The clients that come and go, by their place; each speaks one version for as long as it lives.
 pub(crate) const CLIENTS: usize = 5;
@@ -158,7 +135,7 @@ const GROUPS: [&str; 2] = ["one", "two"];
 
 /// So many steps of a seed.
 pub(crate) fn steps(seed: u64, count: usize) -> Vec<Step> {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     (0..count).map(|_| step(&mut random)).collect()
 }
 
@@ -223,6 +200,10 @@ fn step(random: &mut Random) -> Step {
     }
 }
 
+fn qos(random: &mut Random) -> QoS {
+    random.pick(&[QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce])
+}
+
 fn connecting(random: &mut Random) -> Connecting {
     Connecting {
         clean_start: random.one_in(4),
@@ -236,7 +217,7 @@ fn connecting(random: &mut Random) -> Connecting {
 fn filter(random: &mut Random) -> Filter {
     Filter {
         filter: random.pick(&FILTERS),
-        qos: random.qos(),
+        qos: qos(random),
         no_local: random.one_in(4),
         retain_as_published: random.one_in(3),
         retain_handling: random.pick(&[
@@ -251,7 +232,7 @@ fn publication(random: &mut Random) -> Publication {
     let retain = random.one_in(3);
     Publication {
         topic: random.pick(&TOPICS),
-        qos: random.qos(),
+        qos: qos(random),
         retain,
         is_empty: retain && random.one_in(4),
         properties: random.below(64),

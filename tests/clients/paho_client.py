@@ -13,6 +13,7 @@ import time
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 # A guard against hanging for good, not a measure: the machine may be busy.
 PATIENCE_S = 45
@@ -26,24 +27,35 @@ IS_V5 = VERSION == "5"
 class Client:
     """A paho client whose every step is awaited."""
 
-    def __init__(self, client_id, keepalive=30, will=None):
+    def __init__(self, client_id, keepalive=30, will=None, will_properties=None, keeps=False):
         self.messages = queue.Queue()
         self.events = queue.Queue()
         protocol = mqtt.MQTTv5 if IS_V5 else mqtt.MQTTv311
+        # Before MQTT 5 what to keep is said when a client is made, since then when it connects.
+        clean = {} if IS_V5 else {"clean_session": not keeps}
         self.paho = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=protocol,
-                                transport=TRANSPORT)
+                                transport=TRANSPORT, **clean)
         self.paho.username_pw_set("phone", TOKEN)
         if will:
-            self.paho.will_set(*will)
-        self.paho.on_connect = lambda _c, _u, _f, code, _p: self.events.put(("connect", code))
+            self.paho.will_set(*will, properties=will_properties)
+        self.paho.on_connect = lambda _c, _u, flags, code, _p: self.connected(flags, code)
         self.paho.on_disconnect = lambda _c, _u, _f, code, _p: self.events.put(("disconnect", code))
         self.paho.on_subscribe = lambda _c, _u, _m, codes, _p: self.events.put(("subscribe", codes))
         self.paho.on_unsubscribe = lambda _c, _u, _m, codes, _p: self.events.put(("unsubscribe", codes))
         self.paho.on_message = lambda _c, _u, message: self.messages.put(message)
-        self.paho.connect("127.0.0.1", int(PORT), keepalive)
+        how = {}
+        if IS_V5 and keeps:
+            properties = Properties(PacketTypes.CONNECT)
+            properties.SessionExpiryInterval = 600
+            how = {"clean_start": False, "properties": properties}
+        self.paho.connect("127.0.0.1", int(PORT), keepalive, **how)
         self.paho.loop_start()
         code = self.wait("connect")
         assert not code.is_failure, f"refused: {code}"
+
+    def connected(self, flags, code):
+        self.session_present = flags.session_present
+        self.events.put(("connect", code))
 
     def wait(self, kind):
         event, value = self.events.get(timeout=PATIENCE_S)
@@ -91,6 +103,113 @@ def qos2():
     client.expect("clawdbot/phone/two", b"last", 2)
     assert client.messages.empty(), "a message came twice"
     client.leave()
+
+
+def qos2_over_breaking_connections():
+    receiver = Client("receiver")
+    receiver.subscribe("clawdbot/phone/two", 2)
+    sender = Client("sender", keeps=True)
+    sender.paho.reconnect_delay_set(1, 1)
+    sent = []
+    for number in range(30):
+        sent.append(sender.paho.publish("clawdbot/phone/two", str(number), 2))
+        if number % 10 == 5:
+            # Some of it is under way, at any point of its handshake. What is not through goes out again.
+            sender.paho.socket().shutdown(socket.SHUT_RDWR)
+            sender.wait("disconnect")
+            sender.wait("connect")
+            assert sender.session_present, "its session was forgotten"
+    for info in sent:
+        info.wait_for_publish(PATIENCE_S)
+    sender.publish("clawdbot/phone/two", "last", 2)
+    got = [receiver.message().payload for _ in range(31)]
+    assert got == [str(number).encode() for number in range(30)] + [b"last"], got
+    sender.leave()
+    receiver.leave()
+
+
+def session():
+    first = Client("keeper", keeps=True)
+    assert not first.session_present, "nothing was kept yet"
+    first.subscribe("clawdbot/phone/kept/#", 2)
+    first.break_off()
+    other = Client("other")
+    for number in range(20):
+        # A topic for each QoS: order is kept among the same of both.
+        other.publish(f"clawdbot/phone/kept/{number % 2}", str(number), 1 + number % 2)
+    back = Client("keeper", keeps=True)
+    assert back.session_present, "its session was forgotten"
+    came = {}
+    for _ in range(20):
+        message = back.message()
+        assert message.qos == 1 + int(message.payload) % 2, message.payload
+        came.setdefault(message.topic, []).append(int(message.payload))
+    assert came == {f"clawdbot/phone/kept/{k}": list(range(k, 20, 2)) for k in range(2)}, came
+    back.leave()
+    fresh = Client("keeper")
+    assert not fresh.session_present, "a clean start begins anew"
+    other.publish("clawdbot/phone/kept/0", "unheard", 1)
+    fresh.subscribe("clawdbot/phone/barrier", 1)
+    fresh.publish("clawdbot/phone/barrier", "barrier", 1)
+    fresh.expect("clawdbot/phone/barrier", b"barrier", 1)
+    fresh.leave()
+    other.leave()
+
+
+def properties():
+    """MQTT 5 only: what may be said with a message, a subscription and a will."""
+    receiver = Client("receiver")
+    identifier = Properties(PacketTypes.SUBSCRIBE)
+    identifier.SubscriptionIdentifier = 7
+    options = SubscribeOptions(qos=2, noLocal=True, retainAsPublished=True)
+    receiver.paho.subscribe("clawdbot/phone/said/#", options=options, properties=identifier)
+    receiver.wait("subscribe")
+    said = Properties(PacketTypes.PUBLISH)
+    said.PayloadFormatIndicator = 1
+    said.MessageExpiryInterval = 600
+    said.ContentType = "text/plain"
+    said.ResponseTopic = "clawdbot/phone/answers"
+    said.CorrelationData = b"\x00\xff"
+    said.UserProperty = [("b", "1"), ("a", "2"), ("b", "3")]
+
+    def expect(client, retain, identifiers):
+        message = client.message()
+        assert (message.payload, message.retain) == (b"hello", retain), message.payload
+        got = message.properties
+        assert 0 < got.MessageExpiryInterval <= 600, got
+        for name in ("PayloadFormatIndicator", "ContentType", "ResponseTopic", "CorrelationData", "UserProperty"):
+            assert getattr(got, name) == getattr(said, name), got
+        assert getattr(got, "SubscriptionIdentifier", []) == identifiers, got
+
+    sender = Client("sender")
+    sender.publish("clawdbot/phone/said/hello", "hello", 1, retain=True, properties=said)
+    expect(receiver, True, [7])
+    # Its own it does not hear.
+    receiver.publish("clawdbot/phone/said/own", "own", 1)
+    sender.publish("clawdbot/phone/said/other", "other", 1)
+    receiver.expect("clawdbot/phone/said/other", b"other", 1)
+    # The retained one, and by the subscription's choice not.
+    late = Client("late")
+    late.paho.subscribe("clawdbot/phone/said/+", options=SubscribeOptions(qos=1, retainHandling=2))
+    late.wait("subscribe")
+    late.paho.subscribe("clawdbot/phone/said/#", options=SubscribeOptions(qos=1))
+    late.wait("subscribe")
+    expect(late, True, [])
+    late.publish("clawdbot/phone/said/barrier", "barrier", 1)
+    late.expect("clawdbot/phone/said/barrier", b"barrier", 1)
+    receiver.expect("clawdbot/phone/said/barrier", b"barrier", 1)
+    # A will says as much.
+    will_says = Properties(PacketTypes.WILLMESSAGE)
+    will_says.UserProperty = [("why", "lost")]
+    will_says.ContentType = "text/plain"
+    lost = Client("lost", will=("clawdbot/phone/said/will", "gone", 2, False), will_properties=will_says)
+    lost.break_off()
+    message = receiver.message()
+    assert (message.payload, message.qos) == (b"gone", 2), message.payload
+    assert message.properties.UserProperty == [("why", "lost")], message.properties
+    assert message.properties.ContentType == "text/plain", message.properties
+    for client in (receiver, sender, late):
+        client.leave()
 
 
 def will():
@@ -197,4 +316,16 @@ def ask():
     client.leave()
 
 
-{f.__name__: f for f in (qos2, will, takeover, keepalive, retained, unsubscribe, ask)}[SCENARIO]()
+SCENARIOS = (
+    qos2,
+    qos2_over_breaking_connections,
+    session,
+    properties,
+    will,
+    takeover,
+    keepalive,
+    retained,
+    unsubscribe,
+    ask,
+)
+{scenario.__name__: scenario for scenario in SCENARIOS}[SCENARIO]()

@@ -110,6 +110,18 @@ impl Sequence {
         if self.level == 5 { "5.0" } else { "3.1 and 3.1.1" }
     }
 
+    /// All that the client itself says, in pieces; the first is its CONNECT, if it has one.
+    pub(crate) fn said(&self) -> Vec<Vec<u8>> {
+        let connect = self.begins_connected.then(|| connect(self.level, &self.name));
+        let rest = self.steps.iter().filter_map(|step| match step {
+            Step::Send(bytes) => Some(bytes.clone()),
+            Step::Subscribe { topic, qos } => Some(filter_packet(0x82, self.level, topic, Some(*qos))),
+            Step::Unsubscribe { topic } => Some(filter_packet(0xA2, self.level, topic, None)),
+            Step::Receive(_) | Step::ExternalPublish { .. } => None,
+        });
+        connect.into_iter().chain(rest).collect()
+    }
+
     /// Plays the sequence; the error says what was seen instead.
     pub(crate) fn run(&self, broker: SocketAddr) -> Result<(), String> {
         let mut client = Client::connect(broker)?;

@@ -64,18 +64,6 @@ pub(crate) fn python_with_paho() -> Option<PathBuf> {
     None
 }
 
-/// Mosquitto's broker, if it is installed: not everybody has its folder in the search path.
-pub(crate) fn mosquitto_broker() -> Option<PathBuf> {
-    for program in ["mosquitto", "/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"] {
-        let help = Command::new(program).arg("-h").stdin(Stdio::null()).output();
-        if help.is_ok() {
-            return Some(PathBuf::from(program));
-        }
-    }
-    skip("Mosquitto's broker is not installed; its package is `mosquitto`");
-    None
-}
-
 /// Mosquitto's source, which has the tests of its broker.
 pub(crate) fn mosquitto_source() -> Option<PathBuf> {
     let given = std::env::var_os("CLAWDBOT_TEST_MOSQUITTO").map(PathBuf::from);
