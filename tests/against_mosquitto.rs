@@ -35,9 +35,7 @@ fn every_client_sees_what_it_would_see_of_mosquitto() {
     }
     for seed in seeds() {
         println!("BROKER_SEED={seed}");
-        let mut steps = steps::steps(seed, STEPS);
-        // Shared subscriptions are not offered yet.
-        steps.retain(|step| !matches!(step, Step::Join { .. } | Step::Part { .. }));
+        let steps = steps::steps(seed, STEPS);
         if let Err(difference) = compare(&steps) {
             say(&format!("BROKER_SEED={seed} fails and is made short"));
             let steps = shortened(steps);

@@ -12,6 +12,8 @@ mod aliases;
 mod authentication;
 #[path = "session/connections.rs"]
 mod connections;
+#[path = "session/conservation.rs"]
+mod conservation;
 #[path = "session/deliveries.rs"]
 mod deliveries;
 #[path = "session/explanations.rs"]
