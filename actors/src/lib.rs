@@ -8,15 +8,22 @@
 
 pub mod auth_checker;
 pub mod bans;
+pub mod bound_topics;
+pub mod bridge;
+pub mod broker_statistics;
 pub mod conversation;
 pub mod device_session;
 pub mod external_broker;
+pub mod hub;
 pub mod inference_worker;
+pub mod mailbox;
 pub mod memory_governor;
 pub mod metrics;
 pub mod outbox;
+mod payload;
 pub mod policy;
 mod presence;
+pub mod received;
 pub mod reception;
 pub mod route;
 pub mod scheduler;

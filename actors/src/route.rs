@@ -7,6 +7,7 @@ use topics::filter::TopicFilter;
 use topics::message::Message;
 use topics::name::TopicName;
 use topics::packet::QoS;
+use topics::pattern::Params;
 use topics::session::Delivery;
 use topics::shared::Group;
 
@@ -30,8 +31,8 @@ pub(crate) enum Ownership {
     Nobody,
     /// One would, that the router has to make first.
     Unmade,
-    /// This one.
-    Actor(Arc<Owner>),
+    /// This one, which knows the topic by these levels.
+    Actor(Arc<Owner>, Params),
 }
 
 /// A session that gets one copy of each message, whichever of its subscriptions match.
@@ -88,14 +89,20 @@ impl Routes {
         }
     }
 
-    fn owner(&self, topic: &TopicName) -> Ownership {
+    pub(crate) fn owner(&self, topic: &TopicName) -> Ownership {
         if let Some(owner) = self.owners.get(topic) {
-            Ownership::Actor(owner.clone())
-        } else if self.patterns.iter().any(|p| p.capture(topic).is_some()) {
-            Ownership::Unmade
-        } else {
-            Ownership::Nobody
+            return Ownership::Actor(owner.clone(), owner.params.clone());
         }
+        for route in self.patterns.iter() {
+            let Some(params) = route.pattern.capture(topic) else {
+                continue;
+            };
+            return match &route.owner {
+                Some(owner) => Ownership::Actor(owner.clone(), params),
+                None => Ownership::Unmade,
+            };
+        }
+        Ownership::Nobody
     }
 }
 

@@ -84,6 +84,10 @@ stats! {
     messages_received => "clawdbot.mqtt.messages.received",
     /// PUBLISH packets to clients.
     messages_sent => "clawdbot.mqtt.messages.sent",
+    /// Packets from clients other than PUBLISH.
+    other_packets_received => "clawdbot.mqtt.packets.received.other",
+    /// Packets to clients other than PUBLISH.
+    other_packets_sent => "clawdbot.mqtt.packets.sent.other",
     /// Messages not delivered: the receiver's outbox was full.
     dropped_outbox_full => "clawdbot.mqtt.messages.dropped.outbox_full",
     /// Messages not delivered: the session's queue was full.
@@ -98,6 +102,10 @@ stats! {
     dropped_session_ended => "clawdbot.mqtt.messages.dropped.session_ended",
     /// Messages an owner's full mailbox refused.
     dropped_mailbox_full => "clawdbot.mqtt.messages.dropped.mailbox_full",
+    /// Messages an owner could not read.
+    dropped_malformed => "clawdbot.mqtt.messages.dropped.malformed",
+    /// Messages that found their topic's owner stopped.
+    dropped_owner_gone => "clawdbot.mqtt.messages.dropped.owner_gone",
     /// Retained messages refused because the store is full.
     retained_refused => "clawdbot.mqtt.retained.refused",
     /// Publishes and subscriptions the access rules refused.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
-use actix::{Addr, Recipient};
+use actix::Addr;
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
 use dashmap::DashMap;
@@ -27,13 +27,14 @@ use topics::subscriptions::SubscriptionTree;
 
 use crate::device_session::DeviceSession;
 use crate::external_broker::{Answering, Receipt, Uplink};
+use crate::mailbox::{MailboxRef, Overflow, OwnerCounters, Refusal, Slot};
 use crate::outbox::{Outbox, Pushed};
 use crate::route::{LastRoute, Ownership};
 use crate::stats::Stats;
 use crate::topic_router::{RouteFirst, TopicRouter};
 
 /// A message on its way into the mailbox of an actor that owns its topic.
-#[derive(Clone, Debug, actix::Message)]
+#[derive(Debug, actix::Message)]
 #[rtype(result = "()")]
 pub struct Inbound {
     /// The message.
@@ -44,6 +45,8 @@ pub struct Inbound {
     pub from: Arc<Publisher>,
     /// Owed to the external broker that brought it, where there is one.
     pub receipt: Option<Receipt>,
+    /// Its place in the mailbox, taken up until this is dropped.
+    pub slot: Slot,
 }
 
 /// Who publishes: a client, or the daemon itself.
@@ -68,37 +71,29 @@ impl Publisher {
     }
 }
 
-/// What a full mailbox means for a message to its topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overflow {
-    /// The publisher is told (Quota exceeded) where its protocol and QoS have words for it.
-    Reject,
-    /// The newest message is dropped and counted.
-    DropNewest,
-}
-
-/// The one owner of a topic.
+/// The one owner of a topic, or of all topics of a pattern.
 #[derive(Clone, Debug)]
-pub struct Owner {
+pub(crate) struct Owner {
     /// What kind of actor it is, for people and for the error that a second owner gets.
-    pub actor: &'static str,
+    pub(crate) actor: &'static str,
     /// Its mailbox.
-    pub mailbox: Recipient<Inbound>,
-    /// What happens when the mailbox is full.
-    pub overflow: Overflow,
-    /// The levels in braces.
-    pub params: Params,
+    pub(crate) mailbox: MailboxRef,
+    /// The levels in braces; a pattern's owner gets those of each message.
+    pub(crate) params: Params,
     /// Counted by publishers.
-    pub counters: Arc<OwnerCounters>,
+    pub(crate) counters: Arc<OwnerCounters>,
+    /// Made at its first message: one that has stopped is made again.
+    pub(crate) lazy: bool,
 }
 
-/// How busy an owner is.
-#[derive(Debug, Default)]
-pub struct OwnerCounters {
-    /// Messages handed to its mailbox.
-    pub messages_in: AtomicU64,
-    /// Messages its full mailbox refused.
-    pub rejected: AtomicU64,
+/// A pattern that somebody owns.
+#[derive(Clone, Debug)]
+pub(crate) struct PatternRoute {
+    pub(crate) pattern: TopicPattern,
+    /// What kind of actor it is.
+    pub(crate) actor: &'static str,
+    /// The one actor of all its topics; none where each set of levels has its own.
+    pub(crate) owner: Option<Arc<Owner>>,
 }
 
 /// A session as publishers see it.
@@ -148,7 +143,7 @@ pub struct Routes {
     pub(crate) generation: u64,
     /// Shared and never copied: actix grants every copy of an address one message beyond the bound.
     pub(crate) owners: imbl::HashMap<TopicName, Arc<Owner>>,
-    pub(crate) patterns: Arc<Vec<TopicPattern>>,
+    pub(crate) patterns: Arc<Vec<PatternRoute>>,
     pub(crate) subscriptions: SubscriptionTree<u64, Subscriber>,
     pub(crate) shared: SharedSubscriptions<u64, Subscriber>,
 }
@@ -169,6 +164,10 @@ pub enum Routed {
     To(usize),
     /// Its owner's mailbox is full.
     Full,
+    /// Its owner cannot read it.
+    Malformed,
+    /// Its owner has stopped.
+    Gone,
     /// The first message for its topic: the router must make the owner, see [`RouteFirst`].
     First,
 }
@@ -180,6 +179,8 @@ impl Routed {
             Self::To(0) => ReasonCode::NoMatchingSubscribers,
             Self::To(_) => ReasonCode::Success,
             Self::Full | Self::First => ReasonCode::QuotaExceeded,
+            Self::Malformed => ReasonCode::PayloadFormatInvalid,
+            Self::Gone => ReasonCode::ImplementationSpecificError,
         }
     }
 }
@@ -248,14 +249,9 @@ impl Switchboard {
         let route = last.get_or_find(&message.topic, generation, || {
             self.0.routes.load().find(&message.topic, &from.client_id)
         });
-        let owned = match &route.owner {
-            Ownership::Nobody => 0,
-            Ownership::Unmade => return Routed::First,
-            Ownership::Actor(owner) => match self.hand_to_owner(owner, message, from, None) {
-                Ok(()) => 1,
-                Err(()) if owner.overflow == Overflow::Reject => return Routed::Full,
-                Err(()) => 0,
-            },
+        let owned = match self.hand_to_owner(&route.owner, message, from, None) {
+            Ok(owned) => owned,
+            Err(refused) => return refused,
         };
         let mut reached = owned + self.hand_to_groups(&route.groups, message, crowded);
         for receiver in &route.receivers {
@@ -310,20 +306,8 @@ impl Switchboard {
         receipt: Option<Receipt>,
     ) -> Routed {
         let routes = self.0.routes.load();
-        match routes.owners.get(&message.topic) {
-            Some(owner) => match self.hand_to_owner(owner, message, from, receipt) {
-                Ok(()) => Routed::To(1),
-                Err(()) => Routed::Full,
-            },
-            None if routes
-                .patterns
-                .iter()
-                .any(|p| p.capture(&message.topic).is_some()) =>
-            {
-                Routed::First
-            }
-            None => Routed::To(0),
-        }
+        self.hand_to_owner(&routes.owner(&message.topic), message, from, receipt)
+            .map_or_else(|refused| refused, Routed::To)
     }
 
     /// From now on, what the daemon publishes goes to an external broker too. There is one at most.
@@ -340,7 +324,7 @@ impl Switchboard {
             return true;
         }
         let routes = self.0.routes.load();
-        let mut found = routes.owners.contains_key(topic);
+        let mut found = matches!(routes.owner(topic), Ownership::Actor(..));
         routes
             .subscriptions
             .matches(topic, &mut |_, subscriber: &Subscriber| {
@@ -354,8 +338,7 @@ impl Switchboard {
 
     /// Whether an actor owns this topic, or would with the first message.
     pub fn is_owned(&self, topic: &TopicName) -> bool {
-        let routes = self.0.routes.load();
-        routes.owners.contains_key(topic) || routes.patterns.iter().any(|p| p.capture(topic).is_some())
+        !matches!(self.0.routes.load().owner(topic), Ownership::Nobody)
     }
 
     /// Lets retained messages go whose time is over.
@@ -458,28 +441,53 @@ impl Switchboard {
         }
     }
 
+    /// Hands a message to the owner of its topic, if there is one; says to how many it went.
     fn hand_to_owner(
         &self,
-        owner: &Owner,
+        owner: &Ownership,
         message: &Arc<Message>,
         from: &Arc<Publisher>,
         receipt: Option<Receipt>,
-    ) -> Result<(), ()> {
-        let inbound = Inbound {
+    ) -> Result<usize, Routed> {
+        let (owner, params) = match owner {
+            Ownership::Nobody => return Ok(0),
+            Ownership::Unmade => return Err(Routed::First),
+            Ownership::Actor(owner, params) => (owner, params),
+        };
+        let (counters, stats) = (&owner.counters, &self.0.stats);
+        let put = owner.mailbox.put(counters, |slot| Inbound {
             message: message.clone(),
-            params: owner.params.clone(),
+            params: params.clone(),
             from: from.clone(),
             receipt,
-        };
-        match owner.mailbox.try_send(inbound) {
-            Ok(()) => {
-                owner.counters.messages_in.fetch_add(1, Relaxed);
-                Ok(())
+            slot,
+        });
+        match put {
+            Ok(()) => Ok(1),
+            Err(Refusal::Full) => {
+                counters.rejected.fetch_add(1, Relaxed);
+                stats.dropped_mailbox_full.add(1);
+                match owner.mailbox.mailbox().overflow {
+                    Overflow::Reject => Err(Routed::Full),
+                    Overflow::DropNewest => Ok(0),
+                }
             }
-            Err(_) => {
-                owner.counters.rejected.fetch_add(1, Relaxed);
-                self.0.stats.dropped_mailbox_full.add(1);
-                Err(())
+            Err(Refusal::Retired) => Err(Routed::First),
+            Err(Refusal::Gone) if owner.lazy => Err(Routed::First),
+            Err(Refusal::Gone) => {
+                counters.gone.fetch_add(1, Relaxed);
+                stats.dropped_owner_gone.add(1);
+                Err(Routed::Gone)
+            }
+            Err(Refusal::Malformed(error)) => {
+                let before = counters.malformed.fetch_add(1, Relaxed);
+                stats.dropped_malformed.add(1);
+                // A device that sends nothing else must not fill the log.
+                if (before + 1).is_power_of_two() {
+                    tracing::info!(topic = %message.topic, client_id = %from.client_id, actor = owner.actor, error,
+                        malformed = before + 1, "a payload that its topic's owner cannot read");
+                }
+                Err(Routed::Malformed)
             }
         }
     }

@@ -2,25 +2,27 @@
 //! snapshot after each change; nobody asks it on the way of a message but for the first one to a
 //! topic whose owner is made lazily.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use actix::fut::wrap_future;
 use actix::prelude::*;
+use tokio::sync::oneshot;
 use topics::filter::TopicFilter;
 use topics::message::Message;
 use topics::name::TopicName;
 use topics::packet::ReasonCode;
-use topics::pattern::{Params, TopicPattern};
+use topics::pattern::{Params, PatternError, TopicPattern};
 use topics::retained::{RetainedBounds, RetainedStore};
 use topics::session::Wanted;
 
 use crate::external_broker::Receipt;
+use crate::mailbox::{Entrance, Mailbox, MailboxRef, OwnerCounters};
 use crate::stats::Stats;
 use crate::switchboard::{
-    Inbound, Overflow, Owner, OwnerCounters, Publisher, Routed, Routes, SessionHandle, Subscriber,
-    Switchboard,
+    Owner, PatternRoute, Publisher, Routed, Routes, SessionHandle, Subscriber, Switchboard,
 };
 
 /// Requests to the router wait for room in its mailbox; nothing sent to it is dropped.
@@ -32,11 +34,11 @@ const SWEEP: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub struct TopicRouter {
-    routes: Routes,
+    pub(crate) routes: Routes,
     switchboard: Switchboard,
-    patterns: Vec<PatternBinding>,
+    pub(crate) patterns: Vec<PatternBinding>,
     /// Actors made lazily, with all the topics they own.
-    lazy: Vec<LazyOwner>,
+    pub(crate) lazy: Vec<LazyOwner>,
 }
 
 impl TopicRouter {
@@ -142,21 +144,21 @@ impl Handler<Unsubscribe> for TopicRouter {
     }
 }
 
-/// Gives a concrete topic its single owner.
+/// Gives a topic, or every topic of a pattern, its single owner.
 #[derive(Message)]
 #[rtype(result = "Result<(), BindError>")]
 pub struct Bind {
-    /// The topic.
-    pub topic: TopicName,
+    /// The topic, or the pattern with levels in braces.
+    pub pattern: TopicPattern,
     /// What kind of actor owns it.
     pub actor: &'static str,
-    /// Its mailbox.
-    pub mailbox: Recipient<Inbound>,
-    /// What happens when the mailbox is full.
-    pub overflow: Overflow,
+    /// How many messages it may hold.
+    pub mailbox: Mailbox,
+    /// The way into it.
+    pub entrance: Arc<dyn Entrance>,
 }
 
-/// A topic has one owner.
+/// Why a topic was not bound.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindError {
     /// Somebody owns it already.
@@ -179,35 +181,116 @@ pub enum BindError {
         /// The actor to be bound.
         actor: &'static str,
     },
+    /// What the actor reads has no field for a level.
+    #[error(
+        "{pattern} names the level {{{name}}}, but {kind}; give the type a field of that name, rename the level, \
+         or bind the bytes"
+    )]
+    Field {
+        /// The pattern.
+        pattern: String,
+        /// The level.
+        name: String,
+        /// The type, and what it is or has instead.
+        kind: String,
+    },
+    /// A pattern that is none.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// A mailbox without room.
+    #[error("the mailbox of {actor} has a bound of 0 and would take nothing; 16 is a good beginning")]
+    NoRoom {
+        /// The actor to be bound.
+        actor: &'static str,
+    },
+    /// There is no router any more.
+    #[error("the daemon is stopping; bind when it starts")]
+    Stopped,
 }
 
 impl Handler<Bind> for TopicRouter {
     type Result = Result<(), BindError>;
 
     fn handle(&mut self, msg: Bind, _: &mut Self::Context) -> Self::Result {
-        let by_pattern = self
-            .patterns
-            .iter()
-            .find(|b| b.capture(&msg.topic).is_some())
-            .map(|b| b.actor);
-        let owner = self.routes.owners.get(&msg.topic).map(|o| o.actor).or(by_pattern);
-        if let Some(owner) = owner {
-            return Err(BindError::Taken {
-                topic: msg.topic.to_string(),
-                owner,
-            });
-        }
+        self.check_free(&msg.pattern, msg.actor, msg.mailbox)?;
         let owner = Owner {
             actor: msg.actor,
-            mailbox: msg.mailbox,
-            overflow: msg.overflow,
+            mailbox: MailboxRef::new(msg.entrance, msg.mailbox),
             params: Params::default(),
             counters: Arc::default(),
+            lazy: false,
         };
-        self.routes.owners.insert(msg.topic, Arc::new(owner));
+        match concrete(&msg.pattern) {
+            Some(topic) => {
+                self.routes.owners.insert(topic, Arc::new(owner));
+            }
+            None => {
+                self.forget_stopped(&msg.pattern);
+                Arc::make_mut(&mut self.routes.patterns).push(PatternRoute {
+                    pattern: msg.pattern,
+                    actor: msg.actor,
+                    owner: Some(Arc::new(owner)),
+                });
+            }
+        }
         self.publish();
         Ok(())
     }
+}
+
+impl TopicRouter {
+    /// Whether nobody that lives owns any topic of the pattern.
+    fn check_free(
+        &self,
+        pattern: &TopicPattern,
+        actor: &'static str,
+        mailbox: Mailbox,
+    ) -> Result<(), BindError> {
+        if mailbox.bound == 0 {
+            return Err(BindError::NoRoom { actor });
+        }
+        let topic = concrete(pattern);
+        let shares = |route: &&PatternRoute| match &topic {
+            Some(topic) => route.pattern.capture(topic).is_some(),
+            None => route.pattern.filter().overlaps(pattern.filter()),
+        };
+        let lives = |route: &&PatternRoute| route.owner.as_ref().is_none_or(|owner| owner.mailbox.is_open());
+        let by_pattern = self.routes.patterns.iter().filter(shares).find(lives);
+        let mut concrete = match &topic {
+            Some(topic) => self.routes.owners.get(topic).filter(|o| o.mailbox.is_open()),
+            None => None,
+        };
+        if topic.is_none() {
+            let mut owners = self.routes.owners.iter();
+            concrete = owners
+                .find(|(topic, owner)| owner.mailbox.is_open() && pattern.capture(topic).is_some())
+                .map(|(_, owner)| owner);
+        }
+        match by_pattern.map(|route| route.actor).or(concrete.map(|o| o.actor)) {
+            None => Ok(()),
+            Some(owner) => Err(BindError::Taken {
+                topic: pattern.to_string(),
+                owner,
+            }),
+        }
+    }
+
+    /// Takes away what is left of owners under a free pattern: they have stopped, or it would not be free.
+    fn forget_stopped(&mut self, pattern: &TopicPattern) {
+        let patterns = Arc::make_mut(&mut self.routes.patterns);
+        patterns.retain(|route| !route.pattern.filter().overlaps(pattern.filter()));
+        self.routes
+            .owners
+            .retain(|topic, _| pattern.capture(topic).is_none());
+    }
+}
+
+/// The one topic of a pattern that names no levels.
+fn concrete(pattern: &TopicPattern) -> Option<TopicName> {
+    let has_levels = pattern.names().next().is_some();
+    (!has_levels)
+        .then(|| pattern.expand(&Params::default()).ok())
+        .flatten()
 }
 
 /// Makes one actor for each distinct set of the levels in braces, when the first message comes.
@@ -218,20 +301,28 @@ pub struct BindEach {
     pub actor: &'static str,
     /// The patterns it owns; all of them name the same levels.
     pub patterns: Vec<TopicPattern>,
-    /// What happens when its mailbox is full.
-    pub overflow: Overflow,
-    /// After how long without a message an actor is asked whether it may go.
+    /// How many messages each may hold.
+    pub mailbox: Mailbox,
+    /// After how long without a message an actor may be let go.
     pub idle: Duration,
     /// Makes the actor, on the router's arbiter.
     pub factory: Box<dyn Fn(&Params) -> LazyActor + Send>,
 }
 
-/// An actor made by a factory: where its messages go, and where it is asked whether it may go.
+/// An actor made by a factory.
 pub struct LazyActor {
-    /// For messages.
-    pub mailbox: Recipient<Inbound>,
-    /// For [`Retire`].
-    pub retire: Recipient<Retire>,
+    /// The way into it.
+    pub entrance: Arc<dyn Entrance>,
+    /// How it is let go.
+    pub retire: Retirement,
+}
+
+/// How an actor that got no message for a while is let go.
+pub enum Retirement {
+    /// It is asked, because it may have work that no message shows.
+    Ask(Recipient<Retire>),
+    /// It goes when it holds no message; this is dropped then.
+    WhenEmpty(oneshot::Sender<()>),
 }
 
 /// Asks an actor that got no message for a while whether it has anything left to do. One that says
@@ -240,10 +331,12 @@ pub struct LazyActor {
 #[rtype(result = "bool")]
 pub struct Retire;
 
-struct PatternBinding {
-    actor: &'static str,
-    patterns: Vec<TopicPattern>,
-    overflow: Overflow,
+pub(crate) struct PatternBinding {
+    pub(crate) actor: &'static str,
+    pub(crate) patterns: Vec<TopicPattern>,
+    pub(crate) mailbox: Mailbox,
+    /// For each pattern, those of actors that were let go.
+    pub(crate) past: Vec<Arc<OwnerCounters>>,
     idle: Duration,
     factory: Box<dyn Fn(&Params) -> LazyActor + Send>,
 }
@@ -254,56 +347,75 @@ impl PatternBinding {
     }
 }
 
-struct LazyOwner {
+pub(crate) struct LazyOwner {
+    /// Which of the bindings made it.
+    pub(crate) binding: usize,
+    pub(crate) mailbox: MailboxRef,
+    /// For each pattern of the binding.
+    pub(crate) counters: Vec<Arc<OwnerCounters>>,
     topics: Vec<TopicName>,
-    retire: Recipient<Retire>,
-    counters: Arc<OwnerCounters>,
+    retire: Retirement,
     idle: Duration,
     messages_at_last_sweep: u64,
     last_active: Instant,
+}
+
+impl LazyOwner {
+    /// Whether it got no message for its time.
+    fn is_idle(&mut self, now: Instant) -> bool {
+        let messages = self.counters.iter().map(|c| c.messages_in.load(Relaxed)).sum();
+        if std::mem::replace(&mut self.messages_at_last_sweep, messages) != messages {
+            self.last_active = now;
+        }
+        now.duration_since(self.last_active) >= self.idle
+    }
+
+    /// Publishers may hold on to an owner's counters for long; what they say is kept here.
+    fn add_to_past(&self, patterns: &[PatternBinding]) {
+        let Some(binding) = patterns.get(self.binding) else {
+            return;
+        };
+        for (past, counters) in binding.past.iter().zip(&self.counters) {
+            past.add(counters);
+        }
+    }
 }
 
 impl Handler<BindEach> for TopicRouter {
     type Result = Result<(), BindError>;
 
     fn handle(&mut self, msg: BindEach, ctx: &mut Self::Context) -> Self::Result {
-        for pattern in &msg.patterns {
-            let other = self
-                .patterns
-                .iter()
-                .find(|b| b.patterns.iter().any(|p| p.filter().overlaps(pattern.filter())))
-                .map(|b| b.actor);
-            let concrete = self
-                .routes
-                .owners
-                .iter()
-                .find(|(t, _)| pattern.capture(t).is_some());
-            if let Some(owner) = other.or(concrete.map(|(_, owner)| owner.actor)) {
-                return Err(BindError::Taken {
-                    topic: pattern.filter().to_string(),
-                    owner,
-                });
-            }
-            let first = msg.patterns.first().map(|p| p.names().collect::<Vec<_>>());
-            if first != Some(pattern.names().collect()) {
-                return Err(BindError::Levels {
-                    pattern: pattern.filter().to_string(),
-                    actor: msg.actor,
-                });
-            }
-        }
-        Arc::make_mut(&mut self.routes.patterns).extend(msg.patterns.iter().cloned());
         let BindEach {
             actor,
             patterns,
-            overflow,
+            mailbox,
             idle,
             factory,
         } = msg;
+        for pattern in &patterns {
+            self.check_free(pattern, actor, mailbox)?;
+            let first = patterns.first().map(|p| p.names().collect::<Vec<_>>());
+            if first != Some(pattern.names().collect()) {
+                return Err(BindError::Levels {
+                    pattern: pattern.to_string(),
+                    actor,
+                });
+            }
+        }
+        for pattern in &patterns {
+            self.forget_stopped(pattern);
+        }
+        let routes = Arc::make_mut(&mut self.routes.patterns);
+        routes.extend(patterns.iter().map(|pattern| PatternRoute {
+            pattern: pattern.clone(),
+            actor,
+            owner: None,
+        }));
         self.patterns.push(PatternBinding {
             actor,
+            past: patterns.iter().map(|_| Arc::default()).collect(),
             patterns,
-            overflow,
+            mailbox,
             idle,
             factory,
         });
@@ -330,9 +442,7 @@ impl Handler<RouteFirst> for TopicRouter {
     type Result = MessageResult<RouteFirst>;
 
     fn handle(&mut self, msg: RouteFirst, _: &mut Self::Context) -> Self::Result {
-        if !self.routes.owners.contains_key(&msg.message.topic) {
-            self.make_owner(&msg.message.topic);
-        }
+        self.ensure_owner(&msg.message.topic);
         MessageResult(self.switchboard.route(&msg.message, &msg.from))
     }
 }
@@ -353,9 +463,7 @@ impl Handler<RouteRequest> for TopicRouter {
     type Result = MessageResult<RouteRequest>;
 
     fn handle(&mut self, msg: RouteRequest, _: &mut Self::Context) -> Self::Result {
-        if !self.routes.owners.contains_key(&msg.message.topic) {
-            self.make_owner(&msg.message.topic);
-        }
+        self.ensure_owner(&msg.message.topic);
         MessageResult(
             self.switchboard
                 .route_request(&msg.message, &msg.from, msg.receipt),
@@ -364,67 +472,106 @@ impl Handler<RouteRequest> for TopicRouter {
 }
 
 impl TopicRouter {
-    fn make_owner(&mut self, topic: &TopicName) {
-        let found = self.patterns.iter().find_map(|b| Some((b, b.capture(topic)?)));
-        let Some((binding, params)) = found else { return };
-        let made = (binding.factory)(&params);
-        let counters = Arc::<OwnerCounters>::default();
-        let topics: Vec<_> = binding
-            .patterns
-            .iter()
-            .filter_map(|p| p.expand(&params).ok())
-            .collect();
-        for topic in &topics {
-            let owner = Owner {
-                actor: binding.actor,
-                mailbox: made.mailbox.clone(),
-                overflow: binding.overflow,
-                params: params.clone(),
-                counters: counters.clone(),
-            };
-            self.routes.owners.insert(topic.detached(), Arc::new(owner));
+    /// Makes the owner of a topic where it is made lazily and there is none, or it has stopped.
+    fn ensure_owner(&mut self, topic: &TopicName) {
+        match self.routes.owners.get(topic) {
+            Some(owner) if owner.lazy && !owner.mailbox.is_open() => {
+                tracing::warn!(actor = owner.actor, %topic, "the owner of a topic had stopped; making another");
+                self.unbind_lazy(topic);
+                self.make_owner(topic);
+            }
+            Some(_) => {}
+            None => self.make_owner(topic),
         }
-        tracing::debug!(actor = binding.actor, %topic, "made the owner of a topic");
-        self.lazy.push(LazyOwner {
-            topics,
+    }
+
+    fn make_owner(&mut self, topic: &TopicName) {
+        let mut bindings = self.patterns.iter().enumerate();
+        let Some((number, binding, params)) =
+            bindings.find_map(|(number, b)| Some((number, b, b.capture(topic)?)))
+        else {
+            return;
+        };
+        // A factory may be an application's: if it panics, the router must not go with it.
+        let Ok(made) = catch_unwind(AssertUnwindSafe(|| (binding.factory)(&params))) else {
+            return tracing::error!(actor = binding.actor, %topic, "the factory of a topic's owner panicked");
+        };
+        let mailbox = MailboxRef::new(made.entrance, binding.mailbox);
+        let mut owned = LazyOwner {
+            binding: number,
+            mailbox: mailbox.clone(),
+            counters: binding.past.iter().map(|_| Arc::default()).collect(),
+            topics: Vec::new(),
             retire: made.retire,
-            counters,
             idle: binding.idle,
             messages_at_last_sweep: 0,
             last_active: Instant::now(),
-        });
+        };
+        for (pattern, counters) in binding.patterns.iter().zip(&owned.counters) {
+            let Ok(topic) = pattern.expand(&params) else {
+                continue;
+            };
+            let owner = Owner {
+                actor: binding.actor,
+                mailbox: mailbox.clone(),
+                params: params.clone(),
+                counters: counters.clone(),
+                lazy: true,
+            };
+            self.routes.owners.insert(topic.clone(), Arc::new(owner));
+            owned.topics.push(topic);
+        }
+        tracing::debug!(actor = binding.actor, %topic, "made the owner of a topic");
+        self.lazy.push(owned);
         self.publish();
     }
 
-    /// Asks every lazily made owner that was idle for its time whether it may go.
+    /// Lets every lazily made owner go that was idle for its time, and asks those that want to be asked.
     fn sweep(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
-        for owner in &mut self.lazy {
-            let messages = owner.counters.messages_in.load(Relaxed);
-            if std::mem::replace(&mut owner.messages_at_last_sweep, messages) != messages {
-                owner.last_active = now;
+        let before = self.lazy.len();
+        let (owners, patterns) = (&mut self.routes.owners, &self.patterns);
+        self.lazy.retain_mut(|owner| {
+            if !owner.is_idle(now) {
+                return true;
             }
-            if now.duration_since(owner.last_active) < owner.idle {
-                continue;
-            }
-            let Some(topic) = owner.topics.first().cloned() else {
-                continue;
-            };
-            let asked = wrap_future::<_, Self>(owner.retire.send(Retire));
-            ctx.spawn(asked.map(move |answer, act, _| {
-                // A dead actor may go as well.
-                if answer.unwrap_or(true) {
-                    act.unbind_lazy(&topic);
+            match &owner.retire {
+                // Closed, it gives what still comes back to the publisher, who then asks for a new one.
+                Retirement::WhenEmpty(_) if owner.mailbox.close_if_empty() || !owner.mailbox.is_open() => {
+                    for topic in &owner.topics {
+                        owners.remove(topic);
+                    }
+                    owner.add_to_past(patterns);
+                    false
                 }
-            }));
+                Retirement::WhenEmpty(_) => true,
+                Retirement::Ask(retire) => {
+                    let topic = owner.topics.first().cloned();
+                    let asked = wrap_future::<_, Self>(retire.send(Retire));
+                    ctx.spawn(asked.map(move |answer, act, _| {
+                        // A dead actor may go as well.
+                        if let Some(topic) = topic.filter(|_| answer.unwrap_or(true)) {
+                            act.unbind_lazy(&topic);
+                        }
+                    }));
+                    true
+                }
+            }
+        });
+        let gone = before - self.lazy.len();
+        if gone > 0 {
+            tracing::debug!(gone, "let idle owners of topics go");
+            self.publish();
         }
     }
 
     fn unbind_lazy(&mut self, topic: &TopicName) {
-        let Some(at) = self.lazy.iter().position(|o| o.topics.first() == Some(topic)) else {
+        let Some(at) = self.lazy.iter().position(|o| o.topics.contains(topic)) else {
             return;
         };
-        for topic in self.lazy.swap_remove(at).topics {
+        let gone = self.lazy.swap_remove(at);
+        gone.add_to_past(&self.patterns);
+        for topic in gone.topics {
             self.routes.owners.remove(&topic);
         }
         tracing::debug!(%topic, "let the idle owner of a topic go");

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
+use actors::mailbox::{Mailbox, Overflow};
 use actors::outbox::Outbox;
 use actors::route::LastRoute;
 use actors::stats::Stats;
-use actors::switchboard::{Inbound, Overflow, Publisher, Routed, SessionHandle, Switchboard};
+use actors::switchboard::{Inbound, Publisher, Routed, SessionHandle, Switchboard};
 use actors::topic_router::{
-    Bind, BindEach, BindError, LazyActor, Retire, RouteFirst, Subscribe, TopicRouter, Unsubscribe,
+    Bind, BindEach, BindError, LazyActor, Retire, Retirement, RouteFirst, Subscribe, TopicRouter, Unsubscribe,
 };
 use topics::message::Message as AppMessage;
 use topics::name::TopicName;
@@ -23,17 +24,12 @@ use topics::session::Wanted;
 
 /// Writes down what it gets; never busy.
 struct Recorder {
-    capacity: usize,
     seen: Arc<Mutex<Vec<(String, String)>>>,
     hold: Option<Duration>,
 }
 
 impl Actor for Recorder {
     type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(self.capacity);
-    }
 }
 
 impl Handler<Inbound> for Recorder {
@@ -59,11 +55,10 @@ impl Handler<Retire> for Recorder {
 
 type Seen = Arc<Mutex<Vec<(String, String)>>>;
 
-fn recorder(capacity: usize, hold: Option<Duration>) -> (Addr<Recorder>, Seen) {
+fn recorder(hold: Option<Duration>) -> (Addr<Recorder>, Seen) {
     let seen = Seen::default();
     (
         Recorder {
-            capacity,
             seen: seen.clone(),
             hold,
         }
@@ -90,12 +85,19 @@ fn message(name: &str, payload: &str) -> AppMessage {
     AppMessage::new(topic(name), payload.to_owned(), QoS::AtLeastOnce)
 }
 
-fn bind(name: &str, actor: &'static str, mailbox: &Addr<Recorder>) -> Bind {
-    Bind {
-        topic: topic(name),
-        actor,
-        mailbox: mailbox.clone().recipient(),
+fn mailbox(bound: usize) -> Mailbox {
+    Mailbox {
+        bound,
         overflow: Overflow::Reject,
+    }
+}
+
+fn bind(name: &str, actor: &'static str, bound: usize, recorder: &Addr<Recorder>) -> Bind {
+    Bind {
+        pattern: TopicPattern::parse(name).unwrap(),
+        actor,
+        mailbox: mailbox(bound),
+        entrance: Arc::new(recorder.clone().recipient::<Inbound>()),
     }
 }
 
@@ -103,19 +105,18 @@ fn bind_each(pattern: &str, made: Arc<AtomicUsize>, seen: Seen, idle: Duration) 
     BindEach {
         actor: "Recorder",
         patterns: vec![TopicPattern::parse(pattern).unwrap()],
-        overflow: Overflow::Reject,
+        mailbox: mailbox(64),
         idle,
         factory: Box::new(move |_| {
             made.fetch_add(1, SeqCst);
             let actor = Recorder {
-                capacity: 64,
                 seen: seen.clone(),
                 hold: None,
             }
             .start();
             LazyActor {
-                mailbox: actor.clone().recipient(),
-                retire: actor.recipient(),
+                entrance: Arc::new(actor.clone().recipient::<Inbound>()),
+                retire: Retirement::Ask(actor.recipient()),
             }
         }),
     }
@@ -147,16 +148,16 @@ async fn until(what: impl Fn() -> bool) {
 #[actix::test]
 async fn a_second_owner_is_an_error_that_names_the_first() {
     let board = board();
-    let (first, _) = recorder(16, None);
+    let (first, _) = recorder(None);
     board
         .router()
-        .send(bind("home/door", "DoorKeeper", &first))
+        .send(bind("home/door", "DoorKeeper", 16, &first))
         .await
         .unwrap()
         .unwrap();
     let error = board
         .router()
-        .send(bind("home/door", "Burglar", &first))
+        .send(bind("home/door", "Burglar", 16, &first))
         .await
         .unwrap()
         .unwrap_err();
@@ -188,10 +189,10 @@ async fn a_concrete_topic_under_a_bound_pattern_is_taken_too() {
         Duration::from_secs(60),
     );
     board.router().send(each).await.unwrap().unwrap();
-    let (other, _) = recorder(16, None);
+    let (other, _) = recorder(None);
     let error = board
         .router()
-        .send(bind("home/hall", "Other", &other))
+        .send(bind("home/hall", "Other", 16, &other))
         .await
         .unwrap()
         .unwrap_err();
@@ -254,10 +255,10 @@ async fn an_idle_actor_is_let_go_and_made_again_with_nothing_lost() {
 #[actix::test]
 async fn a_full_mailbox_rejects_and_counts() {
     let board = board();
-    let (slow, seen) = recorder(2, Some(Duration::from_millis(200)));
+    let (slow, seen) = recorder(Some(Duration::from_millis(200)));
     board
         .router()
-        .send(bind("slow", "Slow", &slow))
+        .send(bind("slow", "Slow", 2, &slow))
         .await
         .unwrap()
         .unwrap();
@@ -315,10 +316,10 @@ async fn retained_messages_are_bounded_replaced_and_taken_away_by_an_empty_paylo
 #[actix::test]
 async fn what_an_actor_takes_is_not_retained() {
     let board = board();
-    let (owner, seen) = recorder(16, None);
+    let (owner, seen) = recorder(None);
     board
         .router()
-        .send(bind("clawdbot/a/command", "Owner", &owner))
+        .send(bind("clawdbot/a/command", "Owner", 16, &owner))
         .await
         .unwrap()
         .unwrap();

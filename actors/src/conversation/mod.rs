@@ -12,7 +12,7 @@ mod request;
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -26,9 +26,10 @@ use topics::packet::{PublishProperties, QoS};
 use topics::pattern::{Params, TopicPattern};
 
 use crate::external_broker::{Answering, Receipt};
+use crate::mailbox::{Mailbox, Overflow};
 use crate::scheduler::{CancelJob, JobId, Progress, SHUTTING_DOWN, Scheduler, Submit};
-use crate::switchboard::{Inbound, Overflow, Switchboard};
-use crate::topic_router::{BindEach, LazyActor, Retire, RouteFirst, RouteRequest};
+use crate::switchboard::{Inbound, Switchboard};
+use crate::topic_router::{BindEach, LazyActor, Retire, Retirement, RouteFirst, RouteRequest};
 
 use item::{End, Item, ItemError, finish_reason};
 pub use item::{Timings, Usage};
@@ -36,8 +37,11 @@ pub use request::RequestLimits;
 use request::{CancelTarget, Invalid, Request};
 
 /// See [`ConversationConfig::max_queued`]: the mailbox holds as many commands and as many cancels,
-/// and some tokens.
-const MAILBOX_BEYOND_QUEUE: usize = 256;
+/// and some more.
+const MAILBOX_BEYOND_QUEUE: usize = 128;
+
+/// Room in the mailbox that no publisher can take up, for what the scheduler says.
+const MAILBOX_FOR_PROGRESS: usize = 128;
 
 /// How often a request's receivers are looked for.
 const RECEIVER_CHECK: Duration = Duration::from_secs(1);
@@ -53,6 +57,12 @@ pub struct ConversationConfig {
     pub undeliverable_grace: Duration,
     /// How long a conversation with nothing to do is kept.
     pub idle: Duration,
+}
+
+impl ConversationConfig {
+    fn inbound_bound(&self) -> usize {
+        2 * self.max_queued + MAILBOX_BEYOND_QUEUE
+    }
 }
 
 /// See the module.
@@ -105,6 +115,7 @@ impl Conversation {
             TopicPattern::parse("clawdbot/{device_id}/cancel")?,
         ];
         let idle = config.idle;
+        let bound = config.inbound_bound();
         let factory = Box::new(move |params: &Params| {
             let device = params.get("device_id").unwrap_or_default();
             let conversation = Self {
@@ -119,14 +130,18 @@ impl Conversation {
             }
             .start();
             LazyActor {
-                mailbox: conversation.clone().recipient(),
-                retire: conversation.recipient(),
+                entrance: Arc::new(conversation.clone().recipient::<Inbound>()),
+                retire: Retirement::Ask(conversation.recipient()),
             }
         });
+        let mailbox = Mailbox {
+            bound,
+            overflow: Overflow::Reject,
+        };
         Ok(BindEach {
             actor: "Conversation",
             patterns,
-            overflow: Overflow::Reject,
+            mailbox,
             idle,
             factory,
         })
@@ -137,7 +152,7 @@ impl Actor for Conversation {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(2 * self.config.max_queued + MAILBOX_BEYOND_QUEUE);
+        ctx.set_mailbox_capacity(self.config.inbound_bound() + MAILBOX_FOR_PROGRESS);
     }
 }
 

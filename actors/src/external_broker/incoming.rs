@@ -101,15 +101,15 @@ impl ExternalBroker {
                     receipt,
                 });
             }
-            Routed::To(0) => {
+            Routed::To(0) | Routed::Malformed => {
                 self.gauge.dropped_unusable.add(1);
                 tracing::debug!(topic = %message.topic, "a message from the broker that no actor wants");
                 if let Some(receipt) = receipt {
                     receipt.done();
                 }
             }
-            // A full mailbox dropped its receipt: the request comes again.
-            Routed::To(_) | Routed::Full => {}
+            // A full mailbox, or one without an actor, dropped its receipt: the request comes again.
+            Routed::To(_) | Routed::Full | Routed::Gone => {}
         }
         None
     }
