@@ -34,7 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A question to the daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AdminRequest {
-    /// What to do: `status`.
+    /// What to do: `status`, or what the bridge answers, as `topics`.
     pub command: String,
     /// Echoed in the answer where given.
     #[serde(default, skip_serializing_if = "Option::is_none")]

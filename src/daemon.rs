@@ -9,9 +9,12 @@ use std::time::{Duration, Instant, SystemTime};
 use actix::{Actor, Addr, Arbiter};
 use actors::auth_checker::{Admittance, AuthChecker, Identity, TokenVerifier};
 use actors::bans::Bans;
+use actors::bridge::Bridge;
+use actors::broker_statistics::BrokerStatistics;
 use actors::conversation::{Conversation, ConversationConfig, RequestLimits};
 use actors::device_session::ShutDown;
 use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, LinkGauge, StopLink};
+use actors::hub::Hub;
 use actors::inference_worker::WorkerSpec;
 use actors::memory_governor::{MemoryGauge, MemoryGovernor};
 use actors::metrics::RequestMetrics;
@@ -82,6 +85,9 @@ pub enum DaemonError {
     /// A fault of ours: the daemon's own topics could not be bound.
     #[error("the daemon's own topics could not be bound: {0}")]
     Bind(String),
+    /// The application that was started with the daemon.
+    #[error("the application's own actors could not be started: {0}")]
+    Application(ApplicationError),
     /// The program's own file, from which the inference process is started.
     #[error("the program's own file cannot be found: {0}; start it by its full path")]
     OwnProgram(std::io::Error),
@@ -101,12 +107,28 @@ impl DaemonError {
     }
 }
 
+/// What an application says when its actors cannot be started.
+pub type ApplicationError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Runs until `shutdown` is ready, then stops within `shutdown.timeout_s`. Needs an actix `System`.
 pub async fn run(
     settings: Settings,
     shutdown: impl Future<Output = ()> + 'static,
 ) -> Result<(), DaemonError> {
-    let started = Prepared::open(settings).await?.start().await?;
+    run_with(settings, shutdown, |_| async { Ok(()) }).await
+}
+
+/// As [`run`], with actors of one's own: `application` starts and binds them before the first client is
+/// let in. See [`crate::application`].
+pub async fn run_with<F>(
+    settings: Settings,
+    shutdown: impl Future<Output = ()> + 'static,
+    application: impl FnOnce(Hub) -> F,
+) -> Result<(), DaemonError>
+where
+    F: Future<Output = Result<(), ApplicationError>>,
+{
+    let started = Prepared::open(settings).await?.start(application).await?;
     shutdown.await;
     started.stop().await;
     Ok(())
@@ -170,7 +192,10 @@ impl Prepared {
         })
     }
 
-    async fn start(self) -> Result<Started, DaemonError> {
+    async fn start<F>(self, application: impl FnOnce(Hub) -> F) -> Result<Started, DaemonError>
+    where
+        F: Future<Output = Result<(), ApplicationError>>,
+    {
         let Self {
             settings,
             key,
@@ -221,6 +246,14 @@ impl Prepared {
             .await
             .map_err(|e| DaemonError::Bind(e.to_string()))?;
         bound.map_err(|e| DaemonError::Bind(e.to_string()))?;
+        let hub = Hub::new(switchboard.clone());
+        Bridge::launch(hub.clone())
+            .await
+            .map_err(|e| DaemonError::Bind(e.to_string()))?;
+        application(hub).await.map_err(DaemonError::Application)?;
+        if let Some(interval) = settings.mqtt.sys_interval {
+            BrokerStatistics::new(switchboard.clone(), env!("CARGO_PKG_VERSION"), interval).start();
+        }
 
         let mut link_gauge = None;
         let link = link.map(|config| {
@@ -390,7 +423,7 @@ fn serve(
     let link = watched.link;
     let admin = listeners.admin.serve(
         move |request: AdminRequest| {
-            status(
+            answer(
                 request,
                 switchboard.clone(),
                 scheduler.clone(),
@@ -437,7 +470,8 @@ fn link_status(link: &LinkGauge) -> Value {
     }
 }
 
-async fn status(
+/// What the status socket is asked: the daemon's status, and all that the bridge knows.
+async fn answer(
     request: AdminRequest,
     switchboard: Switchboard,
     scheduler: Addr<Scheduler>,
@@ -446,10 +480,7 @@ async fn status(
     started_at: Instant,
 ) -> Result<Value, String> {
     if request.command != "status" {
-        return Err(format!(
-            "unknown command `{}`; there is `status`",
-            request.command
-        ));
+        return Bridge::ask(Hub::new(switchboard), &request.command, request.arguments).await;
     }
     let requests = scheduler
         .send(GetStatus)

@@ -3,6 +3,7 @@
 //! is decided in `topics`, `models` and `actors`; nothing here knows a protocol rule.
 
 pub mod admin;
+pub mod application;
 pub mod broker;
 pub mod cli;
 pub mod daemon;

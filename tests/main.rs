@@ -7,8 +7,11 @@
 )]
 
 mod against_mosquitto;
+mod application;
 mod back_pressure;
 mod bad_packets;
+mod bridge;
+mod broker_statistics;
 mod conformance;
 mod conversation;
 mod daemon_life;
@@ -26,4 +29,5 @@ mod rumqttc;
 mod shared_subscriptions;
 mod support;
 mod take_over;
+mod thermostat;
 mod transports;

@@ -9,7 +9,10 @@ fn parse(line: &str) -> Result<Cli, clap::Error> {
 }
 
 fn exit_code(line: &str) -> String {
-    format!("{:?}", run(line.split(' ').map(OsString::from)))
+    format!(
+        "{:?}",
+        run(line.split(' ').map(OsString::from), |_| async { Ok(()) })
+    )
 }
 
 fn code(number: u8) -> String {

@@ -6,6 +6,7 @@ mod check;
 mod serve;
 mod status;
 mod token;
+mod topics;
 mod worker;
 
 use std::error::Error;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::application::{ApplicationError, Hub};
 use crate::settings::{self, Flag, Settings, SettingsError, Sources};
 
 /// A private assistant hub: devices ask over MQTT, a model on this machine answers.
@@ -74,6 +76,8 @@ enum Command {
     Token(With<token::TokenFlags>),
     /// Say how a running daemon is doing
     Status(With<status::StatusFlags>),
+    /// List every bound topic with its actor and its mailbox
+    Topics(With<topics::TopicsFlags>),
     /// Check the configuration, the data directory and the model file
     Check(With<check::CheckFlags>),
     /// The process in which the model runs; started by the daemon only
@@ -94,10 +98,21 @@ pub(crate) enum Failure {
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
-    run(std::env::args_os())
+    main_with(|_| async { Ok(()) })
 }
 
-fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// As [`main`], and `clawdbot serve` runs with actors of one's own. See [`crate::application`].
+pub fn main_with<F>(application: impl FnOnce(Hub) -> F) -> ExitCode
+where
+    F: Future<Output = Result<(), ApplicationError>>,
+{
+    run(std::env::args_os(), application)
+}
+
+fn run<F>(arguments: impl IntoIterator<Item = OsString>, application: impl FnOnce(Hub) -> F) -> ExitCode
+where
+    F: Future<Output = Result<(), ApplicationError>>,
+{
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -106,7 +121,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let outcome = dispatch(cli);
+    let outcome = dispatch(cli, application);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -118,15 +133,20 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> Result<(), Failure> {
+fn dispatch<F>(cli: Cli, application: impl FnOnce(Hub) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), ApplicationError>>,
+{
     let Cli {
         global,
         serve,
         command,
     } = cli;
     match command {
-        None => serve::run(&global, &[serve]),
-        Some(Command::Serve(inner)) => serve::run(&global.then(inner.global), &[serve, inner.flags]),
+        None => serve::run(&global, &[serve], application),
+        Some(Command::Serve(inner)) => {
+            serve::run(&global.then(inner.global), &[serve, inner.flags], application)
+        }
         Some(Command::InferenceWorker(flags)) => worker::run(flags),
         Some(_) if serve.is_given() => Err(Failure::Misconfigured(
             "--model belongs to `clawdbot serve` and `clawdbot check`; write it behind that command"
@@ -135,6 +155,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Some(Command::Ask(inner)) => ask::run(&global.then(inner.global), inner.flags),
         Some(Command::Token(inner)) => token::run(&global.then(inner.global), inner.flags),
         Some(Command::Status(inner)) => status::run(&global.then(inner.global), inner.flags),
+        Some(Command::Topics(inner)) => topics::run(&global.then(inner.global), inner.flags),
         Some(Command::Check(inner)) => check::run(&global.then(inner.global), inner.flags),
     }
 }

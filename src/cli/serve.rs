@@ -4,6 +4,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, GlobalFlags};
+use crate::application::{ApplicationError, Hub};
 use crate::settings::Flag;
 use crate::{daemon, telemetry};
 
@@ -15,12 +16,20 @@ pub(super) struct ServeFlags {
 }
 
 /// `given` are the flags before and behind the word `serve`; the later ones are stronger.
-pub(super) fn run(global: &GlobalFlags, given: &[ServeFlags]) -> Result<(), Failure> {
+pub(super) fn run<F>(
+    global: &GlobalFlags,
+    given: &[ServeFlags],
+    application: impl FnOnce(Hub) -> F,
+) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), ApplicationError>>,
+{
     let settings = global.settings(given.iter().flat_map(ServeFlags::settings).collect())?;
     telemetry::logging::install(&settings.log);
     let system = actix::System::new();
     system.block_on(async {
-        daemon::run(settings, stop_signal()?).await.map_err(|error| {
+        let run = daemon::run_with(settings, stop_signal()?, application);
+        run.await.map_err(|error| {
             if error.is_configuration() {
                 Failure::misconfigured(error)
             } else {

@@ -100,11 +100,16 @@ const REQUESTS: usize = 64;
 impl Login {
     /// As one of a device's clients, with its token.
     pub(crate) fn new(version: Version, daemon: &Daemon, device: &str, client_id: &str) -> Login {
+        Login::with_token(version, client_id, daemon.token(device))
+    }
+
+    /// With a token at hand.
+    pub(crate) fn with_token(version: Version, client_id: &str, token: String) -> Login {
         Login {
             version,
             client_id: client_id.to_owned(),
             username: "test".to_owned(),
-            token: Some(daemon.token(device)),
+            token: Some(token),
             clean: true,
             keep_alive: Duration::from_secs(30),
             will: None,

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use clawdbot::security::{DataDir, keys};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::process::{self, Finished};
@@ -302,6 +302,20 @@ impl Home {
         let dir = DataDir::prepare(&self.data_dir()).expect("a data directory");
         let key = keys::load_or_create(&dir).expect("a key");
         key.issue(device, now, Duration::from_secs(900)).expect("a token")
+    }
+
+    /// A token with rules of its own.
+    pub(crate) fn token_with_acl(&self, device: &str, acl: Value) -> String {
+        let dir = DataDir::prepare(&self.data_dir()).expect("a data directory");
+        // Read as the daemon reads it first, which also makes it where there is none.
+        keys::load_or_create(&dir).expect("a key");
+        let secret = fs::read(dir.token_signing_key()).expect("a key");
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now_s = now.expect("a clock").as_secs();
+        let claims = json!({"sub": device, "iat": now_s, "exp": now_s + 900, "acl": acl});
+        let key = jsonwebtoken::EncodingKey::from_secret(&secret);
+        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+        jsonwebtoken::encode(&header, &claims, &key).expect("a token")
     }
 }
 
