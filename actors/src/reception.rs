@@ -72,6 +72,7 @@ impl Reception {
                 return;
             }
         };
+        self.switchboard.stats().other_packets_received.add(1);
         match self.admit(&connect).await {
             Ok((client_id, assigned, admission)) => {
                 tracing::debug!(?peer, %client_id, "admitted");

@@ -141,7 +141,7 @@ pub struct Subscriber {
 pub struct Routes {
     /// Counts the snapshots, so that what was looked up in one is known to be out of date.
     pub(crate) generation: u64,
-    /// Shared and never copied: actix grants every copy of an address one message beyond the bound.
+    /// Shared: publishers keep the one of their last topic.
     pub(crate) owners: imbl::HashMap<TopicName, Arc<Owner>>,
     pub(crate) patterns: Arc<Vec<PatternRoute>>,
     pub(crate) subscriptions: SubscriptionTree<u64, Subscriber>,

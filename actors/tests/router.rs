@@ -366,10 +366,10 @@ async fn a_publisher_that_keeps_its_last_route_sees_each_change_of_the_map() {
     assert_eq!(publish("a"), Routed::To(1));
     assert_eq!(publish("a"), Routed::To(1));
     assert_eq!(publish("b"), Routed::To(0));
-    let (owner, _) = recorder(16, None);
+    let (owner, _) = recorder(None);
     board
         .router()
-        .send(bind("a", "Owner", &owner))
+        .send(bind("a", "Owner", 16, &owner))
         .await
         .unwrap()
         .unwrap();

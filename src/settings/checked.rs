@@ -83,6 +83,8 @@ pub struct Mqtt {
     pub max_subscriptions: usize,
     /// Threads that carry sessions; 0 is half the machine's cores.
     pub session_threads: usize,
+    /// Time between two rounds of `$SYS/broker/…`; none publishes nothing there.
+    pub sys_interval: Option<Duration>,
 }
 
 /// Where a certificate and its key are.
@@ -334,6 +336,7 @@ impl Settings {
                 max_retained_bytes: 64 << 20,
                 max_subscriptions: 100,
                 session_threads: 0,
+                sys_interval: Some(Duration::from_secs(10)),
             },
             flapping: Flapping {
                 max_disconnects: 15,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::check::{Checker, GIB, MILLION, MQTT_MAX_PACKET_BYTES};
+use super::check::{Checker, DAY_S, GIB, MILLION, MQTT_MAX_PACKET_BYTES};
 use super::raw::{Given, RawMqtt};
 use super::{CertificateFiles, Mqtt, Origin};
 
@@ -60,6 +60,8 @@ impl Checker<'_> {
             max_retained_bytes: self.number("mqtt.max_retained_bytes", raw.max_retained_bytes, 1024..=GIB),
             max_subscriptions: self.number("mqtt.max_subscriptions", raw.max_subscriptions, 1..=MILLION),
             session_threads: self.number("mqtt.session_threads", raw.session_threads, 0..=1024),
+            sys_interval: Some(self.seconds("mqtt.sys_interval_s", raw.sys_interval_s, 0..=DAY_S))
+                .filter(|interval| !interval.is_zero()),
         }
     }
 

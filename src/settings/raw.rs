@@ -58,6 +58,7 @@ pub(super) struct RawMqtt {
     pub(super) max_retained_bytes: Given<u64>,
     pub(super) max_subscriptions: Given<u64>,
     pub(super) session_threads: Given<u64>,
+    pub(super) sys_interval_s: Given<u64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -339,8 +339,10 @@ impl DeviceSession {
     }
 
     fn receive(&mut self, now: Instant, packet: Packet, ctx: &mut Context<Self>) {
-        if let Packet::Publish(_) = packet {
-            self.switchboard.stats().messages_received.add(1);
+        let stats = self.switchboard.stats();
+        match packet {
+            Packet::Publish(_) => stats.messages_received.add(1),
+            _ => stats.other_packets_received.add(1),
         }
         self.step(ctx, |session, effects| session.receive(now, packet, effects));
     }
@@ -392,8 +394,10 @@ impl DeviceSession {
         let Some(version) = self.session.version() else {
             return;
         };
-        if let Packet::Publish(_) = packet {
-            self.switchboard.stats().messages_sent.add(1);
+        let stats = self.switchboard.stats();
+        match packet {
+            Packet::Publish(_) => stats.messages_sent.add(1),
+            _ => stats.other_packets_sent.add(1),
         }
         if let Err(error) = packet.encode(version, self.io.borrow_mut().out()) {
             let kind = packet.packet_type_name();
