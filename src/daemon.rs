@@ -499,6 +499,7 @@ async fn answer(
         "inference": requests,
         "retained": switchboard.retained_len(),
         "subscriptions": switchboard.subscriptions_len(),
+        "deliveries_waiting": switchboard.deliveries_waiting(),
         "memory": {"total_bytes": memory.total_bytes(), "available_bytes": memory.available_bytes()},
         "counters": stats,
     });

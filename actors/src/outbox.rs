@@ -163,6 +163,11 @@ impl Outbox {
         self.lock().take(limit, batch);
     }
 
+    /// Deliveries that wait at the moment.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().queue.len()
+    }
+
     /// How much room there is for a message of so many bytes, whether or not publishers still wait for
     /// this session.
     pub(crate) fn room(&self, bytes: usize) -> Room {

@@ -256,11 +256,13 @@ impl Reception {
                     self.switchboard.clone(),
                     admission.clone(),
                     self.auth.clone(),
-                )
-                .start();
+                );
+                let handle = session.handle().clone();
+                let session = session.start();
                 let made = SessionEntry {
                     device_id: admission.device_id.clone(),
                     session: session.clone(),
+                    handle,
                 };
                 entry.insert(made);
                 session

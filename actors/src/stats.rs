@@ -88,6 +88,21 @@ stats! {
     other_packets_received => "clawdbot.mqtt.packets.received.other",
     /// Packets to clients other than PUBLISH.
     other_packets_sent => "clawdbot.mqtt.packets.sent.other",
+    /// Publishes of clients that were well-formed and new. Each is routed, without a receiver or rejected.
+    messages_accepted => "clawdbot.mqtt.messages.accepted",
+    /// Publishes that somebody gets: a session, an actor.
+    messages_routed => "clawdbot.mqtt.messages.routed",
+    /// Publishes that nobody subscribed to.
+    messages_without_receiver => "clawdbot.mqtt.messages.without_receiver",
+    /// Publishes that the access rules or a full mailbox refused.
+    messages_rejected => "clawdbot.mqtt.messages.rejected",
+    /// Copies of messages made for sessions, one for each receiver. Each is completed, dropped with one of the
+    /// reasons below, or waits (`clawdbot.mqtt.deliveries.waiting`).
+    deliveries => "clawdbot.mqtt.deliveries",
+    /// Copies that are the client's: sent at QoS 0, acknowledged at QoS 1 and 2.
+    deliveries_completed => "clawdbot.mqtt.deliveries.completed",
+    /// Messages the client refused with an error in its PUBACK or PUBREC.
+    dropped_refused => "clawdbot.mqtt.messages.dropped.refused",
     /// Messages not delivered: the receiver's outbox was full.
     dropped_outbox_full => "clawdbot.mqtt.messages.dropped.outbox_full",
     /// Messages not delivered: the session's queue was full.

@@ -5,7 +5,7 @@
 //! the map under a lock of their own: see [`Switchboard::route`] for the order that keeps a
 //! subscriber from missing one.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -107,6 +107,8 @@ pub struct SessionHandle {
     pub outbox: Outbox,
     /// Whether a client is connected: of a shared subscription's members, these come first.
     pub online: AtomicBool,
+    /// Messages that its session holds and its client does not have yet; what is in the outbox comes beside.
+    pub undelivered: AtomicUsize,
     /// Whether it ended; its subscriptions are being removed.
     pub ended: AtomicBool,
 }
@@ -120,6 +122,7 @@ impl SessionHandle {
             client_id,
             outbox,
             online: AtomicBool::new(false),
+            undelivered: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         })
     }
@@ -155,6 +158,8 @@ pub struct SessionEntry {
     pub device_id: Option<DeviceId>,
     /// The session.
     pub session: Addr<DeviceSession>,
+    /// The same as publishers see it.
+    pub handle: Arc<SessionHandle>,
 }
 
 /// What became of a message.
@@ -253,7 +258,8 @@ impl Switchboard {
             Ok(owned) => owned,
             Err(refused) => return refused,
         };
-        let mut reached = owned + self.hand_to_groups(&route.groups, message, crowded);
+        let by_groups = self.hand_to_groups(&route.groups, message, crowded);
+        let mut copies = 0;
         for receiver in &route.receivers {
             match self.push(&receiver.session, receiver.delivery(message)) {
                 Pushed::Crowded => crowded.push(receiver.session.clone()),
@@ -261,9 +267,10 @@ impl Switchboard {
                 Pushed::Closed => continue,
                 Pushed::Taken | Pushed::Dropped => {}
             }
-            reached += 1;
+            copies += 1;
         }
-        Routed::To(reached)
+        self.0.stats.deliveries.add((copies + route.groups.len()) as u64);
+        Routed::To(owned + by_groups + copies)
     }
 
     /// Publishes a message of the daemon's own. The first message for a topic of its own pattern
@@ -375,7 +382,9 @@ impl Switchboard {
                 share: None,
                 message,
             };
-            self.push(&subscriber.session, delivery);
+            if self.push(&subscriber.session, delivery) != Pushed::Closed {
+                self.0.stats.deliveries.add(1);
+            }
         }
     }
 
@@ -406,6 +415,13 @@ impl Switchboard {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .len()
+    }
+
+    /// Copies of messages that sessions hold at the moment and their clients do not have yet.
+    pub fn deliveries_waiting(&self) -> usize {
+        let waiting =
+            |entry: &SessionEntry| entry.handle.outbox.len() + entry.handle.undelivered.load(Relaxed);
+        self.0.sessions.iter().map(|entry| waiting(&entry)).sum()
     }
 
     /// Subscriptions at the moment, of all sessions.

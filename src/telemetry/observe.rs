@@ -23,6 +23,13 @@ pub fn observe(
         board.retained_len() as u64
     });
     let board = switchboard.clone();
+    gauge(
+        meter,
+        "clawdbot.mqtt.deliveries.waiting",
+        "Copies of messages that sessions hold and their clients do not have yet",
+        move || board.deliveries_waiting() as u64,
+    );
+    let board = switchboard.clone();
     gauge(meter, "clawdbot.mqtt.subscriptions", "Subscriptions", move || {
         board.subscriptions_len() as u64
     });

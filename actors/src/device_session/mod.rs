@@ -24,7 +24,7 @@ use topics::filter::TopicFilter;
 use topics::message::Message as AppMessage;
 use topics::name::TopicName;
 use topics::packet::{ClientDecoder, Connect, DecodeError, Packet, QoS, ReasonCode};
-use topics::session::{Delivery, Detach, DropReason, Effect, Session, SessionConfig, Wanted};
+use topics::session::{Delivery, Detach, DropReason, Effect, Outcomes, Session, SessionConfig, Wanted};
 
 use crate::auth_checker::{Admission, AuthChecker};
 use crate::outbox::Outbox;
@@ -388,6 +388,20 @@ impl DeviceSession {
             }
         }
         self.io.borrow_mut().deliveries_wait = self.session.waiting() >= DELIVERIES_AHEAD;
+        self.account();
+    }
+
+    /// Keeps the sum true: copies made are completed, dropped or waiting.
+    fn account(&mut self) {
+        let Outcomes { delivered, refused } = self.session.take_outcomes();
+        let stats = self.switchboard.stats();
+        if delivered > 0 {
+            stats.deliveries_completed.add(delivered);
+        }
+        if refused > 0 {
+            stats.dropped_refused.add(refused);
+        }
+        self.handle.undelivered.store(self.session.undelivered(), Relaxed);
     }
 
     fn send(&mut self, packet: &Packet) {
@@ -406,7 +420,9 @@ impl DeviceSession {
     }
 
     fn route(&mut self, message: AppMessage, packet_id: u16, ctx: &mut Context<Self>) {
+        self.switchboard.stats().messages_accepted.add(1);
         if !self.may_publish(&message) {
+            self.switchboard.stats().messages_rejected.add(1);
             return self.routed(packet_id, ReasonCode::NotAuthorized, ctx);
         }
         let message = Arc::new(message);
@@ -424,20 +440,29 @@ impl DeviceSession {
                     from: self.publisher.clone(),
                 };
                 self.ask_router(first, ctx, move |act, routed, ctx| {
-                    act.routed(
-                        packet_id,
-                        routed.map_or(ReasonCode::UnspecifiedError, Routed::reason),
-                        ctx,
-                    );
+                    let routed = routed.unwrap_or(Routed::Full);
+                    act.count_routed(routed);
+                    act.routed(packet_id, routed.reason(), ctx);
                 });
             }
             routed => {
+                self.count_routed(routed);
                 if message.qos == QoS::AtLeastOnce {
                     self.deliver_own(ctx);
                 }
                 self.routed(packet_id, routed.reason(), ctx);
             }
         }
+    }
+
+    fn count_routed(&self, routed: Routed) {
+        let stats = self.switchboard.stats();
+        match routed {
+            Routed::To(0) => &stats.messages_without_receiver,
+            Routed::To(_) => &stats.messages_routed,
+            Routed::Full | Routed::First => &stats.messages_rejected,
+        }
+        .add(1);
     }
 
     /// Judges a publication by the access rules; one like the last is not judged again.

@@ -17,6 +17,7 @@ impl DeviceSession {
         let (switchboard, handle) = (&self.switchboard, &self.handle);
         self.session
             .hand_on(&mut |delivery| switchboard.hand_on(handle, delivery, Heirs::Online));
+        self.account();
     }
 
     /// What its publisher sent here while the client was still connected.
@@ -40,6 +41,7 @@ impl DeviceSession {
                 .into_iter()
                 .filter(|delivery| !switchboard.hand_on(handle, delivery, Heirs::Online))
                 .collect();
+            self.account();
             if !kept.is_empty() {
                 self.deliver(kept, ctx);
             }

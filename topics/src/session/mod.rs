@@ -28,7 +28,7 @@ use crate::packet::{Ack, Disconnect, Packet, ProtocolVersion, QoS, ReasonCode, S
 pub use attach::{Attached, Welcome};
 pub use effect::{Effect, Secret, Wanted};
 pub use explain::refusal;
-pub use outbound::{Delivery, DropReason};
+pub use outbound::{Delivery, DropReason, Outcomes};
 
 use explain::Explains;
 use inbound::Inbound;
@@ -149,7 +149,7 @@ impl Session {
         match packet {
             Packet::Publish(publish) => self.publish(now, publish, effects),
             Packet::PubAck(ack) => {
-                let step = self.outbound.puback(ack.packet_id);
+                let step = self.outbound.puback(ack.packet_id, ack.reason);
                 self.go_on(now, step, effects);
             }
             Packet::PubRec(ack) => {
@@ -384,6 +384,16 @@ impl Session {
     /// Messages that wait for the client, unacknowledged ones included.
     pub fn waiting(&self) -> usize {
         self.outbound.len()
+    }
+
+    /// Messages that are not yet the client's: queued, or sent and not acknowledged.
+    pub fn undelivered(&self) -> usize {
+        self.outbound.undelivered()
+    }
+
+    /// What became of messages for the client since this was asked last.
+    pub fn take_outcomes(&mut self) -> Outcomes {
+        self.outbound.take_outcomes()
     }
 
     /// Filters subscribed at the moment.

@@ -40,6 +40,25 @@ pub enum DropReason {
     SessionEnded,
 }
 
+/// What became of messages for a client, beside those that were let go (see [`DropReason`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Sent at QoS 0, acknowledged by PUBACK or PUBREC at QoS 1 and 2.
+    pub delivered: u64,
+    /// Refused by the client with an error in its PUBACK or PUBREC.
+    pub refused: u64,
+}
+
+impl Outcomes {
+    fn note(&mut self, acknowledged: ReasonCode) {
+        if acknowledged.is_error() {
+            self.refused += 1;
+        } else {
+            self.delivered += 1;
+        }
+    }
+}
+
 /// The acknowledgement that comes next: PUBACK, PUBREC or PUBCOMP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Await {
@@ -100,6 +119,9 @@ pub(super) struct Outbound {
     inflight: VecDeque<Inflight>,
     /// How many of `inflight`, from its front, the connection at hand has.
     on_the_wire: usize,
+    /// How many of `inflight` the client has taken over: only the end of their handshakes is missing.
+    taken_over: usize,
+    outcomes: Outcomes,
     queue: VecDeque<Delivery>,
     queued_bytes: usize,
     /// No message in the queue expires before this.
@@ -188,6 +210,8 @@ impl Outbound {
                 sent: true,
             });
             self.on_the_wire += 1;
+        } else {
+            self.outcomes.delivered += 1;
         }
         send(Packet::Publish(publish));
         Ok(())
@@ -212,10 +236,13 @@ impl Outbound {
     }
 
     /// PUBACK.
-    pub(super) fn puback(&mut self, packet_id: u16) -> Step {
+    pub(super) fn puback(&mut self, packet_id: u16, reason: ReasonCode) -> Step {
         match self.position(packet_id) {
             None => Step::Unknown,
-            Some((at, Await::Ack)) => self.finish(at),
+            Some((at, Await::Ack)) => {
+                self.outcomes.note(reason);
+                self.finish(at)
+            }
             Some(_) => Step::OutOfTurn,
         }
     }
@@ -231,11 +258,17 @@ impl Outbound {
             None => Step::Taken(Some(Ack::new(packet_id, ReasonCode::Success))),
             Some((_, Await::Ack)) => Step::OutOfTurn,
             // Refused: the handshake is over, and the message is not sent again [MQTT5 4.3.3].
-            Some((at, Await::Rec)) if reason.is_error() => self.finish(at),
+            Some((at, Await::Rec)) if reason.is_error() => {
+                self.outcomes.note(reason);
+                self.finish(at)
+            }
             Some((at, _)) => {
-                if let Some(entry) = self.inflight.get_mut(at) {
+                if let Some(entry) = self.inflight.get_mut(at)
+                    && entry.delivery.take().is_some()
+                {
                     entry.awaits = Await::Comp;
-                    entry.delivery = None;
+                    self.taken_over += 1;
+                    self.outcomes.note(ReasonCode::Success);
                 }
                 Step::Taken(Some(Ack::new(packet_id, ReasonCode::Success)))
             }
@@ -246,9 +279,22 @@ impl Outbound {
     pub(super) fn pubcomp(&mut self, packet_id: u16) -> Step {
         match self.position(packet_id) {
             None => Step::Unknown,
-            Some((at, Await::Comp)) => self.finish(at),
+            Some((at, Await::Comp)) => {
+                self.taken_over -= 1;
+                self.finish(at)
+            }
             Some(_) => Step::OutOfTurn,
         }
+    }
+
+    /// What became of messages since this was asked last.
+    pub(super) fn take_outcomes(&mut self) -> Outcomes {
+        std::mem::take(&mut self.outcomes)
+    }
+
+    /// Messages that are not yet the client's: queued, or sent and not acknowledged.
+    pub(super) fn undelivered(&self) -> usize {
+        self.len() - self.taken_over
     }
 
     /// Messages waiting, inflight ones included.
@@ -266,7 +312,10 @@ impl Outbound {
         });
         let unfinished = self.inflight.iter().filter(|entry| entry.delivery.is_some());
         (0..self.queue.len() + unfinished.count()).for_each(|_| dropped(DropReason::SessionEnded));
-        *self = Self::default();
+        *self = Self {
+            outcomes: self.outcomes,
+            ..Self::default()
+        };
         shared
     }
 
