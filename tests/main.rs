@@ -13,6 +13,7 @@ mod bad_packets;
 mod bridge;
 mod broker_statistics;
 mod conformance;
+mod conservation;
 mod conversation;
 mod daemon_life;
 mod differential;

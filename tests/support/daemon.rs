@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use clawdbot::security::{DataDir, keys};
 use rustix::process::Signal;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::process::{self, Finished};
-use super::{PATIENCE, wait_for};
+use super::{LOOK, PATIENCE, conservation, wait_for};
 
 /// A running daemon. When it is dropped it is killed, and if the test failed, its log is shown.
 pub(crate) struct Daemon {
@@ -150,8 +150,34 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Holds the daemon to its sums, if it still runs and answers. What is under way at this moment may take
+    /// a while to arrive.
+    fn assert_nothing_was_lost_unseen(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut imbalance = None;
+        while Instant::now() < deadline {
+            let Ok((200, metrics)) = get(self.http, "/metrics") else {
+                return;
+            };
+            imbalance = conservation::imbalance(&metrics);
+            if imbalance.is_none() {
+                return;
+            }
+            std::thread::sleep(LOOK);
+        }
+        if let Some(what) = imbalance {
+            panic!("messages are not accounted for: {what}");
+        }
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
+        let runs = matches!(self.process.try_wait(), Ok(None));
+        if runs && !std::thread::panicking() {
+            self.assert_nothing_was_lost_unseen();
+        }
         // The inference process ends with it: that is one of the things tested.
         let _gone = self.process.kill();
         let _status = self.process.wait();

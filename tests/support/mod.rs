@@ -4,6 +4,7 @@
 pub(crate) mod answer;
 pub(crate) mod broker;
 pub(crate) mod client;
+pub(crate) mod conservation;
 pub(crate) mod daemon;
 pub(crate) mod data;
 pub(crate) mod foreign;
