@@ -94,7 +94,7 @@ stats! {
     messages_routed => "clawdbot.mqtt.messages.routed",
     /// Publishes that nobody subscribed to.
     messages_without_receiver => "clawdbot.mqtt.messages.without_receiver",
-    /// Publishes that the access rules or a full mailbox refused.
+    /// Publishes that the access rules, a full mailbox or an actor that cannot read them refused.
     messages_rejected => "clawdbot.mqtt.messages.rejected",
     /// Copies of messages made for sessions, one for each receiver. Each is completed, dropped with one of the
     /// reasons below, or waits (`clawdbot.mqtt.deliveries.waiting`).

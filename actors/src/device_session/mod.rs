@@ -460,7 +460,7 @@ impl DeviceSession {
         match routed {
             Routed::To(0) => &stats.messages_without_receiver,
             Routed::To(_) => &stats.messages_routed,
-            Routed::Full | Routed::First => &stats.messages_rejected,
+            Routed::Full | Routed::Malformed | Routed::Gone | Routed::First => &stats.messages_rejected,
         }
         .add(1);
     }
