@@ -31,7 +31,7 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use topics::retained::RetainedBounds;
-use topics::session::SessionConfig;
+use topics::session::{RateLimit, SessionConfig};
 
 use crate::admin::{AdminError, AdminListener, AdminRequest};
 use crate::broker::{self, BrokerError};
@@ -571,6 +571,13 @@ fn session_config(settings: &Settings) -> SessionConfig {
         max_queued_messages: mqtt.max_queued_messages,
         max_queued_bytes: mqtt.max_queued_bytes,
         max_subscriptions: mqtt.max_subscriptions,
+        publish_rate: RateLimit {
+            messages_per_s: mqtt.max_messages_per_s,
+            bytes_per_s: mqtt.max_bytes_per_s,
+        },
+        max_topic_levels: mqtt.max_topic_levels,
+        max_topic_bytes: mqtt.max_topic_bytes,
+        max_inflight: mqtt.max_inflight,
         ..SessionConfig::default()
     }
 }

@@ -20,6 +20,7 @@ mod differential;
 mod external_broker;
 mod hostile_input;
 mod idle;
+mod limits;
 mod many_clients;
 mod mosquitto;
 mod mosquitto_scripts;

@@ -101,6 +101,8 @@ stats! {
     deliveries => "clawdbot.mqtt.deliveries",
     /// Copies that are the client's: sent at QoS 0, acknowledged at QoS 1 and 2.
     deliveries_completed => "clawdbot.mqtt.deliveries.completed",
+    /// Times that a client published faster than `mqtt.max_messages_per_s` or `max_bytes_per_s` and was paused.
+    publishers_paused => "clawdbot.mqtt.publishers.paused",
     /// Messages the client refused with an error in its PUBACK or PUBREC.
     dropped_refused => "clawdbot.mqtt.messages.dropped.refused",
     /// Messages not delivered: the receiver's outbox was full.

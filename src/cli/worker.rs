@@ -29,6 +29,9 @@ pub(super) fn run(_flags: WorkerFlags) -> Result<(), Failure> {
         ))
     };
     let _signals = leave_signals_to_the_daemon().map_err(broken)?;
+    // Messages go before words: the broker's threads take what they need, the model what is left. Refused, it
+    // only competes with them.
+    let _refused = platform::priority::step_back();
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(broken)?);
     // A terminal or a file is no socket of the daemon's.
     socket.peer_addr().map_err(broken)?;

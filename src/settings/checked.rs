@@ -81,6 +81,16 @@ pub struct Mqtt {
     pub max_retained_bytes: usize,
     /// Subscriptions of one client.
     pub max_subscriptions: usize,
+    /// Publications that one client may send in a second; 0 is no limit.
+    pub max_messages_per_s: u32,
+    /// Bytes of topics and payloads that one client may send in a second; 0 is no limit.
+    pub max_bytes_per_s: u64,
+    /// Levels of a topic or a filter.
+    pub max_topic_levels: usize,
+    /// Bytes of a topic or a filter.
+    pub max_topic_bytes: usize,
+    /// QoS 1 and 2 messages that we may have unacknowledged towards one client.
+    pub max_inflight: u16,
     /// Threads that carry sessions; 0 is half the machine's cores.
     pub session_threads: usize,
     /// Time between two rounds of `$SYS/broker/…`; none publishes nothing there.
@@ -335,6 +345,11 @@ impl Settings {
                 max_retained_messages: 10_000,
                 max_retained_bytes: 64 << 20,
                 max_subscriptions: 100,
+                max_messages_per_s: 0,
+                max_bytes_per_s: 0,
+                max_topic_levels: 200,
+                max_topic_bytes: 65_535,
+                max_inflight: 100,
                 session_threads: 0,
                 sys_interval: Some(Duration::from_secs(10)),
             },

@@ -59,6 +59,11 @@ impl Checker<'_> {
             ),
             max_retained_bytes: self.number("mqtt.max_retained_bytes", raw.max_retained_bytes, 1024..=GIB),
             max_subscriptions: self.number("mqtt.max_subscriptions", raw.max_subscriptions, 1..=MILLION),
+            max_messages_per_s: self.number("mqtt.max_messages_per_s", raw.max_messages_per_s, 0..=MILLION),
+            max_bytes_per_s: self.number("mqtt.max_bytes_per_s", raw.max_bytes_per_s, 0..=1024 * GIB),
+            max_topic_levels: self.number("mqtt.max_topic_levels", raw.max_topic_levels, 1..=200),
+            max_topic_bytes: self.number("mqtt.max_topic_bytes", raw.max_topic_bytes, 1..=65_535),
+            max_inflight: self.number("mqtt.max_inflight", raw.max_inflight, 1..=65_535),
             session_threads: self.number("mqtt.session_threads", raw.session_threads, 0..=1024),
             sys_interval: Some(self.seconds("mqtt.sys_interval_s", raw.sys_interval_s, 0..=DAY_S))
                 .filter(|interval| !interval.is_zero()),

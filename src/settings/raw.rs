@@ -57,6 +57,11 @@ pub(super) struct RawMqtt {
     pub(super) max_retained_messages: Given<u64>,
     pub(super) max_retained_bytes: Given<u64>,
     pub(super) max_subscriptions: Given<u64>,
+    pub(super) max_messages_per_s: Given<u64>,
+    pub(super) max_bytes_per_s: Given<u64>,
+    pub(super) max_topic_levels: Given<u64>,
+    pub(super) max_topic_bytes: Given<u64>,
+    pub(super) max_inflight: Given<u64>,
     pub(super) session_threads: Given<u64>,
     pub(super) sys_interval_s: Given<u64>,
 }

@@ -3,3 +3,4 @@
 
 pub mod memory;
 pub mod open_files;
+pub mod priority;

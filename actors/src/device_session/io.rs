@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use futures_core::Stream;
@@ -74,6 +74,8 @@ pub(super) struct Io {
     /// see that it is crowded.
     pub(super) deliveries_wait: bool,
     held_back: Option<HeldBack>,
+    /// The client published too fast.
+    paused: Option<Pin<Box<Sleep>>>,
     /// While it is held back, what the client acknowledges is still read, up to a bound.
     pub(super) may_read_ahead: bool,
 }
@@ -111,6 +113,7 @@ impl Io {
             read_first: false,
             deliveries_wait: false,
             held_back: None,
+            paused: None,
             may_read_ahead: true,
         }))
     }
@@ -162,15 +165,31 @@ impl Io {
         self.wake();
     }
 
+    /// Takes no publication from the client before an instant.
+    pub(super) fn pause(&mut self, until: Instant) {
+        let until = tokio::time::Instant::from_std(until);
+        match &mut self.paused {
+            Some(sleep) => sleep.as_mut().reset(until),
+            none => *none = Some(Box::pin(tokio::time::sleep_until(until))),
+        }
+        self.wake();
+    }
+
     /// Nobody is waited for any more.
     pub(super) fn stop_holding_back(&mut self) {
         self.held_back = None;
+        self.paused = None;
         self.may_read_ahead = true;
     }
 
     /// Whether the client's next packets must wait.
     pub(super) fn is_held_back(&self) -> bool {
-        self.held_back.is_some()
+        self.held_back.is_some() || self.paused.is_some()
+    }
+
+    /// Whether nothing at all is read: what the client says now is heard later.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.is_held_back() && !self.may_read_ahead
     }
 
     /// Makes the stream look again: there is something to write.
@@ -200,9 +219,29 @@ impl Io {
         }
     }
 
+    /// Ready when the receivers have room again and the client's pause is over.
+    fn poll_held_back(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let receivers = self.held_back.as_mut().map_or(Poll::Ready(()), |h| h.poll(cx));
+        let pause = self
+            .paused
+            .as_mut()
+            .map_or(Poll::Ready(()), |p| p.as_mut().poll(cx));
+        if receivers.is_ready() {
+            self.held_back = None;
+        }
+        if pause.is_ready() {
+            self.paused = None;
+        }
+        if receivers.is_ready() && pause.is_ready() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<IoEvent> {
-        if let Some(held_back) = &mut self.held_back {
-            if held_back.poll(cx).is_pending() {
+        if self.is_held_back() {
+            if self.poll_held_back(cx).is_pending() {
                 if !self.may_read_ahead {
                     return Poll::Pending;
                 }

@@ -380,6 +380,7 @@ impl DeviceSession {
                 Effect::PublishWill(message) => self.publish_will(message),
                 Effect::HandOn(deliveries) => self.bequeath(deliveries),
                 Effect::Dropped(reason) => self.count_drop(reason),
+                Effect::Pause(until) => self.pause(until),
                 Effect::Close => {
                     self.io.borrow_mut().close();
                     self.detach(ctx);
@@ -389,6 +390,13 @@ impl DeviceSession {
         }
         self.io.borrow_mut().deliveries_wait = self.session.waiting() >= DELIVERIES_AHEAD;
         self.account();
+    }
+
+    /// The client is not read from for a while: TCP tells it to slow down. What it acknowledges is still
+    /// heard.
+    fn pause(&mut self, until: Instant) {
+        self.switchboard.stats().publishers_paused.add(1);
+        self.io.borrow_mut().pause(until);
     }
 
     /// Keeps the sum true: copies made are completed, dropped or waiting.
@@ -724,7 +732,14 @@ impl DeviceSession {
         }
         let handle = ctx.run_later(at.saturating_duration_since(Instant::now()), |act, ctx| {
             act.timer = None;
-            act.step(ctx, |session, effects| session.tick(Instant::now(), effects));
+            let deaf = act.io.borrow().is_deaf();
+            act.step(ctx, |session, effects| {
+                let now = Instant::now();
+                if deaf {
+                    session.not_listened_to(now);
+                }
+                session.tick(now, effects);
+            });
             act.arm_timer(ctx);
             act.io.borrow_mut().wake();
         });

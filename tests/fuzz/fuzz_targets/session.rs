@@ -29,6 +29,7 @@ fn config() -> SessionConfig {
         max_queued_messages: 4,
         max_queued_bytes: 4096,
         max_subscriptions: 3,
+        ..SessionConfig::default()
     }
 }
 

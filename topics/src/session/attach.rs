@@ -154,6 +154,9 @@ impl Session {
 
     fn read_will(&self, now: Instant, will: &crate::packet::Will) -> Result<Will, ReasonCode> {
         let topic = TopicName::parse(will.topic.clone()).map_err(|_| ReasonCode::TopicNameInvalid)?;
+        if !self.config.takes(topic.as_str()) {
+            return Err(ReasonCode::TopicNameInvalid);
+        }
         let mut message = Message::new(topic, will.payload.clone(), will.qos);
         message.retain = will.retain;
         let expiry = will.properties.as_ref().and_then(|p| p.message_expiry_interval_s);

@@ -1,6 +1,7 @@
 //! What a session wants done. The driver carries effects out in their order.
 
 use std::fmt;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -52,6 +53,8 @@ pub enum Effect {
     HandOn(Vec<Delivery>),
     /// A message for this client was let go.
     Dropped(DropReason),
+    /// The client publishes faster than it may: take no publication from it before this instant.
+    Pause(Instant),
     /// Close the connection once everything before this was sent.
     Close,
     /// The session is over: nothing of it is kept.

@@ -12,8 +12,9 @@ use crate::message::Message;
 use crate::name::TopicName;
 use crate::packet::{Ack, Packet, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe, Unsubscribe};
 
-use super::Session;
 use super::effect::{Effect, Wanted};
+use super::rate::Rate;
+use super::{Session, SessionConfig};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
@@ -39,6 +40,7 @@ pub(super) struct Inbound {
     unfinished: BTreeMap<u16, Unfinished>,
     counted: usize,
     aliases: Vec<Option<TopicName>>,
+    rate: Rate,
     /// What was published to last, which most often comes again. Read by a `ClientDecoder` it holds no
     /// packet's buffer.
     last_topic: Option<TopicName>,
@@ -119,13 +121,13 @@ impl Inbound {
         }
     }
 
-    fn read_topic(&mut self, topic: ByteString) -> Result<TopicName, ReasonCode> {
+    fn read_topic(&mut self, topic: ByteString, config: &SessionConfig) -> Result<TopicName, ReasonCode> {
         if let Some(last) = &self.last_topic
             && *last.as_byte_string() == topic
         {
             return Ok(last.clone());
         }
-        let topic = TopicName::parse(topic).map_err(|_| ReasonCode::TopicNameInvalid)?;
+        let topic = parse(topic, config)?;
         self.last_topic = Some(topic.clone());
         Ok(topic)
     }
@@ -134,12 +136,12 @@ impl Inbound {
         &mut self,
         topic: ByteString,
         alias: Option<u16>,
-        maximum: u16,
+        config: &SessionConfig,
     ) -> Result<TopicName, ReasonCode> {
         let Some(alias) = alias else {
-            return self.read_topic(topic);
+            return self.read_topic(topic, config);
         };
-        if alias == 0 || alias > maximum {
+        if alias == 0 || alias > config.topic_alias_maximum {
             return Err(ReasonCode::TopicAliasInvalid);
         }
         let slot = usize::from(alias) - 1;
@@ -152,9 +154,7 @@ impl Inbound {
                 .ok_or(ReasonCode::ProtocolError);
         }
         // Kept beyond the packet it came in, so it must not hold that buffer.
-        let name = TopicName::parse(topic)
-            .map_err(|_| ReasonCode::TopicNameInvalid)?
-            .detached();
+        let name = parse(topic, config)?.detached();
         if self.aliases.len() <= slot {
             self.aliases.resize(slot + 1, None);
         }
@@ -165,13 +165,19 @@ impl Inbound {
     }
 }
 
+fn parse(topic: ByteString, config: &SessionConfig) -> Result<TopicName, ReasonCode> {
+    let name = TopicName::parse(topic).map_err(|_| ReasonCode::TopicNameInvalid)?;
+    if config.takes(name.as_str()) {
+        Ok(name)
+    } else {
+        Err(ReasonCode::TopicNameInvalid)
+    }
+}
+
 impl Session {
     pub(super) fn publish(&mut self, now: Instant, publish: Publish, effects: &mut Vec<Effect>) {
         let alias = publish.properties.as_ref().and_then(|p| p.topic_alias);
-        let topic = match self
-            .inbound
-            .resolve(publish.topic, alias, self.config.topic_alias_maximum)
-        {
+        let topic = match self.inbound.resolve(publish.topic, alias, &self.config) {
             Ok(topic) => topic,
             Err(reason) => return self.fail(reason, effects),
         };
@@ -182,6 +188,10 @@ impl Session {
             .is_some_and(|p| !p.subscription_identifiers.is_empty())
         {
             return self.fail(ReasonCode::ProtocolError, effects);
+        }
+        let bytes = topic.as_str().len() + publish.payload.len();
+        if let Some(until) = self.inbound.rate.take(now, bytes, self.config.publish_rate) {
+            effects.push(Effect::Pause(until));
         }
         let is_v5 = self.version() == Some(ProtocolVersion::V5);
         let packet_id = publish.packet_id;
@@ -279,8 +289,9 @@ impl Session {
     /// [MQTT-4.7.1-1], [MQTT-4.8.2-2]: 0x8F is for filters that are well-formed [MQTT5 3.9.3].
     fn read_filter(&self, text: ByteString) -> Result<Result<TopicFilter, ReasonCode>, FilterError> {
         match TopicFilter::parse(text) {
+            // Our own limits, which no specification names.
+            Ok(filter) if !self.config.takes(filter.as_str()) => Ok(Err(ReasonCode::TopicFilterInvalid)),
             Ok(filter) => Ok(Ok(filter.detached())),
-            // Our own limit, which no specification names.
             Err(FilterError::TooManyLevels { .. }) => Ok(Err(ReasonCode::TopicFilterInvalid)),
             Err(error) => Err(error),
         }

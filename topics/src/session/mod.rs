@@ -13,6 +13,7 @@ mod effect;
 mod explain;
 mod inbound;
 mod outbound;
+mod rate;
 mod sharing;
 
 use std::collections::HashMap;
@@ -23,12 +24,14 @@ use bytestring::ByteString;
 
 use crate::filter::TopicFilter;
 use crate::message::Message;
+use crate::name::{MAX_LEVELS, MAX_TOPIC_BYTES};
 use crate::packet::{Ack, Disconnect, Packet, ProtocolVersion, QoS, ReasonCode, SubAck, UnsubAck};
 
 pub use attach::{Attached, Welcome};
 pub use effect::{Effect, Secret, Wanted};
 pub use explain::refusal;
 pub use outbound::{Delivery, DropReason, Outcomes};
+pub use rate::RateLimit;
 
 use explain::Explains;
 use inbound::Inbound;
@@ -55,6 +58,19 @@ pub struct SessionConfig {
     pub max_queued_bytes: usize,
     /// Subscriptions of one client.
     pub max_subscriptions: usize,
+    /// How fast one client may publish.
+    pub publish_rate: RateLimit,
+    /// Levels of a topic that is published to or subscribed to.
+    pub max_topic_levels: usize,
+    /// Bytes of such a topic.
+    pub max_topic_bytes: usize,
+}
+
+impl SessionConfig {
+    /// Whether a topic or a filter is within the bounds.
+    fn takes(&self, topic: &str) -> bool {
+        topic.len() <= self.max_topic_bytes && topic.split('/').count() <= self.max_topic_levels
+    }
 }
 
 impl Default for SessionConfig {
@@ -69,6 +85,9 @@ impl Default for SessionConfig {
             max_queued_messages: 1000,
             max_queued_bytes: 4 * 1024 * 1024,
             max_subscriptions: 100,
+            publish_rate: RateLimit::default(),
+            max_topic_levels: MAX_LEVELS,
+            max_topic_bytes: MAX_TOPIC_BYTES,
         }
     }
 }
@@ -318,6 +337,13 @@ impl Session {
             self.forget(effects);
         }
         ended
+    }
+
+    /// Nothing was read of the client, so that its silence is no fault of its own [MQTT-3.1.2-22].
+    pub fn not_listened_to(&mut self, now: Instant) {
+        if let Some(link) = &mut self.link {
+            link.last_heard = now;
+        }
     }
 
     /// When [`Session::tick`] has something to do next.

@@ -115,7 +115,11 @@ impl Watch {
                 | Effect::Authenticate { .. }) => {
                     self.owed.push(owed);
                 }
-                Effect::Forget(_) | Effect::PublishWill(_) | Effect::HandOn(_) | Effect::Dropped(_) => {}
+                Effect::Forget(_)
+                | Effect::PublishWill(_)
+                | Effect::HandOn(_)
+                | Effect::Dropped(_)
+                | Effect::Pause(_) => {}
             }
         }
     }
