@@ -16,7 +16,11 @@ fn connect_with_will(client_id: &str) -> Vec<u8> {
 
 #[test]
 fn a_goodbye_is_heard_although_its_client_is_back_at_once() {
-    let daemon = Daemon::launch().set("auth.mode", "none").start();
+    // Its connections are watched by one reactor after the other, its session stays where it is.
+    let daemon = Daemon::launch()
+        .set("auth.mode", "none")
+        .set("mqtt.session_threads", 3)
+        .start();
     let mut watcher = RawClient::open(daemon.mqtt);
     watcher.send(&packet(
         0x10,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use actix_rt::ArbiterHandle;
 use actors::device_session::{ByteStream, Connection};
 use actors::reception::Reception;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
@@ -149,6 +150,7 @@ async fn receive<S: ByteStream + 'static>(
     let connection = Connection {
         stream,
         permit: Some(Box::new(permit)),
+        reactor: Handle::current(),
     };
     reception.receive(connection, peer, deadline).await;
 }

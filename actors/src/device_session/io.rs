@@ -2,7 +2,7 @@
 //! routed here, and reads what the client says. The connection in it is replaceable.
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::runtime::Handle;
 use tokio::time::Sleep;
 use topics::session::Delivery;
 
@@ -39,6 +40,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a connection that ends may take to write its last words and see the client go.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// How long a new connection waits for the reactor of the one before, at most: an arbiter that does not turn
+/// for so long has worse troubles than a goodbye unheard.
+const REACTOR_PATIENCE: Duration = Duration::from_secs(1);
+
 /// A client that goes on sending after its end is not listened to for long.
 const MAX_DRAINED_READS: usize = 256;
 
@@ -48,6 +53,8 @@ pub struct Connection {
     pub stream: Box<dyn ByteStream>,
     /// Dropped when the connection is closed: whoever counts connections is told so.
     pub permit: Option<Box<dyn Send>>,
+    /// Of the arbiter that watches the socket, which need not be the session's.
+    pub reactor: Handle,
 }
 
 /// What happened.
@@ -136,7 +143,10 @@ impl Io {
     pub(super) fn close(&mut self) {
         let out = std::mem::take(&mut self.out);
         self.stop_holding_back();
-        let Some(Connection { mut stream, permit }) = self.connection.take() else {
+        let Some(Connection {
+            mut stream, permit, ..
+        }) = self.connection.take()
+        else {
             return;
         };
         actix_rt::spawn(async move {
@@ -264,9 +274,28 @@ impl Io {
         }
     }
 
+    /// Ready when the reactor of the connection has seen everything that lies in its socket by now. Tokio
+    /// tries no read before that, so a socket can seem empty that is not.
+    pub(super) fn reactor_turn(&self) -> impl Future<Output = ()> + 'static {
+        let reactor = self
+            .connection
+            .as_ref()
+            .map(|connection| connection.reactor.clone());
+        async move {
+            if let Some(reactor) = reactor {
+                // A task of its own goes on after the reactor's turn and never before; a future among those of
+                // an actor is polled whenever the actor is. What fails is a runtime that ends.
+                let turn = reactor.spawn(tokio::task::yield_now());
+                let _ = tokio::time::timeout(REACTOR_PATIENCE, turn).await;
+            }
+        }
+    }
+
     /// What can be read without waiting, as the last thing before the connection is closed.
     pub(super) fn read_now(&mut self) -> Option<IoEvent> {
-        match self.poll_read(&mut Context::from_waker(Waker::noop())) {
+        // Without the task's budget: when that is spent, every socket seems empty.
+        let read = pin!(tokio::task::unconstrained(poll_fn(|cx| self.poll_read(cx))));
+        match read.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(event) => Some(event),
             Poll::Pending => None,
         }

@@ -176,11 +176,14 @@ impl Handler<Attach> for DeviceSession {
             return Box::pin(std::future::ready(self.attach(msg, ctx)).into_actor(self));
         }
         // A client may say DISCONNECT and come back at once, and this connection be handed over before the
-        // goodbye on the other one was read. One turn of the reactor, and it is known what lies there.
-        Box::pin(tokio::task::yield_now().into_actor(self).map(|(), act, ctx| {
-            act.hear_out(ctx);
-            act.attach(msg, ctx)
-        }))
+        // goodbye on the other one was read. When the other one's reactor has turned, it is known what lies
+        // there. If that had to be asked of the router, the answer comes before the second future is polled.
+        let turn = self.io.borrow().reactor_turn();
+        let heard_out = turn
+            .into_actor(self)
+            .map(|(), act, ctx| act.hear_out(ctx))
+            .then(|(), act, _| tokio::task::yield_now().into_actor(act));
+        Box::pin(heard_out.map(|(), act, ctx| act.attach(msg, ctx)))
     }
 }
 
