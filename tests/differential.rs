@@ -111,7 +111,10 @@ fn agree(packet: &Packet, version: ProtocolVersion, read: &TheirVerdict) -> Resu
     // A damaged level makes it a CONNECT of another protocol, which the parser of `version` is not for.
     let other_protocol =
         matches!(packet, Packet::Connect(c) if c.protocol != version || c.protocol < ProtocolVersion::V311);
-    let known = other_protocol || unread_by_them(packet, version).is_some() || identifiers(packet) > 1;
+    let known = other_protocol
+        || unread_by_them(packet, version).is_some()
+        || is_bare_goodbye(packet, version)
+        || identifiers(packet) > 1;
     match (translate(packet, version), read) {
         (Ok(expected), TheirVerdict::Packet(read)) if identifiers(packet) < 2 => {
             prop_assert_eq!(&**read, &expected);
@@ -164,6 +167,11 @@ fn unread_by_them(packet: &Packet, version: ProtocolVersion) -> Option<Fault> {
         Packet::ConnAck(_) | Packet::UnsubAck(_) if version == ProtocolVersion::V5 => Some(Fault::Panics),
         // A reason without properties [MQTT5 3.14.2.2.1] has it look for a length that is not there.
         packet if is_bare_reason(packet, version) => Some(Fault::Refuses),
+        // A DISCONNECT may have this reason by the list of all of them [MQTT5 2.4], though not by its own
+        // [MQTT5 3.14.2.1], which is the one it follows.
+        Packet::Disconnect(disconnect) if disconnect.reason == ReasonCode::BadAuthenticationMethod => {
+            Some(Fault::Refuses)
+        }
         _ => None,
     }
 }
@@ -180,6 +188,12 @@ fn is_bare_reason(packet: &Packet, version: ProtocolVersion) -> bool {
     version == ProtocolVersion::V5
         && disconnect.reason != ReasonCode::Success
         && *disconnect == Disconnect::new(disconnect.reason)
+}
+
+/// Nobody writes out a success without properties, but it is legal [MQTT5 3.14.2.1], and they refuse it like
+/// any bare reason. Once read it looks like the DISCONNECT with nothing in it, which they do read.
+fn is_bare_goodbye(packet: &Packet, version: ProtocolVersion) -> bool {
+    version == ProtocolVersion::V5 && *packet == Packet::Disconnect(Disconnect::new(ReasonCode::Success))
 }
 
 /// It counts each subscription identifier one byte too long, and so ends the properties too early.
@@ -302,6 +316,20 @@ const DIFFERENCES: &[Difference] = &[
         "a DISCONNECT with a reason alone",
         V5,
         b"\xE0\x01\x04",
+        Accept,
+        Refuse,
+    ),
+    difference(
+        "a DISCONNECT with a written success alone",
+        V5,
+        b"\xE0\x01\x00",
+        Accept,
+        Refuse,
+    ),
+    difference(
+        "a DISCONNECT for a bad authentication method",
+        V5,
+        b"\xE0\x02\x8C\x00",
         Accept,
         Refuse,
     ),
