@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Clawdbot, Mosquitto and rumqttd under the same load (../shared/tools/mqtt-load), turn by turn in one run,
-# so that a neighbour's noise hits all three. Prints a Markdown table; what each column means and what was
+# Clawdbot, Mosquitto, rumqttd and a bare byte relay under the same load (../shared/tools/mqtt-load), turn by turn in one run,
+# so that a neighbour's noise hits all of them. Prints a Markdown table; what each column means and what was
 # found stands in benches/README.md.
 #
 #   benches/brokers.sh                    the whole matrix
 #   REPEATS=3 benches/brokers.sh          medians of three rounds
-#   ONLY=idle benches/brokers.sh          only the memory of idle clients
+#   ONLY=idle benches/brokers.sh          only the memory of idle clients, and many connections
+#   ONLY=busy benches/brokers.sh          only the paced load while the model works (MODEL=path to a model)
 #   SCALE=10 benches/brokers.sh           a tenth of the messages, for a quick look
-#   CLAWDBOT=path RUMQTTD_PEER=path MQTT_LOAD=path   binaries built elsewhere
+#   CLAWDBOT=path RUMQTTD_PEER=path RELAY_PEER=path MQTT_LOAD=path   binaries built elsewhere
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,8 +17,10 @@ SCALE=${SCALE:-100}
 # No single measurement may take longer; what it did not deliver by then is printed as lost.
 LIMIT_S=${LIMIT_S:-90}
 IDLE_CLIENTS=${IDLE_CLIENTS:-5000}
+MANY_CLIENTS=${MANY_CLIENTS:-15000}
+MODEL=${MODEL:-../shared/data/models/stories260K/stories260K-f32.gguf}
 BROKERS=(clawdbot mosquitto rumqttd)
-declare -A PORT=([clawdbot]=18831 [mosquitto]=18832 [rumqttd]=18833)
+declare -A PORT=([clawdbot]=18831 [mosquitto]=18832 [rumqttd]=18833 [relay]=18834)
 declare -A PID
 
 work=$(mktemp -d)
@@ -30,18 +33,21 @@ ulimit -n "$(ulimit -Hn)"
 
 say() { echo "$*" >&2; }
 
+bench_binary() {
+  cargo bench --no-run --bench "$1" --message-format=json |
+    python3 -c 'import json,sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable") and message["target"]["name"] == sys.argv[1]: print(message["executable"])' "$1"
+}
+
 build() {
   if [[ -z ${CLAWDBOT:-} ]]; then
     cargo build --release --bin clawdbot
     CLAWDBOT=$PWD/target/release/clawdbot
   fi
-  if [[ -z ${RUMQTTD_PEER:-} ]]; then
-    RUMQTTD_PEER=$(cargo bench --no-run --bench rumqttd_peer --message-format=json \
-      | python3 -c 'import json,sys
-for line in sys.stdin:
-    message = json.loads(line)
-    if message.get("executable") and message["target"]["name"] == "rumqttd_peer": print(message["executable"])')
-  fi
+  RUMQTTD_PEER=${RUMQTTD_PEER:-$(bench_binary rumqttd_peer)}
+  RELAY_PEER=${RELAY_PEER:-$(bench_binary relay_peer)}
   if [[ -z ${MQTT_LOAD:-} ]]; then
     # The tool lies in a folder that may not be written to.
     CARGO_TARGET_DIR=$PWD/target/mqtt-load cargo build --release --manifest-path ../shared/tools/mqtt-load/Cargo.toml
@@ -51,6 +57,7 @@ for line in sys.stdin:
 
 start() {
   CLAWDBOT__DATA_DIR=$work/clawdbot CLAWDBOT__MQTT__TCP=127.0.0.1:${PORT[clawdbot]} CLAWDBOT__AUTH__MODE=none \
+    CLAWDBOT__MQTT__WEBSOCKET= CLAWDBOT__MQTT__MAX_CONNECTIONS=20000 CLAWDBOT__MODEL__PATH=${model:-} \
     CLAWDBOT__METRICS__LISTEN=127.0.0.1:18839 CLAWDBOT__LOG__LEVEL=warn "$CLAWDBOT" serve >"$work/clawdbot.log" 2>&1 &
   PID[clawdbot]=$!
   cat >"$work/mosquitto.conf" <<CONF
@@ -66,7 +73,9 @@ CONF
   PID[mosquitto]=$!
   "$RUMQTTD_PEER" --port "${PORT[rumqttd]}" >"$work/rumqttd.log" 2>&1 &
   PID[rumqttd]=$!
-  for broker in "${BROKERS[@]}"; do
+  "$RELAY_PEER" --port "${PORT[relay]}" >"$work/relay.log" 2>&1 &
+  PID[relay]=$!
+  for broker in "${BROKERS[@]}" relay; do
     for _ in $(seq 100); do
       (exec 3<>"/dev/tcp/127.0.0.1/${PORT[$broker]}") 2>/dev/null && continue 2
       sleep 0.1
@@ -84,7 +93,7 @@ measure() {
   local name=$1 messages=$(($2 * SCALE / 100))
   shift 2
   for round in $(seq "$REPEATS"); do
-    for broker in "${BROKERS[@]}"; do
+    for broker in "${BROKERS[@]}" relay; do
       local line
       line=$(timeout "$LIMIT_S" "$MQTT_LOAD" --port "${PORT[$broker]}" "$@" --messages "$messages" 2>>"$work/load.log") || line="failed"
       say "$name, round $round, $broker: $line"
@@ -95,8 +104,44 @@ measure() {
 
 remember_rss() { for broker in "${BROKERS[@]}"; do printf '%s\t%s\trss_kib=%s\n' "$1" "$broker" "$(rss_kib "$broker")" >>"$work/results"; done; }
 
+# Paced load on Clawdbot alone, while four questions at a time keep the model busy.
+busy() {
+  stop
+  model=$MODEL start
+  for _ in $(seq 100); do
+    curl -sf http://127.0.0.1:18839/health | grep -q '"model":"ready"' && break
+    sleep 0.2
+  done
+  local asking=() name
+  for state in idle busy; do
+    if [[ $state == busy ]]; then
+      for asker in 1 2 3 4; do
+        (while mosquitto_sub -h 127.0.0.1 -p "${PORT[clawdbot]}" -i "asker$asker" -t "clawdbot/asker$asker/reply" -C 500 >/dev/null; do :; done) &
+        asking+=($!)
+        (while mosquitto_pub -h 127.0.0.1 -p "${PORT[clawdbot]}" -t "clawdbot/asker$asker/command" -q 1 \
+          -m '{"prompt":"Once upon a time","max_tokens":256}'; do sleep 0.1; done) >/dev/null 2>&1 &
+        asking+=($!)
+      done
+      sleep 2
+      say "processes at work: $(top -bn2 -d1 | awk '/clawdbot|inference/ {print $12, $9 "%"}' | tail -2 | xargs)"
+    fi
+    for round in $(seq "$REPEATS"); do
+      for kind in "1 pair at 1,000/s:--clients 1 --rate 1000 --messages 5000" "50 pairs at 40/s:--clients 50 --rate 40 --messages 200"; do
+        name="${kind%%:*}, model $state"
+        # shellcheck disable=SC2086
+        say "$name, round $round: $(timeout "$LIMIT_S" "$MQTT_LOAD" --port "${PORT[clawdbot]}" pairs --size 100 --qos 1 ${kind#*:})"
+      done
+    done
+  done
+  kill "${asking[@]}" 2>/dev/null || true
+}
+
 build
 start
+if [[ ${ONLY:-} == busy ]]; then
+  busy
+  exit 0
+fi
 if [[ ${ONLY:-} != idle ]]; then
   remember_rss "memory at rest"
   for size in 100 4096; do
@@ -122,6 +167,13 @@ for broker in "${BROKERS[@]}"; do
   line=$(timeout "$LIMIT_S" "$MQTT_LOAD" --port "${PORT[$broker]}" idle --clients "$IDLE_CLIENTS" --pid "${PID[$broker]}" 2>>"$work/load.log") || line="failed"
   say "idle, $broker: $line"
   printf '%s\t%s\t%s\n' "$IDLE_CLIENTS idle clients" "$broker" "$line" >>"$work/results"
+done
+stop
+start
+for broker in clawdbot mosquitto; do
+  line=$(timeout "$LIMIT_S" "$MQTT_LOAD" --port "${PORT[$broker]}" idle --clients "$MANY_CLIENTS" --pid "${PID[$broker]}" 2>>"$work/load.log") || line="failed"
+  say "many, $broker: $line"
+  printf '%s\t%s\t%s\n' "$MANY_CLIENTS idle clients" "$broker" "$line" >>"$work/results"
 done
 [[ -s $work/load.log ]] && sort "$work/load.log" | uniq -c | sort -rn | head -5 >&2
 
@@ -155,16 +207,20 @@ def lost(results):
     return ("" if not missing else f" ({missing:,} lost)") + ("" if not failed else f" ({failed} failed)")
 
 
-print("| | Clawdbot | Mosquitto | rumqttd | to the better peer |")
-print("|---|---|---|---|---|")
+print("| | Clawdbot | Mosquitto | rumqttd | bare relay | to the better peer | to the relay |")
+print("|---|---|---|---|---|---|---|")
 for name, results in cases.items():
     cells, values = [], {}
-    for broker in BROKERS:
+    for broker in [*BROKERS, "relay"]:
         own = results.get(broker, [])
+        if not own:
+            cells.append("")
+            values[broker] = None
+            continue
         if name.startswith("paced"):
             p50, p99 = number(r"p50_ms=([\d.]+)", own), number(r"p99_ms=([\d.]+)", own)
             values[broker] = p99
-            cells.append(("failed" if p99 is None else f"p50 {p50:.2f} ms, p99 {p99:.2f} ms") + lost(own))
+            cells.append(("failed" if p99 is None else f"p50 {p50:.3f} ms, p99 {p99:.2f} ms") + lost(own))
         elif name.startswith("memory"):
             values[broker] = number(r"rss_kib=(\d+)", own)
             cells.append(f"{values[broker] / 1024:.1f} MiB")
@@ -179,5 +235,6 @@ for name, results in cases.items():
     ratio = ""
     if values["clawdbot"] and peers:
         ratio = f"{values['clawdbot'] / (min(peers) if smaller_is_better else max(peers)):.2f}"
-    print(f"| {name} | {' | '.join(cells)} | {ratio} |")
+    to_relay = f"{values['clawdbot'] / values['relay']:.2f}" if values["clawdbot"] and values["relay"] else ""
+    print(f"| {name} | {' | '.join(cells)} | {ratio} | {to_relay} |")
 TABLE
