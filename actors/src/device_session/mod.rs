@@ -6,6 +6,7 @@
 
 mod authentication;
 mod io;
+mod publishing;
 mod sharing;
 
 use std::cell::RefCell;
@@ -21,21 +22,20 @@ use bytestring::ByteString;
 use topics::access::Decision;
 use topics::device::DeviceId;
 use topics::filter::TopicFilter;
-use topics::message::Message as AppMessage;
-use topics::name::TopicName;
-use topics::packet::{ClientDecoder, Connect, DecodeError, Packet, QoS, ReasonCode};
+use topics::packet::{ClientDecoder, Connect, DecodeError, Packet, ReasonCode};
 use topics::session::{Delivery, Detach, DropReason, Effect, Outcomes, Session, SessionConfig, Wanted};
 
 use crate::auth_checker::{Admission, AuthChecker};
 use crate::outbox::Outbox;
 use crate::presence;
 use crate::route::LastRoute;
-use crate::switchboard::{Publisher, Routed, SessionHandle, Switchboard};
-use crate::topic_router::{RouteFirst, Subscribe, TopicRouter, Unsubscribe};
+use crate::switchboard::{Publisher, SessionHandle, Switchboard};
+use crate::topic_router::{Subscribe, TopicRouter, Unsubscribe};
 
 pub use io::{ByteStream, Connection};
 use io::{Io, IoEvent, IoStream};
 pub(crate) use io::{drain, poll_read_chunk};
+use publishing::Publication;
 
 /// Only connections and the end of the daemon come through the mailbox; a sender waits for room.
 const MAILBOX: usize = 16;
@@ -430,79 +430,6 @@ impl DeviceSession {
         }
     }
 
-    fn route(&mut self, message: AppMessage, packet_id: u16, ctx: &mut Context<Self>) {
-        self.switchboard.stats().messages_accepted.add(1);
-        if !self.may_publish(&message) {
-            self.switchboard.stats().messages_rejected.add(1);
-            return self.routed(packet_id, ReasonCode::NotAuthorized, ctx);
-        }
-        let message = Arc::new(message);
-        let mut crowded = Vec::new();
-        let routed =
-            self.switchboard
-                .route_gently(&message, &self.publisher, &mut self.last_route, &mut crowded);
-        if !crowded.is_empty() {
-            self.io.borrow_mut().hold_back(crowded);
-        }
-        match routed {
-            Routed::First => {
-                let first = RouteFirst {
-                    message,
-                    from: self.publisher.clone(),
-                };
-                self.ask_router(first, ctx, move |act, routed, ctx| {
-                    let routed = routed.unwrap_or(Routed::Full);
-                    act.count_routed(routed);
-                    act.routed(packet_id, routed.reason(), ctx);
-                });
-            }
-            routed => {
-                self.count_routed(routed);
-                if message.qos == QoS::AtLeastOnce {
-                    self.deliver_own(ctx);
-                }
-                self.routed(packet_id, routed.reason(), ctx);
-            }
-        }
-    }
-
-    fn count_routed(&self, routed: Routed) {
-        let stats = self.switchboard.stats();
-        match routed {
-            Routed::To(0) => &stats.messages_without_receiver,
-            Routed::To(_) => &stats.messages_routed,
-            Routed::Full | Routed::Malformed | Routed::Gone | Routed::First => &stats.messages_rejected,
-        }
-        .add(1);
-    }
-
-    /// Judges a publication by the access rules; one like the last is not judged again.
-    fn may_publish(&mut self, message: &AppMessage) -> bool {
-        if self
-            .last_allowed
-            .as_ref()
-            .is_some_and(|last| last.is_like(message))
-        {
-            return true;
-        }
-        let allowed = self.is_allowed("publish", message);
-        self.last_allowed = allowed.then(|| Publication::of(message));
-        allowed
-    }
-
-    fn is_allowed(&self, action: &'static str, message: &AppMessage) -> bool {
-        if is_for_the_server_only(&message.topic) {
-            self.switchboard.stats().access_denied.add(1);
-            return false;
-        }
-        let rules = &self.admission.rules;
-        let decision = rules.may_publish(&message.topic, message.qos as u8, message.retain);
-        if !decision.is_allowed() {
-            self.denied(action, message.topic.as_str(), &decision);
-        }
-        decision.is_allowed()
-    }
-
     /// A client that subscribed to its own topic has its copy before the PUBACK, as from Mosquitto:
     /// there are programs that take the PUBACK for the end of it.
     fn deliver_own(&mut self, ctx: &mut Context<Self>) {
@@ -623,22 +550,6 @@ impl DeviceSession {
         });
     }
 
-    fn publish_will(&mut self, will: AppMessage) {
-        if !self.is_allowed("will", &will) {
-            return;
-        }
-        let message = Arc::new(will);
-        if self.switchboard.route(&message, &self.publisher) == Routed::First {
-            let asked = self.switchboard.router().send(RouteFirst {
-                message,
-                from: self.publisher.clone(),
-            });
-            actix_rt::spawn(async move {
-                let _ = asked.await;
-            });
-        }
-    }
-
     fn denied(&self, action: &'static str, topic: &str, decision: &Decision) {
         self.switchboard.stats().access_denied.add(1);
         tracing::info!(client_id = %self.session.client_id(), action, topic, rule = %decision, "not authorized");
@@ -750,28 +661,6 @@ impl DeviceSession {
     }
 }
 
-/// What access rules judge of a message.
-#[derive(Debug)]
-struct Publication {
-    topic: TopicName,
-    qos: QoS,
-    retain: bool,
-}
-
-impl Publication {
-    fn of(message: &AppMessage) -> Self {
-        Self {
-            topic: message.topic.clone(),
-            qos: message.qos,
-            retain: message.retain,
-        }
-    }
-
-    fn is_like(&self, message: &AppMessage) -> bool {
-        self.qos == message.qos && self.retain == message.retain && self.topic == message.topic
-    }
-}
-
 /// Acknowledgements and pings stand in no order to what is published.
 fn may_be_deferred(packet: &Packet) -> bool {
     !matches!(
@@ -800,14 +689,6 @@ fn deserves_no_answer(error: &DecodeError) -> bool {
                 ..
             }
     )
-}
-
-/// Statistics are the server's to publish [MQTT5 4.7.2], and a share name is part of a filter, never of
-/// a topic somebody could receive from [MQTT5 4.8.2].
-fn is_for_the_server_only(topic: &TopicName) -> bool {
-    ["$SYS/", "$share/"]
-        .iter()
-        .any(|prefix| topic.as_str().starts_with(prefix))
 }
 
 fn publisher(client_id: &ByteString, admission: &Admission) -> Arc<Publisher> {

@@ -1,0 +1,133 @@
+//! What the client publishes, its will included: judged, routed, counted.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use topics::message::Message as AppMessage;
+use topics::name::TopicName;
+use topics::packet::{QoS, ReasonCode};
+
+use super::DeviceSession;
+use crate::switchboard::Routed;
+use crate::topic_router::RouteFirst;
+
+impl DeviceSession {
+    pub(super) fn route(&mut self, message: AppMessage, packet_id: u16, ctx: &mut Context<Self>) {
+        self.switchboard.stats().messages_accepted.add(1);
+        if !self.may_publish(&message) {
+            self.switchboard.stats().messages_rejected.add(1);
+            return self.routed(packet_id, ReasonCode::NotAuthorized, ctx);
+        }
+        let message = Arc::new(message);
+        let mut crowded = Vec::new();
+        let routed =
+            self.switchboard
+                .route_gently(&message, &self.publisher, &mut self.last_route, &mut crowded);
+        if !crowded.is_empty() {
+            self.io.borrow_mut().hold_back(crowded);
+        }
+        match routed {
+            Routed::First => {
+                let first = RouteFirst {
+                    message,
+                    from: self.publisher.clone(),
+                };
+                self.ask_router(first, ctx, move |act, routed, ctx| {
+                    let routed = routed.unwrap_or(Routed::Full);
+                    act.count_routed(routed);
+                    act.routed(packet_id, routed.reason(), ctx);
+                });
+            }
+            routed => {
+                self.count_routed(routed);
+                if message.qos == QoS::AtLeastOnce {
+                    self.deliver_own(ctx);
+                }
+                self.routed(packet_id, routed.reason(), ctx);
+            }
+        }
+    }
+
+    fn count_routed(&self, routed: Routed) {
+        let stats = self.switchboard.stats();
+        match routed {
+            Routed::To(0) => &stats.messages_without_receiver,
+            Routed::To(_) => &stats.messages_routed,
+            Routed::Full | Routed::Malformed | Routed::Gone | Routed::First => &stats.messages_rejected,
+        }
+        .add(1);
+    }
+
+    /// Judges a publication by the access rules; one like the last is not judged again.
+    fn may_publish(&mut self, message: &AppMessage) -> bool {
+        if self
+            .last_allowed
+            .as_ref()
+            .is_some_and(|last| last.is_like(message))
+        {
+            return true;
+        }
+        let allowed = self.is_allowed("publish", message);
+        self.last_allowed = allowed.then(|| Publication::of(message));
+        allowed
+    }
+
+    fn is_allowed(&self, action: &'static str, message: &AppMessage) -> bool {
+        if is_for_the_server_only(&message.topic) {
+            self.switchboard.stats().access_denied.add(1);
+            return false;
+        }
+        let rules = &self.admission.rules;
+        let decision = rules.may_publish(&message.topic, message.qos as u8, message.retain);
+        if !decision.is_allowed() {
+            self.denied(action, message.topic.as_str(), &decision);
+        }
+        decision.is_allowed()
+    }
+
+    pub(super) fn publish_will(&mut self, will: AppMessage) {
+        if !self.is_allowed("will", &will) {
+            return;
+        }
+        let message = Arc::new(will);
+        if self.switchboard.route(&message, &self.publisher) == Routed::First {
+            let asked = self.switchboard.router().send(RouteFirst {
+                message,
+                from: self.publisher.clone(),
+            });
+            actix_rt::spawn(async move {
+                let _ = asked.await;
+            });
+        }
+    }
+}
+
+/// What access rules judge of a message.
+#[derive(Debug)]
+pub(super) struct Publication {
+    topic: TopicName,
+    qos: QoS,
+    retain: bool,
+}
+
+impl Publication {
+    fn of(message: &AppMessage) -> Self {
+        Self {
+            topic: message.topic.clone(),
+            qos: message.qos,
+            retain: message.retain,
+        }
+    }
+
+    fn is_like(&self, message: &AppMessage) -> bool {
+        self.qos == message.qos && self.retain == message.retain && self.topic == message.topic
+    }
+}
+
+/// Statistics are the server's to publish [MQTT5 4.7.2], and a share name is part of a filter, never of
+/// a topic somebody could receive from [MQTT5 4.8.2].
+fn is_for_the_server_only(topic: &TopicName) -> bool {
+    ["$SYS/", "$share/"]
+        .iter()
+        .any(|prefix| topic.as_str().starts_with(prefix))
+}
