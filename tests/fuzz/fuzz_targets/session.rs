@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 use topics::message::Message;
 use topics::name::TopicName;
 use topics::packet::{Packet, QoS, ReasonCode, decode_from_client};
-use topics::session::{Delivery, Detach, Effect, Session, SessionConfig, Welcome};
+use topics::session::{Delivery, Detach, Effect, RateLimit, Session, SessionConfig, Welcome};
 
 /// Small, so that a short input reaches every bound.
 fn config() -> SessionConfig {
@@ -29,6 +29,10 @@ fn config() -> SessionConfig {
         max_queued_messages: 4,
         max_queued_bytes: 4096,
         max_subscriptions: 3,
+        publish_rate: RateLimit {
+            messages_per_s: 3,
+            bytes_per_s: 100,
+        },
         ..SessionConfig::default()
     }
 }
@@ -203,6 +207,7 @@ impl Run {
                 | Effect::PublishWill(_)
                 | Effect::HandOn(_)
                 | Effect::Dropped(_)
+                | Effect::Pause(_)
                 | Effect::End => {}
             }
         }
