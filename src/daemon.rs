@@ -38,7 +38,7 @@ use crate::broker::{self, BrokerError};
 use crate::http::{self, Health, HttpState};
 use crate::net::peers::Reach;
 use crate::net::permits::Permits;
-use crate::net::{DoorError, Doors, Entrance, open_files};
+use crate::net::{DoorError, Doors, Entrance, Room, open_files};
 use crate::security::tokens::TokenKey;
 use crate::security::{DataDir, DataDirError, KeyError, keys};
 use crate::settings::{AuthMode, Settings};
@@ -88,6 +88,11 @@ pub enum DaemonError {
     /// The application that was started with the daemon.
     #[error("the application's own actors could not be started: {0}")]
     Application(ApplicationError),
+    /// The system.
+    #[error(
+        "the threads of the sessions could not be started: {0}; lower mqtt.session_threads, or raise the system's limit on threads"
+    )]
+    Threads(std::io::Error),
     /// The program's own file, from which the inference process is started.
     #[error("the program's own file cannot be found: {0}; start it by its full path")]
     OwnProgram(std::io::Error),
@@ -264,17 +269,31 @@ impl Prepared {
         });
 
         let admittance = match settings.auth.mode {
-            AuthMode::Token => Admittance::Token(Box::new(Verifier(key))),
+            AuthMode::Token => Admittance::Token(Arc::new(Verifier(key))),
             AuthMode::None => Admittance::Everybody,
         };
-        let reception = Arc::new(Reception {
-            switchboard: switchboard.clone(),
-            auth: AuthChecker::new(admittance, stats.clone()).start(),
-            sessions: Arc::new(session_config(&settings)),
-            connect_timeout: settings.mqtt.connect_timeout,
-            bans: bans(&settings, stats.clone()),
-        });
-        let arbiters: Vec<_> = (0..session_arbiters(&settings)).map(|_| Arbiter::new()).collect();
+        let (sessions, bans) = (
+            Arc::new(session_config(&settings)),
+            bans(&settings, stats.clone()),
+        );
+        let arbiters = (0..session_arbiters(&settings))
+            .map(|_| Arbiter::try_with_tokio_rt(session_runtime))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(DaemonError::Threads)?;
+        let room = |arbiter: &Arbiter| {
+            let checker = AuthChecker::new(admittance.clone(), stats.clone());
+            let reception = Reception {
+                switchboard: switchboard.clone(),
+                auth: AuthChecker::start_in_arbiter(&arbiter.handle(), |_| checker),
+                sessions: sessions.clone(),
+                connect_timeout: settings.mqtt.connect_timeout,
+                bans: bans.clone(),
+            };
+            Room {
+                arbiter: arbiter.handle(),
+                reception: Arc::new(reception),
+            }
+        };
         let entrance = Entrance::new(
             Permits::new(max_connections, settings.mqtt.max_connections_per_address),
             if settings.mqtt.allow_beyond_private_network {
@@ -282,8 +301,8 @@ impl Prepared {
             } else {
                 Reach::PrivateNetworks
             },
-            arbiters.iter().map(Arbiter::handle).collect(),
-            reception,
+            arbiters.iter().map(room).collect(),
+            stats.clone(),
         );
         let served = serve(
             Listeners { doors, http, admin },
@@ -552,6 +571,18 @@ fn session_arbiters(settings: &Settings) -> usize {
         0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
         chosen => chosen,
     }
+}
+
+/// Sockets that a session arbiter's reactor tells of at a time. Tasks run in the order of their waking: with
+/// tokio's thousand at a time, all publishers of a burst are read before the first of their subscribers is
+/// written to. Of 1, 4, 8, 16 and 1,024, eight had the lowest times from publisher to subscriber.
+const SOCKETS_AT_A_TIME: usize = 8;
+
+fn session_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_io_events_per_tick(SOCKETS_AT_A_TIME)
+        .build()
 }
 
 fn retained_bounds(settings: &Settings) -> RetainedBounds {

@@ -1,5 +1,6 @@
-//! The actor that decides who comes in. It is asked at CONNECT, and again when a client renews its
-//! token by AUTH, and answers with compiled rules that the session keeps; it is not asked for each message.
+//! The actor that decides who comes in. It is asked at CONNECT, and again when a client renews its token by
+//! AUTH, and answers with compiled rules that the session keeps; it is not asked for each message. There is
+//! one on each session arbiter, so that a connection waits for no other thread.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,7 +22,7 @@ const MAILBOX: usize = 1024;
 pub const AUTHENTICATION_METHOD: &str = "clawdbot-jwt";
 
 /// Checks tokens. The daemon implements it; here nothing is known of keys or formats.
-pub trait TokenVerifier: Send + Unpin + 'static {
+pub trait TokenVerifier: Send + Sync + 'static {
     /// Who the token says its bearer is, or in words that can be logged why it is not believed.
     fn verify(&self, token: &[u8], now: SystemTime) -> Result<Identity, String>;
 }
@@ -36,9 +37,10 @@ pub struct Identity {
 }
 
 /// Who is let in, and how that is decided.
+#[derive(Clone)]
 pub enum Admittance {
     /// By a token in the password field, or by [`AUTHENTICATION_METHOD`].
-    Token(Box<dyn TokenVerifier>),
+    Token(Arc<dyn TokenVerifier>),
     /// Everybody, with every right: for benchmarks and conformance runs on loopback.
     Everybody,
 }

@@ -26,7 +26,7 @@ use crate::bans::{Bans, Visitor};
 use crate::device_session::{Attach, Connection, DeviceSession, drain, poll_read_chunk};
 use crate::switchboard::{SessionEntry, Switchboard};
 
-/// What receiving a connection needs. One for the daemon, shared.
+/// What receiving a connection needs. One for each session arbiter.
 pub struct Reception {
     /// Routes, sessions, counters.
     pub switchboard: Switchboard,

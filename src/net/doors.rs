@@ -1,10 +1,10 @@
 //! All doors of the daemon: opened together before anything runs, served together, closed together.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 use super::entrance::{Entrance, Layers};
@@ -96,38 +96,62 @@ impl Doors {
         Ok(Doors { ports, unix })
     }
 
-    /// Lets clients in until `stop` is ready.
+    /// Lets clients in until `stop` is ready. Each door is watched in the room of its number.
     pub fn serve<F>(
         self,
         entrance: &Arc<Entrance>,
         stop: impl Fn() -> F,
     ) -> Vec<actix_rt::task::JoinHandle<()>>
     where
-        F: Future<Output = ()> + 'static,
+        F: Future<Output = ()> + Send + 'static,
     {
         let mut served = Vec::new();
-        for Port {
-            name,
-            listener,
-            layers,
-        } in self.ports
-        {
-            if let Ok(address) = listener.local_addr() {
-                tracing::info!(%address, "{name} listens");
+        for (number, port) in self.ports.into_iter().enumerate() {
+            if let Ok(address) = port.listener.local_addr() {
+                tracing::info!(%address, "{} listens", port.name);
             }
-            served.push(actix_rt::spawn(tcp::serve(
-                listener,
-                layers,
-                entrance.clone(),
-                stop(),
-            )));
+            let (entrance_there, stop) = (entrance.clone(), stop());
+            served.extend(watch(entrance, number, port.name, async move |here| {
+                let listener = tokio::net::TcpListener::from_std(port.listener)?;
+                tcp::serve(listener, port.layers, entrance_there, here, stop).await;
+                Ok(())
+            }));
         }
         if let Some(door) = self.unix {
             tracing::info!(path = %door.path().display(), "unix socket listens");
-            served.push(actix_rt::spawn(door.serve(entrance.clone(), stop())));
+            let (entrance_there, stop) = (entrance.clone(), stop());
+            served.extend(watch(entrance, served.len(), "unix socket", async move |here| {
+                door.serve(entrance_there, here, stop).await
+            }));
         }
         served
     }
+}
+
+/// Runs a door's loop in its room; the task here ends when that does.
+fn watch<W>(
+    entrance: &Arc<Entrance>,
+    number: usize,
+    name: &'static str,
+    work: W,
+) -> Option<actix_rt::task::JoinHandle<()>>
+where
+    W: AsyncFnOnce(usize) -> io::Result<()> + Send + 'static,
+{
+    let (here, room) = entrance.room_for_door(number)?;
+    let (ended, end) = oneshot::channel::<()>();
+    room.arbiter.spawn_fn(move || {
+        actix_rt::spawn(async move {
+            if let Err(error) = work(here).await {
+                tracing::error!(%error, "{name} lets nobody in; start the daemon again");
+            }
+            drop(ended);
+        });
+    });
+    Some(actix_rt::spawn(async move {
+        // Only its being dropped says something.
+        let _ = end.await;
+    }))
 }
 
 fn open(

@@ -10,6 +10,8 @@ use std::time::Duration;
 use actix_rt::ArbiterHandle;
 use actors::device_session::{ByteStream, Connection};
 use actors::reception::Reception;
+use actors::stats::Stats;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -25,32 +27,42 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Entrance {
     permits: Arc<Permits>,
     reach: Reach,
-    arbiters: Vec<ArbiterHandle>,
-    next_arbiter: AtomicUsize,
-    reception: Arc<Reception>,
+    rooms: Vec<Room>,
+    next_room: AtomicUsize,
+    stats: Arc<Stats>,
+}
+
+/// A session arbiter. What a connection asks on its way in is answered on the same thread: a word to another
+/// and back would take longer than all the rest.
+pub struct Room {
+    /// Where sessions live, and where doors are watched.
+    pub arbiter: ArbiterHandle,
+    /// Receives its connections.
+    pub reception: Arc<Reception>,
 }
 
 impl Entrance {
-    /// Connections are dealt out over the arbiters in turn.
-    pub fn new(
-        permits: Arc<Permits>,
-        reach: Reach,
-        arbiters: Vec<ArbiterHandle>,
-        reception: Arc<Reception>,
-    ) -> Arc<Entrance> {
+    /// Connections are dealt out over the rooms in turn.
+    pub fn new(permits: Arc<Permits>, reach: Reach, rooms: Vec<Room>, stats: Arc<Stats>) -> Arc<Entrance> {
         Arc::new(Entrance {
             permits,
             reach,
-            arbiters,
-            next_arbiter: AtomicUsize::new(0),
-            reception,
+            rooms,
+            next_room: AtomicUsize::new(0),
+            stats,
         })
+    }
+
+    /// The room in which the doors of this number are watched, and its own number.
+    pub(super) fn room_for_door(&self, door: usize) -> Option<(usize, &Room)> {
+        let at = door.checked_rem(self.rooms.len())?;
+        self.rooms.get(at).map(|room| (at, room))
     }
 
     /// Whether a peer may come in. Who may not is closed without a word, since neither MQTT nor TLS has
     /// one before the client has spoken.
     pub(super) fn admit(&self, peer: Option<IpAddr>) -> Option<Permit> {
-        let stats = self.reception.switchboard.stats();
+        let stats = &self.stats;
         if peer.is_some_and(|peer| !self.reach.includes(peer)) {
             stats.connections_refused_network.add(1);
             tracing::info!(
@@ -81,27 +93,74 @@ impl Entrance {
         }
     }
 
-    /// Moves a socket to the next arbiter, whose reactor is to watch it from now on. `open` makes the
-    /// stream there.
-    pub(super) fn hand_over<S: ByteStream + 'static>(
+    /// Gives a socket to the next room in turn, whose reactor is to watch it from now on; `here` is the room
+    /// that accepted it.
+    pub(super) fn hand_over<S: Socket>(
         &self,
-        open: impl FnOnce() -> io::Result<S> + Send + 'static,
+        here: usize,
+        stream: S,
         layers: Layers,
         permit: Permit,
         peer: Option<SocketAddr>,
     ) {
-        let turn = self.next_arbiter.fetch_add(1, Relaxed);
-        let Some(arbiter) = self.arbiters.get(turn % self.arbiters.len().max(1)) else {
-            return;
-        };
-        let reception = self.reception.clone();
+        let turn = self.next_room.fetch_add(1, Relaxed) % self.rooms.len().max(1);
+        let Some(room) = self.rooms.get(turn) else { return };
+        let reception = room.reception.clone();
         let deadline = Instant::now() + reception.connect_timeout;
-        arbiter.spawn_fn(move || match open() {
-            Ok(stream) => {
-                actix_rt::spawn(receive(stream, layers, permit, peer, deadline, reception));
+        if turn == here {
+            actix_rt::spawn(receive(stream, layers, permit, peer, deadline, reception));
+            return;
+        }
+        let lost = move |error: io::Error| {
+            tracing::debug!(?peer, %error, "a connection broke before its first byte");
+        };
+        match stream.leave() {
+            Ok(socket) => {
+                room.arbiter.spawn_fn(move || match S::join(socket) {
+                    Ok(stream) => {
+                        actix_rt::spawn(receive(stream, layers, permit, peer, deadline, reception));
+                    }
+                    Err(error) => lost(error),
+                });
             }
-            Err(error) => tracing::debug!(?peer, %error, "a connection broke before its first byte"),
-        });
+            Err(error) => lost(error),
+        }
+    }
+}
+
+/// An accepted socket, which may be moved from one reactor to another.
+pub(super) trait Socket: ByteStream + Sized + 'static {
+    /// Watched by none.
+    type Unwatched: Send + 'static;
+
+    /// Leaves the reactor that watches it.
+    fn leave(self) -> io::Result<Self::Unwatched>;
+
+    /// Is watched by the reactor of this thread.
+    fn join(socket: Self::Unwatched) -> io::Result<Self>;
+}
+
+impl Socket for TcpStream {
+    type Unwatched = std::net::TcpStream;
+
+    fn leave(self) -> io::Result<Self::Unwatched> {
+        self.into_std()
+    }
+
+    fn join(socket: Self::Unwatched) -> io::Result<Self> {
+        Self::from_std(socket)
+    }
+}
+
+impl Socket for UnixStream {
+    type Unwatched = std::os::unix::net::UnixStream;
+
+    fn leave(self) -> io::Result<Self::Unwatched> {
+        self.into_std()
+    }
+
+    fn join(socket: Self::Unwatched) -> io::Result<Self> {
+        Self::from_std(socket)
     }
 }
 

@@ -12,5 +12,5 @@ mod unix;
 mod websocket;
 
 pub use doors::{DoorError, Doors};
-pub use entrance::Entrance;
+pub use entrance::{Entrance, Room};
 pub use unix::UnixError;

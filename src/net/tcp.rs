@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::entrance::{ACCEPT_PAUSE, Entrance, Layers};
 
@@ -12,7 +12,8 @@ use super::entrance::{ACCEPT_PAUSE, Entrance, Layers};
 /// whole house comes back after a power cut, nobody is to wait for a second SYN.
 const BACKLOG: u32 = 4096;
 
-pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// Opens a port, whose connections the kernel keeps until somebody accepts them.
+pub(super) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -21,14 +22,15 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     // A daemon that is started again need not wait for the last connections of the one before.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket.listen(BACKLOG)?.into_std()
 }
 
-/// Accepts until `stop` is ready.
+/// Accepts in a room until `stop` is ready.
 pub(super) async fn serve(
     listener: TcpListener,
     layers: Layers,
     entrance: Arc<Entrance>,
+    here: usize,
     stop: impl Future<Output = ()>,
 ) {
     tokio::pin!(stop);
@@ -49,10 +51,8 @@ pub(super) async fn serve(
             continue;
         };
         // Small packets go out at once; batches are made by us, not by the kernel.
-        match stream.set_nodelay(true).and_then(|()| stream.into_std()) {
-            Ok(stream) => {
-                entrance.hand_over(|| TcpStream::from_std(stream), layers.clone(), permit, Some(peer))
-            }
+        match stream.set_nodelay(true) {
+            Ok(()) => entrance.hand_over(here, stream, layers.clone(), permit, Some(peer)),
             Err(error) => tracing::debug!(%peer, %error, "a connection broke before its first byte"),
         }
     }

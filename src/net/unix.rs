@@ -3,11 +3,11 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 
 use super::entrance::{ACCEPT_PAUSE, Entrance, Layers};
 
@@ -39,7 +39,7 @@ pub enum UnixError {
 
 /// The socket; its file goes with it.
 pub(super) struct UnixDoor {
-    listener: UnixListener,
+    listener: StdUnixListener,
     path: PathBuf,
     /// Device and inode, by which the file is known to be ours.
     file: (u64, u64),
@@ -68,13 +68,19 @@ impl UnixDoor {
         }
     }
 
-    /// Accepts until `stop` is ready, then removes the socket.
-    pub(super) async fn serve(self, entrance: Arc<Entrance>, stop: impl Future<Output = ()>) {
+    /// Accepts in a room until `stop` is ready, then removes the socket.
+    pub(super) async fn serve(
+        self,
+        entrance: Arc<Entrance>,
+        here: usize,
+        stop: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
         tokio::pin!(stop);
         loop {
             let accepted = tokio::select! {
-                () = &mut stop => return,
-                accepted = self.listener.accept() => accepted,
+                () = &mut stop => return Ok(()),
+                accepted = listener.accept() => accepted,
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
@@ -87,12 +93,7 @@ impl UnixDoor {
             let Some(permit) = entrance.admit(None) else {
                 continue;
             };
-            match stream.into_std() {
-                Ok(stream) => {
-                    entrance.hand_over(|| UnixStream::from_std(stream), Layers::default(), permit, None);
-                }
-                Err(error) => tracing::debug!(%error, "a connection broke before its first byte"),
-            }
+            entrance.hand_over(here, stream, Layers::default(), permit, None);
         }
     }
 
@@ -111,13 +112,14 @@ impl Drop for UnixDoor {
     }
 }
 
-fn open_private(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
+fn open_private(path: &Path) -> io::Result<(StdUnixListener, (u64, u64))> {
     // Left by a daemon with our process number that was killed at this very point.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = StdUnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
     Ok((listener, identity(&fs::symlink_metadata(path)?)))
 }

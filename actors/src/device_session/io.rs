@@ -77,6 +77,8 @@ pub(super) struct Io {
     out: BytesMut,
     waker: Option<Waker>,
     read_first: bool,
+    /// What is to be written waits for the receivers of what the client just published, who were woken before.
+    pub(super) receivers_first: bool,
     /// While the session has enough to send, what is routed to it stays in the outbox, where publishers
     /// see that it is crowded.
     pub(super) deliveries_wait: bool,
@@ -118,6 +120,7 @@ impl Io {
             out: BytesMut::new(),
             waker: None,
             read_first: false,
+            receivers_first: false,
             deliveries_wait: false,
             held_back: None,
             paused: None,
@@ -383,6 +386,11 @@ impl Stream for IoStream {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<IoEvent>> {
         let io = &mut *self.0.borrow_mut();
+        if std::mem::take(&mut io.receivers_first) {
+            // Tasks run in the order of their waking.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if let Err(error) = io.poll_write(cx) {
             io.connection = None;
             io.out = BytesMut::new();

@@ -40,6 +40,7 @@ impl DeviceSession {
             }
             routed => {
                 self.count_routed(routed);
+                self.io.borrow_mut().receivers_first |= matches!(routed, Routed::To(1..));
                 if message.qos == QoS::AtLeastOnce {
                     self.deliver_own(ctx);
                 }
