@@ -5,6 +5,7 @@
 //! allocation and, across arbiters, a wake-up each.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -40,6 +41,9 @@ pub(crate) enum Room {
 pub struct Outbox {
     max_messages: usize,
     max_bytes: usize,
+    /// Whether something was put in since it was emptied last: for the arbiter that puts in and takes out, and
+    /// need not lock to know.
+    filled: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -75,6 +79,7 @@ impl Outbox {
         Self {
             max_messages,
             max_bytes,
+            filled: AtomicBool::new(false),
             inner: Mutex::default(),
         }
     }
@@ -92,6 +97,7 @@ impl Outbox {
             }
             inner.bytes += bytes;
             inner.queue.push_back(delivery);
+            self.filled.store(true, Relaxed);
             (inner.waker.take(), self.crowded(&inner))
         };
         if let Some(waker) = waker {
@@ -142,6 +148,7 @@ impl Outbox {
     ) -> Poll<()> {
         let mut inner = self.lock();
         if inner.queue.is_empty() {
+            self.filled.store(false, Relaxed);
             // A burst is over: give its memory back.
             if inner.queue.capacity() > 64 {
                 inner.queue = VecDeque::new();
@@ -160,7 +167,14 @@ impl Outbox {
 
     /// Moves up to `limit` deliveries into `batch`, and does not wait for any.
     pub(crate) fn drain(&self, limit: usize, batch: &mut Vec<Delivery>) {
-        self.lock().take(limit, batch);
+        let mut inner = self.lock();
+        inner.take(limit, batch);
+        self.filled.store(!inner.queue.is_empty(), Relaxed);
+    }
+
+    /// Whether there may be something that this thread put in.
+    pub(crate) fn may_hold_own(&self) -> bool {
+        self.filled.load(Relaxed)
     }
 
     /// Deliveries that wait at the moment.

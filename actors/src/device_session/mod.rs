@@ -433,7 +433,7 @@ impl DeviceSession {
     /// A client that subscribed to its own topic has its copy before the PUBACK, as from Mosquitto:
     /// there are programs that take the PUBACK for the end of it.
     fn deliver_own(&mut self, ctx: &mut Context<Self>) {
-        if self.io.borrow().deliveries_wait {
+        if self.io.borrow().deliveries_wait || !self.handle.outbox.may_hold_own() {
             return;
         }
         let mut batch = Vec::new();

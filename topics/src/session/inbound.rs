@@ -1,8 +1,8 @@
 //! Packets from the client that ask for something: PUBLISH with its QoS 1 and 2 handshakes from
-//! the receiver's side, SUBSCRIBE and
-//! UNSUBSCRIBE.
+//! the receiver's side, SUBSCRIBE and UNSUBSCRIBE.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasherDefault;
 use std::time::Instant;
 
 use bytestring::ByteString;
@@ -13,6 +13,7 @@ use crate::name::TopicName;
 use crate::packet::{Ack, Packet, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe, Unsubscribe};
 
 use super::effect::{Effect, Wanted};
+use super::packet_ids::PacketIdHasher;
 use super::rate::Rate;
 use super::{Session, SessionConfig};
 
@@ -37,7 +38,9 @@ struct Unfinished {
 /// What of the client's publishes is under way.
 #[derive(Debug, Default)]
 pub(super) struct Inbound {
-    unfinished: BTreeMap<u16, Unfinished>,
+    /// By packet identifier. Most often there is one for a moment, and a map that keeps its room for the next
+    /// costs no allocation.
+    unfinished: HashMap<u16, Unfinished, BuildHasherDefault<PacketIdHasher>>,
     counted: usize,
     aliases: Vec<Option<TopicName>>,
     rate: Rate,
@@ -93,6 +96,7 @@ impl Inbound {
             entry.counted = false;
             entry.progress != Progress::Routing1
         });
+        self.unfinished.shrink_to_fit();
         self.counted = 0;
     }
 

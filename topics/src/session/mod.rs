@@ -13,6 +13,7 @@ mod effect;
 mod explain;
 mod inbound;
 mod outbound;
+mod packet_ids;
 mod rate;
 mod sharing;
 

@@ -69,6 +69,8 @@ enum Await {
 
 #[derive(Debug)]
 struct Inflight {
+    /// Which of all identifiers given out in turn this is.
+    step: u64,
     packet_id: u16,
     awaits: Await,
     /// Let go once the receiver has taken it over, at PUBREC.
@@ -126,7 +128,8 @@ pub(super) struct Outbound {
     queued_bytes: usize,
     /// No message in the queue expires before this.
     earliest_expiry: Option<Instant>,
-    last_packet_id: u16,
+    /// Packet identifiers given out so far.
+    steps: u64,
     /// None for a client that takes none, as most do.
     aliases: Option<Box<Aliases>>,
 }
@@ -196,7 +199,8 @@ impl Outbound {
             return Err(DropReason::TooLarge);
         }
         if delivery.qos != QoS::AtMostOnce {
-            publish.packet_id = self.next_packet_id();
+            let step = self.next_step();
+            publish.packet_id = packet_id_of(step);
             let awaits = if delivery.qos == QoS::AtLeastOnce {
                 Await::Ack
             } else {
@@ -204,6 +208,7 @@ impl Outbound {
             };
             let packet_id = publish.packet_id;
             self.inflight.push_back(Inflight {
+                step,
                 packet_id,
                 awaits,
                 delivery: Some(delivery),
@@ -422,15 +427,28 @@ impl Outbound {
         });
     }
 
-    fn next_packet_id(&mut self) -> u16 {
+    /// The next identifier in turn that nothing inflight has.
+    fn next_step(&mut self) -> u64 {
         // The window is far smaller than the 65,535 identifiers, so a free one is always near.
         loop {
-            self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
-            if self.inflight.iter().all(|e| e.packet_id != self.last_packet_id) {
-                return self.last_packet_id;
+            self.steps += 1;
+            let oldest = self.inflight.front().map_or(self.steps, |entry| entry.step);
+            // Until the identifiers have gone round once since the oldest, none comes again: nearly always
+            // nothing need be looked through.
+            if self.steps - oldest < PACKET_IDS
+                || (self.inflight.iter()).all(|e| e.packet_id != packet_id_of(self.steps))
+            {
+                return self.steps;
             }
         }
     }
+}
+
+/// There is no identifier 0 [MQTT5 2.2.1].
+const PACKET_IDS: u64 = 65_535;
+
+fn packet_id_of(step: u64) -> u16 {
+    u16::try_from((step - 1) % PACKET_IDS + 1).unwrap_or(1)
 }
 
 impl Delivery {

@@ -47,6 +47,27 @@ fn no_more_is_under_way_than_the_client_receives_at_once() {
 }
 
 #[test]
+fn an_identifier_that_is_still_under_way_is_passed_over_when_all_have_gone_round() {
+    let mut desk = Desk::new();
+    desk.attach(&v5());
+    for payload in ["old", "older"] {
+        desk.deliver(delivery(payload, QoS::AtLeastOnce));
+    }
+    // Twice round: 1 and 2 are passed over both times.
+    for expected in (3..=65_535).chain(3..=65_535).chain([3]) {
+        let sent = payloads(&desk.deliver(delivery("new", QoS::AtLeastOnce)));
+        assert_eq!(sent, [format!("new:{expected}")]);
+        desk.receive(puback(expected));
+    }
+    desk.receive(puback(1));
+    for expected in (4..=65_535).chain([1, 3]) {
+        let sent = payloads(&desk.deliver(delivery("new", QoS::AtLeastOnce)));
+        assert_eq!(sent, [format!("new:{expected}")]);
+        desk.receive(puback(expected));
+    }
+}
+
+#[test]
 fn our_own_bound_holds_for_clients_that_name_none() {
     for connect in [v5(), v311(true)] {
         let mut desk = Desk::with(SessionConfig {
