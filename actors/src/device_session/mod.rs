@@ -23,7 +23,9 @@ use topics::access::Decision;
 use topics::device::DeviceId;
 use topics::filter::TopicFilter;
 use topics::packet::{ClientDecoder, Connect, DecodeError, Packet, ReasonCode};
-use topics::session::{Delivery, Detach, DropReason, Effect, Outcomes, Session, SessionConfig, Wanted};
+use topics::session::{
+    Delivery, Detach, DropReason, Effect, Forward, Outcomes, Session, SessionConfig, Wanted,
+};
 
 use crate::auth_checker::{Admission, AuthChecker};
 use crate::outbox::Outbox;
@@ -375,6 +377,7 @@ impl DeviceSession {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Send(packet) => self.send(&packet),
+                Effect::Forward(message) => self.forward(&message),
                 Effect::Route { message, packet_id } => self.route(message, packet_id, ctx),
                 Effect::Subscribe { packet_id, wanted } => self.subscribe(packet_id, wanted, ctx),
                 Effect::Unsubscribe { packet_id, filters } => self.unsubscribe(packet_id, filters, ctx),
@@ -427,6 +430,16 @@ impl DeviceSession {
         if let Err(error) = packet.encode(version, self.io.borrow_mut().out()) {
             let kind = packet.packet_type_name();
             tracing::error!(client_id = %self.session.client_id(), kind, %error, "packet not sent");
+        }
+    }
+
+    fn forward(&mut self, message: &Forward) {
+        let Some(version) = self.session.version() else {
+            return;
+        };
+        self.switchboard.stats().messages_sent.add(1);
+        if let Err(error) = message.encode(version, self.io.borrow_mut().out()) {
+            tracing::error!(client_id = %self.session.client_id(), %error, "message not sent");
         }
     }
 
@@ -591,7 +604,7 @@ impl DeviceSession {
     fn give_way(&mut self, now: Instant, ctx: &mut Context<Self>) {
         self.step(ctx, |session, effects| {
             session.fail(ReasonCode::SessionTakenOver, effects);
-            effects.retain(|effect| matches!(effect, Effect::Send(_)));
+            effects.retain(|effect| matches!(effect, Effect::Send(_) | Effect::Forward(_)));
         });
         self.io.borrow_mut().close();
         self.deferred = VecDeque::new();

@@ -180,6 +180,10 @@ impl Run {
         let mut effects = Vec::new();
         act(&mut self.session, self.now, &mut effects);
         for effect in effects {
+            let effect = match effect {
+                Effect::Forward(message) => Effect::Send(message.to_packet()),
+                other => other,
+            };
             match effect {
                 Effect::Send(packet) => {
                     assert!(!self.closed, "{packet:?} after the connection was closed");
@@ -204,6 +208,7 @@ impl Run {
                     self.unanswered.push(effect);
                 }
                 Effect::Forget(_)
+                | Effect::Forward(_)
                 | Effect::PublishWill(_)
                 | Effect::HandOn(_)
                 | Effect::Dropped(_)

@@ -1,12 +1,13 @@
 //! PUBACK, PUBREC, PUBREL and PUBCOMP: the four steps that make a delivery sure share one shape
 //! [MQTT5 3.4, 3.5, 3.6, 3.7].
 
+use bytes::BytesMut;
 use bytestring::ByteString;
 
 use super::header::PacketType;
 use super::properties::{Explanation, ExplanationOf};
-use super::wire::{Body, Reader, Sink};
-use super::{DecodeError, ProtocolVersion, ReasonCode, UserProperties};
+use super::wire::{self, Body, Reader, Sink};
+use super::{DecodeError, EncodeError, ProtocolVersion, ReasonCode, UserProperties};
 
 /// The body of PUBACK, PUBREC, PUBREL and PUBCOMP [MQTT5 3.4 to 3.7].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,25 @@ impl Ack {
 }
 
 impl Ack {
+    pub(super) fn encode(
+        &self,
+        first_byte: u8,
+        version: ProtocolVersion,
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
+        if self.is_plain(version) {
+            let [high, low] = self.packet_id.to_be_bytes();
+            out.extend_from_slice(&[first_byte, 2, high, low]);
+            return Ok(());
+        }
+        wire::encode(first_byte, self, version, out)
+    }
+
+    /// Whether nothing but the packet identifier is written.
+    fn is_plain(&self, version: ProtocolVersion) -> bool {
+        version < ProtocolVersion::V5 || (self.reason == ReasonCode::Success && self.explanation().is_empty())
+    }
+
     pub(super) fn decode(
         mut reader: Reader,
         version: ProtocolVersion,
@@ -93,10 +113,10 @@ fn decode_reason(value: u8, packet_type: PacketType) -> Result<ReasonCode, Decod
 impl Body for Ack {
     fn write<S: Sink>(&self, version: ProtocolVersion, sink: &mut S) {
         sink.u16(self.packet_id);
-        let explanation = self.explanation();
-        if version < ProtocolVersion::V5 || (self.reason == ReasonCode::Success && explanation.is_empty()) {
+        if self.is_plain(version) {
             return;
         }
+        let explanation = self.explanation();
         sink.u8(self.reason as u8);
         if !explanation.is_empty() {
             sink.section(&explanation, version);

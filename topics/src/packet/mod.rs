@@ -32,6 +32,7 @@ pub use connect::{Connect, ConnectProperties, Will};
 pub use decoder::ClientDecoder;
 pub use disconnect::Disconnect;
 pub use error::{DecodeError, EncodeError};
+pub(crate) use publish::Plain;
 pub use publish::{Publish, PublishProperties};
 pub use reason::{ReasonCode, UnknownReasonCode};
 pub use suback::SubAck;
@@ -81,11 +82,34 @@ fn decode_from(
     if buf.len() < header.packet_bytes {
         return Ok(None);
     }
+    if let Some(ack) = plain_ack(&header, buf) {
+        buf.advance(header.packet_bytes);
+        return Ok(Some(ack));
+    }
     let mut packet = buf.split_to(header.packet_bytes).freeze();
     packet.advance(header.header_bytes);
     // Only a CONNECT comes this far without a version, and it brings its own.
     let version = version.unwrap_or(ProtocolVersion::V5);
     decode_body(header, Reader::new(packet), version, known_topic).map(Some)
+}
+
+/// PUBACK and its like as nearly all are: a packet identifier alone, for which no part of the buffer needs to be
+/// split off. Whatever is less plain, or wrong, is left to [`decode_body`].
+fn plain_ack(header: &FixedHeader, buf: &[u8]) -> Option<Packet> {
+    let &[high, low] = buf.get(header.header_bytes..header.packet_bytes)? else {
+        return None;
+    };
+    let kind = match header.packet_type {
+        PacketType::PubAck => Packet::PubAck,
+        PacketType::PubRec => Packet::PubRec,
+        PacketType::PubRel => Packet::PubRel,
+        PacketType::PubComp => Packet::PubComp,
+        _ => return None,
+    };
+    match u16::from_be_bytes([high, low]) {
+        0 => None,
+        packet_id => Some(kind(Ack::new(packet_id, ReasonCode::Success))),
+    }
 }
 
 fn decode_body(
@@ -204,7 +228,7 @@ impl Packet {
             Packet::ConnAck(connack) => wire::encode(first_byte, &**connack, version, out),
             Packet::Publish(publish) => publish.encode(version, out),
             Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
-                wire::encode(first_byte, ack, version, out)
+                ack.encode(first_byte, version, out)
             }
             Packet::Subscribe(subscribe) => wire::encode(first_byte, subscribe, version, out),
             Packet::SubAck(suback) => wire::encode(first_byte, suback, version, out),

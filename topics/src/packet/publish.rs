@@ -93,20 +93,17 @@ impl Publish {
 
     /// Writes a packet without properties, as most messages are, in as few pieces as it has.
     fn encode_plain(&self, version: ProtocolVersion, out: &mut BytesMut) -> Result<(), EncodeError> {
-        let topic_bytes = u16::try_from(self.topic.len()).map_err(|_| EncodeError::FieldTooLong)?;
-        let packet_id = self.packet_id.to_be_bytes();
-        let after_topic = match (self.qos > QoS::AtMostOnce, version == ProtocolVersion::V5) {
-            (false, false) => &[][..],
-            (true, false) => &packet_id[..],
-            (false, true) => &[0][..],
-            (true, true) => &[packet_id[0], packet_id[1], 0][..],
-        };
-        let remaining_bytes = 2 + self.topic.len() + after_topic.len() + self.payload.len();
-        wire::begin(self.first_byte(), remaining_bytes, topic_bytes, out)?;
-        out.extend_from_slice(self.topic.as_bytes());
-        out.extend_from_slice(after_topic);
-        out.extend_from_slice(&self.payload);
-        Ok(())
+        Plain {
+            first_byte: self.first_byte(),
+            topic: &self.topic,
+            packet_id: if self.qos > QoS::AtMostOnce {
+                self.packet_id
+            } else {
+                0
+            },
+            payload: &self.payload,
+        }
+        .encode(version, out)
     }
 
     /// How many bytes [`encode`](Self::encode) appends.
@@ -155,11 +152,49 @@ impl Publish {
     }
 
     fn first_byte(&self) -> u8 {
-        PacketType::Publish.first_byte()
-            | u8::from(self.dup) << 3
-            | (self.qos as u8) << 1
-            | u8::from(self.retain)
+        first_byte(self.dup, self.qos, self.retain)
     }
+}
+
+/// A PUBLISH without properties, of which nothing is owned.
+pub(crate) struct Plain<'a> {
+    first_byte: u8,
+    topic: &'a str,
+    packet_id: u16,
+    payload: &'a [u8],
+}
+
+impl<'a> Plain<'a> {
+    /// A packet identifier of 0 at QoS 0, and of none else.
+    pub(crate) fn new(qos: QoS, retain: bool, topic: &'a str, packet_id: u16, payload: &'a [u8]) -> Self {
+        Self {
+            first_byte: first_byte(false, qos, retain),
+            topic,
+            packet_id,
+            payload,
+        }
+    }
+
+    pub(crate) fn encode(&self, version: ProtocolVersion, out: &mut BytesMut) -> Result<(), EncodeError> {
+        let topic_bytes = u16::try_from(self.topic.len()).map_err(|_| EncodeError::FieldTooLong)?;
+        let packet_id = self.packet_id.to_be_bytes();
+        let after_topic = match (self.packet_id != 0, version == ProtocolVersion::V5) {
+            (false, false) => &[][..],
+            (true, false) => &packet_id[..],
+            (false, true) => &[0][..],
+            (true, true) => &[packet_id[0], packet_id[1], 0][..],
+        };
+        let remaining_bytes = 2 + self.topic.len() + after_topic.len() + self.payload.len();
+        wire::begin(self.first_byte, remaining_bytes, topic_bytes, out)?;
+        out.extend_from_slice(self.topic.as_bytes());
+        out.extend_from_slice(after_topic);
+        out.extend_from_slice(self.payload);
+        Ok(())
+    }
+}
+
+fn first_byte(dup: bool, qos: QoS, retain: bool) -> u8 {
+    PacketType::Publish.first_byte() | u8::from(dup) << 3 | (qos as u8) << 1 | u8::from(retain)
 }
 
 impl Body for Publish {

@@ -1,13 +1,14 @@
 //! What a session wants done. The driver carries effects out in their order.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::filter::TopicFilter;
 use crate::message::Message;
-use crate::packet::{Packet, SubscriptionOptions};
+use crate::packet::{EncodeError, Packet, Plain, ProtocolVersion, Publish, QoS, SubscriptionOptions};
 
 use super::outbound::{Delivery, DropReason};
 
@@ -16,6 +17,8 @@ use super::outbound::{Delivery, DropReason};
 pub enum Effect {
     /// Send to the client on the connection at hand.
     Send(Packet),
+    /// Send a message as it is to the client on the connection at hand.
+    Forward(Forward),
     /// Route an accepted message. At QoS 1 and 2 (`packet_id` above 0) the driver answers with
     /// [`super::Session::routed`] once the message is in safe hands.
     Route {
@@ -59,6 +62,45 @@ pub enum Effect {
     Close,
     /// The session is over: nothing of it is kept.
     End,
+}
+
+/// A message that goes to a client for the first time and as it is, as most do: nothing but the packet around it
+/// is made for this receiver.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    pub(super) message: Arc<Message>,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    /// 0 at QoS 0.
+    pub(super) packet_id: u16,
+}
+
+impl Forward {
+    /// Appends the PUBLISH to `out`.
+    pub fn encode(&self, version: ProtocolVersion, out: &mut BytesMut) -> Result<(), EncodeError> {
+        let message = &self.message;
+        Plain::new(
+            self.qos,
+            self.retain,
+            message.topic.as_str(),
+            self.packet_id,
+            &message.payload,
+        )
+        .encode(version, out)
+    }
+
+    /// The PUBLISH that [`encode`](Self::encode) writes.
+    pub fn to_packet(&self) -> Packet {
+        Packet::Publish(Publish {
+            dup: false,
+            qos: self.qos,
+            retain: self.retain,
+            topic: self.message.topic.as_byte_string().clone(),
+            packet_id: self.packet_id,
+            properties: None,
+            payload: self.message.payload.clone(),
+        })
+    }
 }
 
 /// What may not be printed, and is not.

@@ -29,7 +29,7 @@ use crate::name::{MAX_LEVELS, MAX_TOPIC_BYTES};
 use crate::packet::{Ack, Disconnect, Packet, ProtocolVersion, QoS, ReasonCode, SubAck, UnsubAck};
 
 pub use attach::{Attached, Welcome};
-pub use effect::{Effect, Secret, Wanted};
+pub use effect::{Effect, Forward, Secret, Wanted};
 pub use explain::refusal;
 pub use outbound::{Delivery, DropReason, Outcomes};
 pub use rate::RateLimit;
@@ -213,7 +213,7 @@ impl Session {
         if delivery.qos == QoS::AtMostOnce || self.outbound.has_room(allowance) {
             let result = self
                 .outbound
-                .send(now, delivery, allowance, &mut |p| effects.push(Effect::Send(p)));
+                .send(now, delivery, allowance, &mut |effect| effects.push(effect));
             effects.extend(result.err().map(Effect::Dropped));
         } else {
             self.enqueue(now, delivery, effects);
@@ -515,7 +515,7 @@ impl Session {
         let Some(allowance) = self.allowance() else { return };
         let mut dropped = Vec::new();
         self.outbound
-            .pump(now, allowance, &mut |p| effects.push(Effect::Send(p)), &mut |r| {
+            .pump(now, allowance, &mut |effect| effects.push(effect), &mut |r| {
                 dropped.push(r)
             });
         effects.extend(dropped.into_iter().map(Effect::Dropped));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::aliases::Aliases;
+use super::effect::{Effect, Forward};
 use crate::filter::TopicFilter;
 use crate::message::Message;
 use crate::packet::{Ack, Packet, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode};
@@ -167,7 +168,7 @@ impl Outbound {
         &mut self,
         now: Instant,
         allowance: Allowance,
-        send: &mut impl FnMut(Packet),
+        send: &mut impl FnMut(Effect),
         dropped: &mut impl FnMut(DropReason),
     ) {
         self.resend(now, allowance, send, dropped);
@@ -188,38 +189,68 @@ impl Outbound {
         now: Instant,
         delivery: Delivery,
         allowance: Allowance,
-        send: &mut impl FnMut(Packet),
+        send: &mut impl FnMut(Effect),
     ) -> Result<(), DropReason> {
         if delivery.message.is_expired(now) {
             return Err(DropReason::Expired);
         }
-        let mut publish = to_packet(now, &delivery, 0, false);
-        shorten(&mut self.aliases, &mut publish, allowance);
-        if is_too_large(&publish, allowance) {
-            return Err(DropReason::TooLarge);
+        // Goes as it is, unless this client's subscription, aliases or bounds want something of it.
+        let mut made = None;
+        if !self.goes_as_it_is(&delivery, allowance) {
+            let mut publish = to_packet(now, &delivery, 0, false);
+            shorten(&mut self.aliases, &mut publish, allowance);
+            if is_too_large(&publish, allowance) {
+                return Err(DropReason::TooLarge);
+            }
+            made = Some(publish);
         }
-        if delivery.qos != QoS::AtMostOnce {
-            let step = self.next_step();
-            publish.packet_id = packet_id_of(step);
-            let awaits = if delivery.qos == QoS::AtLeastOnce {
-                Await::Ack
-            } else {
-                Await::Rec
-            };
-            let packet_id = publish.packet_id;
-            self.inflight.push_back(Inflight {
-                step,
-                packet_id,
-                awaits,
-                delivery: Some(delivery),
-                sent: true,
-            });
-            self.on_the_wire += 1;
-        } else {
+        let (qos, retain) = (delivery.qos, delivery.retain);
+        let (packet_id, message) = if qos == QoS::AtMostOnce {
             self.outcomes.delivered += 1;
-        }
-        send(Packet::Publish(publish));
+            (0, delivery.message)
+        } else {
+            let message = delivery.message.clone();
+            (self.begin(delivery), message)
+        };
+        send(match made {
+            Some(publish) => Effect::Send(Packet::Publish(Publish { packet_id, ..publish })),
+            None => Effect::Forward(Forward {
+                message,
+                qos,
+                retain,
+                packet_id,
+            }),
+        });
         Ok(())
+    }
+
+    /// A message that is sent now and must be acknowledged; returns its packet identifier.
+    fn begin(&mut self, delivery: Delivery) -> u16 {
+        let step = self.next_step();
+        let packet_id = packet_id_of(step);
+        let awaits = if delivery.qos == QoS::AtLeastOnce {
+            Await::Ack
+        } else {
+            Await::Rec
+        };
+        self.inflight.push_back(Inflight {
+            step,
+            packet_id,
+            awaits,
+            delivery: Some(delivery),
+            sent: true,
+        });
+        self.on_the_wire += 1;
+        packet_id
+    }
+
+    fn goes_as_it_is(&self, delivery: &Delivery, allowance: Allowance) -> bool {
+        let message = &delivery.message;
+        self.aliases.is_none()
+            && allowance.max_packet_bytes == usize::MAX
+            && message.properties.is_none()
+            && message.expires_at.is_none()
+            && delivery.subscription_identifiers.is_empty()
     }
 
     /// A connection whose client takes so many topic aliases.
@@ -376,7 +407,7 @@ impl Outbound {
         &mut self,
         now: Instant,
         allowance: Allowance,
-        send: &mut impl FnMut(Packet),
+        send: &mut impl FnMut(Effect),
         dropped: &mut impl FnMut(DropReason),
     ) {
         while self.on_the_wire < self.inflight.len() && self.on_the_wire < allowance.window {
@@ -401,7 +432,7 @@ impl Outbound {
             };
             entry.sent = true;
             self.on_the_wire += 1;
-            send(packet);
+            send(Effect::Send(packet));
         }
     }
 

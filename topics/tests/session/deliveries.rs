@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use topics::packet::{Ack, Packet, QoS, ReasonCode};
+use bytes::BytesMut;
+use topics::packet::{Ack, Packet, ProtocolVersion, QoS, ReasonCode};
 use topics::session::{DropReason, Effect, SessionConfig};
 
 use crate::harness::{
@@ -44,6 +45,28 @@ fn no_more_is_under_way_than_the_client_receives_at_once() {
         "a PUBREC frees nothing [MQTT5 4.9]"
     );
     assert_eq!(payloads(&desk.receive(pubcomp(2))), ["d:4"]);
+}
+
+#[test]
+fn a_message_that_goes_as_it_is_is_written_as_its_packet_would_be() {
+    for (connect, version) in [(v5(), ProtocolVersion::V5), (v311(true), ProtocolVersion::V311)] {
+        let mut desk = Desk::new();
+        desk.attach(&connect);
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            for payload in ["", "some", &"much ".repeat(10_000)] {
+                let mut delivery = delivery(payload, qos);
+                delivery.retain = payload.is_empty();
+                let effects = desk.deliver(delivery);
+                let [Effect::Forward(message)] = &effects[..] else {
+                    panic!("{effects:?}");
+                };
+                let (mut written, mut expected) = (BytesMut::new(), BytesMut::new());
+                message.encode(version, &mut written).unwrap();
+                message.to_packet().encode(version, &mut expected).unwrap();
+                assert_eq!(written, expected);
+            }
+        }
+    }
 }
 
 #[test]

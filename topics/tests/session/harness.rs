@@ -250,17 +250,23 @@ pub(crate) fn pubcomp(packet_id: u16) -> Packet {
     Packet::PubComp(Ack::new(packet_id, ReasonCode::Success))
 }
 
-pub(crate) fn sent(effects: &[Effect]) -> Vec<&Packet> {
+pub(crate) fn sent(effects: &[Effect]) -> Vec<Packet> {
     effects
         .iter()
-        .filter_map(|e| {
-            if let Effect::Send(packet) = e {
-                Some(packet)
-            } else {
-                None
-            }
+        .filter_map(|e| match e {
+            Effect::Send(packet) => Some(packet.clone()),
+            Effect::Forward(message) => Some(message.to_packet()),
+            _ => None,
         })
         .collect()
+}
+
+/// A message that goes as it is, as the packet that it goes in; anything else unchanged.
+pub(crate) fn packed(effect: Effect) -> Effect {
+    match effect {
+        Effect::Forward(message) => Effect::Send(message.to_packet()),
+        other => other,
+    }
 }
 
 /// The payloads sent, each with its packet identifier and a star when marked as a repetition.
@@ -279,7 +285,7 @@ pub(crate) fn payloads(effects: &[Effect]) -> Vec<String> {
 
 pub(crate) fn connack(effects: &[Effect]) -> ConnAck {
     let found = sent(effects).into_iter().find_map(|packet| match packet {
-        Packet::ConnAck(connack) => Some(connack.clone()),
+        Packet::ConnAck(connack) => Some(connack),
         _ => None,
     });
     *found.expect("a CONNACK")

@@ -10,7 +10,9 @@ use topics::packet::{
 };
 use topics::session::{Detach, Effect, SessionConfig};
 
-use crate::harness::{Desk, aliased, delivery, expiring, lasting, publish, subscribe, v5, v311, with_will};
+use crate::harness::{
+    Desk, aliased, delivery, expiring, lasting, packed, publish, subscribe, v5, v311, with_will,
+};
 
 /// A deed by its number, with two numbers to choose by.
 type Deed = (u8, u8, u8);
@@ -85,7 +87,7 @@ struct Watch {
 impl Watch {
     fn look(&mut self, desk: &Desk, effects: Vec<Effect>) {
         for effect in effects {
-            match effect {
+            match packed(effect) {
                 Effect::Send(packet) => {
                     assert!(!self.closed, "a packet after the end");
                     let version = desk.session.version().unwrap_or(self.version);

@@ -17,7 +17,7 @@ use topics::session::{Delivery, Detach, Effect, Session, SessionConfig};
 use topics::subscriptions::SubscriptionTree;
 
 use super::ledger::Ledger;
-use crate::harness::{lasting, subscribe, v5, v311};
+use crate::harness::{lasting, packed, subscribe, v5, v311};
 
 const PLACES: usize = 4;
 const PUBLISHERS: usize = 2;
@@ -332,7 +332,7 @@ impl Plane {
 
     fn carry_out(&mut self, place: usize, effect: Effect) {
         let at = &mut self.places[place];
-        match effect {
+        match packed(effect) {
             Effect::Send(packet) => {
                 if let Packet::Publish(publish) = &packet {
                     at.ledger.send(publish);

@@ -17,7 +17,7 @@ use topics::shared::{Readiness, SharedSubscriptions};
 use topics::subscriptions::SubscriptionTree;
 
 use super::client::{Client, Received};
-use crate::harness::{lasting, v311};
+use crate::harness::{lasting, packed, v311};
 
 const TOPICS: [&str; 4] = ["t/0", "t/1", "u", SHARED_TOPIC];
 
@@ -351,7 +351,7 @@ impl World {
     fn carry_out(&mut self, place: usize, effects: Vec<Effect>) {
         for effect in effects {
             let mut then = Vec::new();
-            match effect {
+            match packed(effect) {
                 Effect::Send(packet) => {
                     let Place { client, link, .. } = &mut self.places[place];
                     link.down.push_back(written(&packet, client.version));
@@ -424,7 +424,7 @@ impl World {
         effects.retain(|effect| qos != QoS::AtMostOnce || !matches!(effect, Effect::Dropped(_)));
         let Place { client, link, .. } = &mut self.places[place];
         for effect in effects {
-            match effect {
+            match packed(effect) {
                 Effect::Send(packet) => link.down.push_back(written(&packet, client.version)),
                 other => panic!("client {place}: {other:?}"),
             }
