@@ -1,54 +1,58 @@
 //! The broker, its clients and what happens to them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use topics::filter::TopicFilter;
 use topics::message::Message;
 use topics::name::TopicName;
 use topics::packet::{
-    Ack, Packet, ProtocolVersion, PublishProperties, QoS, ReasonCode, SubscriptionOptions, Unsubscribe,
+    Packet, ProtocolVersion, PublishProperties, QoS, ReasonCode, SubscriptionOptions, Unsubscribe,
 };
 use topics::retained::{RetainedBounds, RetainedStore};
-use topics::session::{Delivery, Detach, Effect, Session, SessionConfig};
+use topics::session::{Delivery, Detach, Effect, Session};
+use topics::shared::SharedSubscriptions;
 use topics::subscriptions::SubscriptionTree;
 
-use super::ledger::Ledger;
+use super::groups::SHARES;
+use super::place::{Place, Received, new_session};
 use crate::harness::{lasting, packed, subscribe, v5, v311};
 
 const PLACES: usize = 4;
-const PUBLISHERS: usize = 2;
+pub(super) const PUBLISHERS: usize = 2;
 const TOPICS: [&str; 5] = ["a", "a/b", "a/b/c", "b", "b/c"];
 const FILTERS: [&str; 7] = ["#", "a", "a/#", "+/b", "a/+/c", "+", "b/#"];
 const ALL_QOS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
 
 /// So few that the bound is met.
 const MAX_RETAINED: usize = 3;
+pub(super) const MAX_OUTBOX: usize = 4;
 
-struct Place {
-    session: Session,
-    version: ProtocolVersion,
-    ledger: Ledger,
-    up: VecDeque<Packet>,
-    down: VecDeque<Packet>,
-    /// QoS 2, received and not released.
-    held: BTreeSet<u16>,
-    /// Publisher, topic, QoS and number, as the client had them; what it was sent as retained is apart.
-    received: Vec<(usize, String, QoS, usize)>,
-    /// What the tree should hold of this place.
-    subscribed: BTreeMap<&'static str, QoS>,
-}
+/// The reason to drop a copy before its session sees it.
+#[derive(Debug)]
+struct OutboxFull;
+
+/// A session takes in no more from its outbox while so many wait in it for its client.
+const AHEAD: usize = 5;
 
 pub(super) struct Plane {
-    places: Vec<Place>,
+    pub(super) places: Vec<Place>,
     subscriptions: SubscriptionTree<usize, QoS>,
+    pub(super) shared: SharedSubscriptions<usize, QoS>,
     retained: RetainedStore<Arc<Message>>,
     /// What the store should hold.
     kept: BTreeMap<&'static str, Arc<Message>>,
     published: [usize; PUBLISHERS],
+    /// Copies of messages that somebody or some group was to have.
+    pub(super) made: usize,
+    /// Copies for groups of which no member could take them.
+    pub(super) unwanted: usize,
+    /// What clients had by shares, in the order of their having it, each with its place.
+    pub(super) received_by_groups: Vec<(usize, Received)>,
+    /// What has come up beside reasons to drop a message.
+    pub(super) saw: BTreeSet<String>,
     now: Instant,
     random: u64,
     clients_answer: bool,
@@ -56,39 +60,30 @@ pub(super) struct Plane {
 
 impl Plane {
     pub(super) fn new(seed: u64) -> Self {
-        let mut plane = Self {
-            places: Vec::new(),
+        Self {
+            places: (0..PLACES).map(Place::new).collect(),
             subscriptions: SubscriptionTree::new(),
+            shared: SharedSubscriptions::new(),
             retained: RetainedStore::new(RetainedBounds {
                 max_messages: MAX_RETAINED,
                 max_bytes: 1 << 20,
             }),
             kept: BTreeMap::new(),
             published: [0; PUBLISHERS],
+            made: 0,
+            unwanted: 0,
+            received_by_groups: Vec::new(),
+            saw: BTreeSet::new(),
             now: Instant::now(),
             random: seed,
             clients_answer: false,
-        };
-        for place in 0..PLACES {
-            let version = [ProtocolVersion::V311, ProtocolVersion::V5][place % 2];
-            plane.places.push(Place {
-                session: new_session(place),
-                version,
-                ledger: Ledger::default(),
-                up: VecDeque::new(),
-                down: VecDeque::new(),
-                held: BTreeSet::new(),
-                received: Vec::new(),
-                subscribed: BTreeMap::new(),
-            });
         }
-        plane
     }
 
     /// One random thing happens.
     pub(super) fn step(&mut self) {
         let place = self.below(PLACES);
-        match self.below(24) {
+        match self.below(32) {
             0..=5 => self.publish(),
             6 | 7 => self.subscribe(place),
             8 => self.unsubscribe(place),
@@ -105,6 +100,16 @@ impl Plane {
                     self.apply(place, |session, now, effects| session.tick(now, effects));
                 }
             }
+            14 if self.below(4) == 0 => {
+                for place in 0..PLACES {
+                    self.lose(place, Detach::Lost);
+                }
+                self.publish();
+            }
+            15..=20 => {
+                let most = 1 + self.below(MAX_OUTBOX);
+                self.drain(place, most);
+            }
             _ => {
                 self.carry_one(place);
             }
@@ -112,9 +117,11 @@ impl Plane {
     }
 
     pub(super) fn check(&self) {
-        for (at, place) in self.places.iter().enumerate() {
-            place.ledger.check(at, place.session.waiting());
-        }
+        let places = self.places.iter().enumerate();
+        let kept: usize = places
+            .map(|(at, place)| place.ledger.check(at, place.waiting()))
+            .sum();
+        assert_eq!(self.made, kept + self.unwanted, "the copies that were made");
         let stored: BTreeMap<_, _> = self
             .retained
             .matching(&"#".parse().expect("a filter"))
@@ -135,35 +142,26 @@ impl Plane {
             // Whatever was not answered is sent again only on a new connection.
             self.lose(place, Detach::Lost);
             self.attach(place, true);
-            while self.carry_one(place) {}
-            assert_eq!(self.places[place].session.waiting(), 0, "place {place}");
+        }
+        while (0..PLACES).any(|place| self.carry_one(place) || self.drain(place, MAX_OUTBOX)) {}
+        for (at, place) in self.places.iter().enumerate() {
+            assert_eq!(place.waiting(), 0, "place {at}");
         }
     }
 
     pub(super) fn check_received(&self) {
+        self.check_received_by_groups();
         for (at, place) in self.places.iter().enumerate() {
-            let mut last = BTreeMap::new();
-            let mut seen = BTreeSet::new();
-            for (publisher, topic, qos, number) in &place.received {
-                if !seen.insert((publisher, topic, number)) {
-                    let what = format!("place {at}: number {number} of {publisher} on {topic} came twice");
-                    assert_eq!(*qos, QoS::AtLeastOnce, "{what}");
-                    continue;
-                }
-                let last = last.entry((publisher, topic, qos)).or_insert(*number);
-                assert!(
-                    *last <= *number,
-                    "place {at}: {number} on {topic} came after {last}"
-                );
-                *last = *number;
-            }
+            place.check_received(at);
         }
     }
 
-    pub(super) fn drop_reasons(&self) -> impl Iterator<Item = String> {
-        self.places
-            .iter()
-            .flat_map(|place| place.ledger.dropped.keys().cloned())
+    /// Why messages were dropped, and what else has come up.
+    pub(super) fn saw(&self) -> impl Iterator<Item = String> {
+        let dropped = self.places.iter().flat_map(|place| place.ledger.dropped.keys());
+        let handed_on = self.places.iter().any(|place| place.ledger.handed_on > 0);
+        let handed_on = handed_on.then(|| "HandedOn".to_owned());
+        dropped.chain(&self.saw).cloned().chain(handed_on)
     }
 
     fn publish(&mut self) {
@@ -192,6 +190,7 @@ impl Plane {
         if message.retain {
             self.retain(topic, &message);
         }
+        self.hand_to_groups(&message, publisher, number);
         for (place, qos) in self.receivers(&message.topic) {
             self.deliver(place, &message, qos, false);
         }
@@ -225,7 +224,8 @@ impl Plane {
         let mut expected: BTreeMap<usize, QoS> = BTreeMap::new();
         for (at, place) in self.places.iter().enumerate() {
             for (filter, qos) in &place.subscribed {
-                if filter.parse::<TopicFilter>().expect("a filter").matches(topic) {
+                let parsed: TopicFilter = filter.parse().expect("a filter");
+                if parsed.share_group().is_none() && parsed.matches(topic) {
                     let highest = expected.entry(at).or_default();
                     *highest = (*highest).max(*qos);
                 }
@@ -236,32 +236,74 @@ impl Plane {
     }
 
     fn deliver(&mut self, place: usize, message: &Arc<Message>, granted: QoS, retain: bool) {
-        self.places[place].ledger.accept();
+        self.made += 1;
         let delivery = Delivery {
             qos: message.qos.min(granted),
             message: message.clone(),
             retain,
             ..crate::harness::delivery("", QoS::AtMostOnce)
         };
-        self.apply(place, |session, now, effects| {
-            session.deliver(now, delivery, effects)
-        });
+        self.push(place, delivery);
+    }
+
+    /// Hands a copy to a session, which takes it in some other time.
+    pub(super) fn push(&mut self, place: usize, delivery: Delivery) {
+        let Place { ledger, outbox, .. } = &mut self.places[place];
+        ledger.accept();
+        if outbox.len() < MAX_OUTBOX {
+            outbox.push_back(delivery);
+        } else {
+            ledger.drop_one(OutboxFull);
+        }
+    }
+
+    /// Lets a session take in what was routed to it; false when there is nothing.
+    fn drain(&mut self, place: usize, most: usize) -> bool {
+        let Place { session, outbox, .. } = &mut self.places[place];
+        if outbox.is_empty() || (session.is_connected() && session.waiting() >= AHEAD) {
+            return false;
+        }
+        let mut batch: Vec<_> = outbox.drain(..most.min(outbox.len())).collect();
+        if !session.is_connected() {
+            self.hand_on_what_came_late(place, &mut batch);
+        }
+        self.take_in(place, batch);
+        true
+    }
+
+    pub(super) fn take_in(&mut self, place: usize, batch: Vec<Delivery>) {
+        for delivery in batch {
+            self.apply(place, |session, now, effects| {
+                session.deliver(now, delivery, effects)
+            });
+        }
+    }
+
+    fn any_filter(&mut self) -> &'static str {
+        let filters = [&FILTERS[..], &SHARES].concat();
+        filters[self.below(filters.len())]
     }
 
     fn subscribe(&mut self, place: usize) {
-        let filter = FILTERS[self.below(FILTERS.len())];
+        let filter = self.any_filter();
         let packet = subscribe(filter, SubscriptionOptions::new(ALL_QOS[self.below(3)]));
         self.receive(place, packet);
     }
 
     fn unsubscribe(&mut self, place: usize) {
-        let filter = FILTERS[self.below(FILTERS.len())];
+        let subscribed = &self.places[place].subscribed;
+        let all: Vec<_> = subscribed.keys().map(|filter| (*filter).into()).collect();
+        let filters = if all.is_empty() || self.below(3) > 0 {
+            vec![self.any_filter().into()]
+        } else {
+            all
+        };
         self.receive(
             place,
             Packet::Unsubscribe(Unsubscribe {
                 packet_id: 1,
                 user_properties: Vec::new(),
-                filters: vec![filter.into()],
+                filters,
             }),
         );
     }
@@ -277,6 +319,9 @@ impl Plane {
         up.clear();
         down.clear();
         self.apply(place, |session, now, effects| session.detach(now, cause, effects));
+        if cause == Detach::Lost {
+            self.hand_on_what_waits(place);
+        }
     }
 
     fn connect(&mut self, place: usize) {
@@ -298,8 +343,9 @@ impl Plane {
             .session
             .attach(self.now, &connect, Default::default(), &mut effects);
         if !attached.expect("a CONNECT in order").session_present {
-            at.ledger.forget_handshakes();
-            at.held.clear();
+            at.begin_anew(self.published);
+            let outbox = std::mem::take(&mut at.outbox);
+            self.bequeath(place, outbox);
         }
         for effect in effects {
             self.carry_out(place, effect);
@@ -314,7 +360,17 @@ impl Plane {
             at.ledger.answered(&packet);
             self.receive(place, packet);
         } else if let Some(packet) = at.down.pop_front() {
-            at.hear(packet, answers);
+            if let Some(message) = at.hear(packet, answers) {
+                let is_late = message.number < at.begun_at[message.publisher];
+                assert!(
+                    message.share.is_some() || !is_late,
+                    "place {place}: {message:?} is of a session before"
+                );
+                at.received.push(message.clone());
+                if message.share.is_some() {
+                    self.received_by_groups.push((place, message));
+                }
+            }
         } else {
             return false;
         }
@@ -343,9 +399,13 @@ impl Plane {
             Effect::Subscribe { packet_id, wanted } => {
                 for wanted in &wanted {
                     let filter = wanted.filter.as_ref().expect("a filter in order");
-                    let name = known(filter);
-                    self.subscriptions.insert(filter, place, wanted.options.qos);
-                    self.places[place].subscribed.insert(name, wanted.options.qos);
+                    let (name, qos) = (known(filter), wanted.options.qos);
+                    self.places[place].subscribed.insert(name, qos);
+                    if filter.share_group().is_some() {
+                        self.shared.insert(filter, place, qos);
+                        continue;
+                    }
+                    self.subscriptions.insert(filter, place, qos);
                     let retained: Vec<_> = self
                         .retained
                         .matching(filter)
@@ -368,16 +428,16 @@ impl Plane {
                 self.apply(place, |session, _, effects| {
                     session.unsubscribed(packet_id, &filters, effects);
                 });
+                self.leave_shares(place, &filters);
             }
             Effect::Forget(filters) => filters.iter().for_each(|filter| self.forget(place, filter)),
+            Effect::HandOn(deliveries) => self.bequeath(place, deliveries),
             Effect::End => {
-                at.ledger.forget_handshakes();
-                at.held.clear();
-                assert_eq!(
-                    at.session.waiting(),
-                    0,
-                    "nothing waits in a session that has ended"
-                );
+                let outbox = std::mem::take(&mut at.outbox);
+                self.bequeath(place, outbox);
+                let at = &mut self.places[place];
+                at.begin_anew(self.published);
+                assert_eq!(at.waiting(), 0, "nothing waits in a session that has ended");
                 at.session = new_session(place);
             }
             other => panic!("place {place}: {other:?}"),
@@ -385,7 +445,11 @@ impl Plane {
     }
 
     fn forget(&mut self, place: usize, filter: &TopicFilter) {
-        self.subscriptions.remove(filter, &place);
+        if filter.share_group().is_some() {
+            self.shared.remove(filter, &place);
+        } else {
+            self.subscriptions.remove(filter, &place);
+        }
         self.places[place].subscribed.remove(known(filter));
     }
 
@@ -399,54 +463,8 @@ impl Plane {
     }
 }
 
-impl Place {
-    /// The client takes a packet, and may owe the acknowledgement of a message until its next connection.
-    fn hear(&mut self, packet: Packet, answers: bool) {
-        match packet {
-            Packet::Publish(publish) => {
-                let is_new = publish.qos != QoS::ExactlyOnce || self.held.insert(publish.packet_id);
-                let payload = str::from_utf8(&publish.payload).expect("text");
-                if let (true, false, Some((publisher, number))) =
-                    (is_new, publish.retain, payload.split_once(' '))
-                {
-                    self.received.push((
-                        publisher.parse().expect("a number"),
-                        publish.topic.to_string(),
-                        publish.qos,
-                        number.parse().expect("a number"),
-                    ));
-                }
-                let ack = Ack::new(publish.packet_id.max(1), ReasonCode::Success);
-                match publish.qos {
-                    QoS::AtLeastOnce if answers => self.up.push_back(Packet::PubAck(ack)),
-                    QoS::ExactlyOnce if answers => self.up.push_back(Packet::PubRec(ack)),
-                    _ => {}
-                }
-            }
-            Packet::PubRel(ack) => {
-                self.held.remove(&ack.packet_id);
-                self.up
-                    .push_back(Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::Success)));
-            }
-            _ => {}
-        }
-    }
-}
-
-fn new_session(place: usize) -> Session {
-    let config = SessionConfig {
-        max_inflight: 3,
-        max_queued_messages: 6,
-        max_queued_bytes: 1000,
-        ..SessionConfig::default()
-    };
-    Session::new(Arc::new(config), ByteString::from(format!("place {place}")))
-}
-
 fn known(filter: &TopicFilter) -> &'static str {
-    let is_it = |known: &&&str| known.parse::<TopicFilter>().as_ref() == Ok(filter);
-    FILTERS
-        .iter()
-        .find(is_it)
-        .expect("one of those that are asked for")
+    let is_it = |known: &&str| known.parse::<TopicFilter>().as_ref() == Ok(filter);
+    let mut all = FILTERS.into_iter().chain(SHARES);
+    all.find(is_it).expect("one of those that are asked for")
 }
