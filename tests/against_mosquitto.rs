@@ -9,21 +9,22 @@ mod client;
 mod player;
 mod steps;
 
-use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Stdio};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
 use crate::support::daemon::Daemon;
-use crate::support::{foreign, random, say, wait_for};
+use crate::support::mosquitto::Mosquitto;
+use crate::support::{foreign, random, say};
 use player::{Player, Seen};
 use steps::Step;
 
 const ROUNDS: u64 = 40;
 const STEPS: usize = 300;
+
+/// Its limits out of the way, and no waiting for more to send.
+const OPTIONS: &str = "allow_duplicate_messages true\nmax_queued_messages 0\nmax_inflight_messages 100\n\
+                       set_tcp_nodelay true";
 
 /// How long a failing round may be made shorter.
 const SHORTENING: Duration = Duration::from_secs(60);
@@ -59,7 +60,7 @@ fn seeds() -> Vec<u64> {
 
 /// Plays the steps to both brokers, each new; the error tells the first difference.
 fn compare(steps: &[Step]) -> Result<(), String> {
-    let theirs = Mosquitto::start();
+    let theirs = Mosquitto::start(OPTIONS).expect("it was there at the beginning");
     let ours = Daemon::launch()
         .set("auth.mode", "none")
         .set("mqtt.max_queued_messages", 100_000)
@@ -121,50 +122,4 @@ fn describe(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
         .unwrap_or_else(|| "a panic".to_owned())
-}
-
-struct Mosquitto {
-    process: Child,
-    address: SocketAddr,
-    _directory: TempDir,
-}
-
-impl Mosquitto {
-    fn start() -> Self {
-        let directory = TempDir::with_prefix("mosquitto-").expect("a temporary directory");
-        let address = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port");
-        let configuration = directory.path().join("mosquitto.conf");
-        // Its limits out of the way, and no waiting for more to send.
-        let options = format!(
-            "listener {} 127.0.0.1\nallow_anonymous true\nallow_duplicate_messages true\n\
-             max_queued_messages 0\nmax_inflight_messages 100\nset_tcp_nodelay true\nlog_type none\n",
-            address.port()
-        );
-        fs::write(&configuration, options).expect("a configuration");
-        let process = foreign::mosquitto("mosquitto")
-            .expect("it was there at the beginning")
-            .arg("-c")
-            .arg(&configuration)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("Mosquitto starts");
-        let mosquitto = Self {
-            process,
-            address,
-            _directory: directory,
-        };
-        wait_for("Mosquitto to listen", || TcpStream::connect(address).ok());
-        mosquitto
-    }
-}
-
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        let _gone = self.process.kill();
-        let _status = self.process.wait();
-    }
 }

@@ -1,7 +1,8 @@
 //! The actor that publishes `$SYS/broker/…`: statistics under the names that Mosquitto uses, so that
 //! what reads them there reads them here. Retained, and said again only when they changed.
 //!
-//! What is not counted is not there: bytes, and Mosquitto's heap and message store.
+//! What is not counted is not there, Mosquitto's heap and its message store, and neither are the names that
+//! it calls deprecated.
 
 mod load;
 
@@ -27,13 +28,17 @@ pub struct BrokerStatistics {
     started_at: Instant,
     last_at: Instant,
     loads: Vec<(&'static str, Load)>,
+    most_clients: u64,
     said: HashMap<String, String>,
 }
 
 type Count = fn(&Stats) -> u64;
 
 /// What has a load: a rate a minute over the last 1, 5 and 15 minutes.
-const LOADS: [(&str, Count); 6] = [
+const LOADS: [(&str, Count); 9] = [
+    ("bytes/received", |stats| stats.received_bytes.get()),
+    ("bytes/sent", |stats| stats.sent_bytes.get()),
+    ("connections", |stats| stats.connects_received.get()),
     ("messages/received", received),
     ("messages/sent", sent),
     ("publish/received", |stats| stats.messages_received.get()),
@@ -51,6 +56,7 @@ impl BrokerStatistics {
         Self {
             version: format!("clawdbot version {version}"),
             loads: loads.into(),
+            most_clients: 0,
             switchboard,
             publisher: Publisher::daemon(),
             interval,
@@ -64,17 +70,27 @@ impl BrokerStatistics {
         let uptime_s = self.started_at.elapsed().as_secs();
         let stats = self.switchboard.stats();
         let (connected, sessions) = (stats.connections.get(), stats.sessions.get());
+        self.most_clients = self.most_clients.max(sessions);
+        let shared = self.switchboard.shared_subscriptions_len();
+        let unshared = self.switchboard.subscriptions_len().saturating_sub(shared);
         let counted = [
+            ("bytes/received", stats.received_bytes.get()),
+            ("bytes/sent", stats.sent_bytes.get()),
             ("clients/connected", connected),
             ("clients/disconnected", sessions.saturating_sub(connected)),
+            ("clients/expired", stats.sessions_expired.get()),
+            ("clients/maximum", self.most_clients),
             ("clients/total", sessions),
             ("messages/received", received(stats)),
             ("messages/sent", sent(stats)),
+            ("publish/bytes/received", stats.payload_received_bytes.get()),
+            ("publish/bytes/sent", stats.payload_sent_bytes.get()),
             ("publish/messages/received", stats.messages_received.get()),
             ("publish/messages/sent", stats.messages_sent.get()),
             ("publish/messages/dropped", dropped(stats)),
             ("retained messages/count", self.switchboard.retained_len() as u64),
-            ("subscriptions/count", self.switchboard.subscriptions_len() as u64),
+            ("shared_subscriptions/count", shared as u64),
+            ("subscriptions/count", unshared as u64),
         ];
         self.say("version", self.version.clone());
         self.say("uptime", format!("{uptime_s} seconds"));

@@ -63,7 +63,7 @@ impl Reception {
                 self.switchboard.stats().protocol_errors.add(1);
                 tracing::info!(?peer, %error, "closing a connection before its CONNECT");
                 if let Some(version) = version_to_answer_in(&error, speaks_v5) {
-                    refuse_stranger(connection, version, error.reason()).await;
+                    self.refuse_stranger(connection, version, error.reason()).await;
                 }
                 return;
             }
@@ -72,6 +72,7 @@ impl Reception {
                 return;
             }
         };
+        self.switchboard.stats().connects_received.add(1);
         self.switchboard.stats().other_packets_received.add(1);
         match self.admit(&connect).await {
             Ok((client_id, assigned, admission)) => {
@@ -81,7 +82,7 @@ impl Reception {
             }
             Err((reason, why)) => {
                 tracing::info!(?peer, client_id = %connect.client_id, %reason, why, "connection refused");
-                refuse(connection, &connect, reason, &why).await;
+                self.refuse(connection, &connect, reason, &why).await;
             }
         }
     }
@@ -92,7 +93,10 @@ impl Reception {
         loop {
             let chunk = poll_fn(|cx| poll_read_chunk(&mut connection.stream, cx)).await;
             match chunk {
-                Ok(chunk) if !chunk.is_empty() => input.extend_from_slice(&chunk),
+                Ok(chunk) if !chunk.is_empty() => {
+                    self.switchboard.stats().received_bytes.add(chunk.len() as u64);
+                    input.extend_from_slice(&chunk);
+                }
                 _ => return Err(Stranger::Gone),
             }
             let speaks_v5 = begins_like_v5(&input);
@@ -243,7 +247,8 @@ impl Reception {
         }
         tracing::warn!(%client_id, "no session took the connection");
         let why = "the session of this client is ending; come back at once";
-        refuse(attach.connection, &attach.connect, ReasonCode::ServerBusy, why).await;
+        self.refuse(attach.connection, &attach.connect, ReasonCode::ServerBusy, why)
+            .await;
     }
 
     fn find_or_make(&self, client_id: &ByteString, admission: &Admission) -> Addr<DeviceSession> {
@@ -268,6 +273,40 @@ impl Reception {
                 session
             }
         }
+    }
+
+    /// Refuses a client whose CONNECT was understood.
+    async fn refuse(&self, connection: Connection, connect: &Connect, reason: ReasonCode, why: &str) {
+        match refusal(connect, reason, why) {
+            Some(packet) => self.send_refusal(connection, &packet, connect.protocol).await,
+            None => drop(connection),
+        }
+    }
+
+    async fn refuse_stranger(&self, connection: Connection, version: ProtocolVersion, reason: ReasonCode) {
+        let refusal = Packet::ConnAck(Box::new(ConnAck {
+            session_present: false,
+            reason,
+            properties: ConnAckProperties::default(),
+        }));
+        self.send_refusal(connection, &refusal, version).await;
+    }
+
+    async fn send_refusal(&self, mut connection: Connection, refusal: &Packet, version: ProtocolVersion) {
+        let mut out = BytesMut::new();
+        if refusal.encode(version, &mut out).is_err() {
+            return;
+        }
+        let stats = self.switchboard.stats();
+        stats.other_packets_sent.add(1);
+        // A client that does not wait for its refusal loses nothing.
+        let _ = tokio::time::timeout(Duration::from_secs(2), async {
+            connection.stream.write_all(&out).await?;
+            stats.sent_bytes.add(out.len() as u64);
+            connection.stream.shutdown().await?;
+            drain(&mut connection.stream).await
+        })
+        .await;
     }
 }
 
@@ -311,36 +350,6 @@ fn offered_token(connect: &Connect) -> Result<Option<Bytes>, (ReasonCode, String
                  authentication data, or put the token into the password"
             ),
         )),
-    }
-}
-
-/// Refuses a client whose CONNECT was understood.
-async fn refuse(connection: Connection, connect: &Connect, reason: ReasonCode, why: &str) {
-    match refusal(connect, reason, why) {
-        Some(packet) => send_refusal(connection, &packet, connect.protocol).await,
-        None => drop(connection),
-    }
-}
-
-async fn refuse_stranger(connection: Connection, version: ProtocolVersion, reason: ReasonCode) {
-    let refusal = Packet::ConnAck(Box::new(ConnAck {
-        session_present: false,
-        reason,
-        properties: ConnAckProperties::default(),
-    }));
-    send_refusal(connection, &refusal, version).await;
-}
-
-async fn send_refusal(mut connection: Connection, refusal: &Packet, version: ProtocolVersion) {
-    let mut out = BytesMut::new();
-    if refusal.encode(version, &mut out).is_ok() {
-        // A client that does not wait for its refusal loses nothing.
-        let _ = tokio::time::timeout(Duration::from_secs(2), async {
-            connection.stream.write_all(&out).await?;
-            connection.stream.shutdown().await?;
-            drain(&mut connection.stream).await
-        })
-        .await;
     }
 }
 

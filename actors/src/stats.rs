@@ -90,6 +90,18 @@ stats! {
     clients_banned => "clawdbot.mqtt.clients.banned",
     /// Handshakes of TLS or WebSocket that failed or came too late.
     handshakes_failed => "clawdbot.mqtt.handshakes.failed",
+    /// CONNECT packets, also of clients that were not let in.
+    connects_received => "clawdbot.mqtt.connects.received",
+    /// Sessions that ended because their client did not come back in time.
+    sessions_expired => "clawdbot.mqtt.sessions.expired",
+    /// Bytes of MQTT from clients. What TLS and WebSocket add to them is not counted.
+    received_bytes => "clawdbot.mqtt.received.bytes",
+    /// Bytes of MQTT to clients, counted the same way.
+    sent_bytes => "clawdbot.mqtt.sent.bytes",
+    /// Of these, payloads of PUBLISH packets from clients.
+    payload_received_bytes => "clawdbot.mqtt.payload.received.bytes",
+    /// Payloads of PUBLISH packets to clients.
+    payload_sent_bytes => "clawdbot.mqtt.payload.sent.bytes",
     /// PUBLISH packets from clients.
     messages_received => "clawdbot.mqtt.messages.received",
     /// PUBLISH packets to clients.

@@ -430,6 +430,11 @@ impl Switchboard {
         routes.subscriptions.len() + routes.shared.len()
     }
 
+    /// Of these, the shared ones.
+    pub fn shared_subscriptions_len(&self) -> usize {
+        self.0.routes.load().shared.len()
+    }
+
     pub(crate) fn publish_snapshot(&self, routes: &Routes) {
         let mut newest = routes.clone();
         newest.generation = self.0.routes.load().generation + 1;

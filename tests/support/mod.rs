@@ -8,6 +8,7 @@ pub(crate) mod conservation;
 pub(crate) mod daemon;
 pub(crate) mod data;
 pub(crate) mod foreign;
+pub(crate) mod mosquitto;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod raw;

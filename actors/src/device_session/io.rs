@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::time::Sleep;
 use topics::session::Delivery;
 
+use crate::stats::Stats;
 use crate::switchboard::SessionHandle;
 
 /// Bytes to and from a client, whatever carries them.
@@ -73,6 +74,7 @@ pub(super) enum IoEvent {
 /// The connection, its write buffer and the outbox; shared by the actor and its stream.
 pub(super) struct Io {
     handle: Arc<SessionHandle>,
+    stats: Arc<Stats>,
     connection: Option<Connection>,
     out: BytesMut,
     waker: Option<Waker>,
@@ -113,9 +115,10 @@ impl HeldBack {
 }
 
 impl Io {
-    pub(super) fn new(handle: Arc<SessionHandle>) -> Rc<RefCell<Self>> {
+    pub(super) fn new(handle: Arc<SessionHandle>, stats: Arc<Stats>) -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
             handle,
+            stats,
             connection: None,
             out: BytesMut::new(),
             waker: None,
@@ -152,10 +155,12 @@ impl Io {
         else {
             return;
         };
+        let stats = self.stats.clone();
         actix_rt::spawn(async move {
             // What fails here fails for a client that is gone already.
             let _ = tokio::time::timeout(LINGER, async {
                 stream.write_all(&out).await?;
+                stats.sent_bytes.add(out.len() as u64);
                 stream.shutdown().await?;
                 drain(&mut stream).await
             })
@@ -219,7 +224,10 @@ impl Io {
         while !self.out.is_empty() {
             match Pin::new(&mut connection.stream).poll_write(cx, &self.out) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(written)) => self.out.advance(written),
+                Poll::Ready(Ok(written)) => {
+                    self.stats.sent_bytes.add(written as u64);
+                    self.out.advance(written);
+                }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => return Ok(()),
             }
@@ -267,7 +275,10 @@ impl Io {
             return Poll::Pending;
         };
         match poll_read_chunk(&mut connection.stream, cx) {
-            Poll::Ready(Ok(chunk)) if !chunk.is_empty() => Poll::Ready(IoEvent::Received(chunk)),
+            Poll::Ready(Ok(chunk)) if !chunk.is_empty() => {
+                self.stats.received_bytes.add(chunk.len() as u64);
+                Poll::Ready(IoEvent::Received(chunk))
+            }
             Poll::Ready(end) => {
                 self.connection = None;
                 self.out = BytesMut::new();

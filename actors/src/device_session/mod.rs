@@ -31,6 +31,7 @@ use crate::auth_checker::{Admission, AuthChecker};
 use crate::outbox::Outbox;
 use crate::presence;
 use crate::route::LastRoute;
+use crate::stats::Stats;
 use crate::switchboard::{Publisher, SessionHandle, Switchboard};
 use crate::topic_router::{Subscribe, TopicRouter, Unsubscribe};
 
@@ -80,6 +81,7 @@ pub struct DeviceSession {
     /// Read while the client is held back; acknowledgements among them were handled at once.
     deferred: VecDeque<Packet>,
     deferred_bytes: usize,
+    payloads: Payloads,
     /// Kept between steps, so that a packet costs no allocation for what it brings about.
     scratch: Vec<Vec<Effect>>,
     /// The connection broke, but not everything read from it has been handled.
@@ -107,7 +109,7 @@ impl DeviceSession {
         Self {
             session: Session::new(config.clone(), client_id),
             decoder: ClientDecoder::new(config.max_packet_bytes),
-            io: Io::new(handle.clone()),
+            io: Io::new(handle.clone(), switchboard.stats().clone()),
             handle,
             switchboard,
             admission,
@@ -119,6 +121,7 @@ impl DeviceSession {
             last_allowed: None,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
+            payloads: Payloads::default(),
             scratch: Vec::new(),
             peer_is_gone: false,
             waiting_for_router: false,
@@ -324,6 +327,7 @@ impl DeviceSession {
         } else if !self.waiting_for_router {
             self.input = BytesMut::from(&self.input[..]);
         }
+        self.payloads.count(self.switchboard.stats());
     }
 
     /// What was read before the end was said before it, a DISCONNECT above all. Nobody is waited for,
@@ -345,8 +349,11 @@ impl DeviceSession {
 
     fn receive(&mut self, now: Instant, packet: Packet, ctx: &mut Context<Self>) {
         let stats = self.switchboard.stats();
-        match packet {
-            Packet::Publish(_) => stats.messages_received.add(1),
+        match &packet {
+            Packet::Publish(publish) => {
+                stats.messages_received.add(1);
+                self.payloads.received_bytes += publish.payload.len() as u64;
+            }
             _ => stats.other_packets_received.add(1),
         }
         self.step(ctx, |session, effects| session.receive(now, packet, effects));
@@ -391,7 +398,12 @@ impl DeviceSession {
                     self.io.borrow_mut().close();
                     self.detach(ctx);
                 }
-                Effect::End => self.end(ctx),
+                Effect::End => {
+                    if !self.connected {
+                        self.switchboard.stats().sessions_expired.add(1);
+                    }
+                    self.end(ctx);
+                }
             }
         }
         self.io.borrow_mut().deliveries_wait = self.session.waiting() >= DELIVERIES_AHEAD;
@@ -424,7 +436,10 @@ impl DeviceSession {
         };
         let stats = self.switchboard.stats();
         match packet {
-            Packet::Publish(_) => stats.messages_sent.add(1),
+            Packet::Publish(publish) => {
+                stats.messages_sent.add(1);
+                self.payloads.sent_bytes += publish.payload.len() as u64;
+            }
             _ => stats.other_packets_sent.add(1),
         }
         if let Err(error) = packet.encode(version, self.io.borrow_mut().out()) {
@@ -469,6 +484,7 @@ impl DeviceSession {
                 }
             });
         }
+        self.payloads.count(self.switchboard.stats());
     }
 
     fn routed(&mut self, packet_id: u16, reason: ReasonCode, ctx: &mut Context<Self>) {
@@ -671,6 +687,29 @@ impl DeviceSession {
             act.io.borrow_mut().wake();
         });
         self.timer = Some((at, handle));
+    }
+}
+
+/// Payloads that came and went since they were counted last: one addition for what was read or handed over
+/// together, and not one for each packet.
+#[derive(Default)]
+struct Payloads {
+    received_bytes: u64,
+    sent_bytes: u64,
+}
+
+impl Payloads {
+    fn count(&mut self, stats: &Stats) {
+        let Self {
+            received_bytes,
+            sent_bytes,
+        } = std::mem::take(self);
+        if received_bytes > 0 {
+            stats.payload_received_bytes.add(received_bytes);
+        }
+        if sent_bytes > 0 {
+            stats.payload_sent_bytes.add(sent_bytes);
+        }
     }
 }
 
