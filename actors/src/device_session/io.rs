@@ -89,6 +89,8 @@ pub(super) struct Io {
     paused: Option<Pin<Box<Sleep>>>,
     /// While it is held back, what the client acknowledges is still read, up to a bound.
     pub(super) may_read_ahead: bool,
+    /// What this client still says is its last, and waits for nobody.
+    leaving: bool,
 }
 
 /// The client publishes to sessions that do not keep up.
@@ -128,6 +130,7 @@ impl Io {
             held_back: None,
             paused: None,
             may_read_ahead: true,
+            leaving: false,
         }))
     }
 
@@ -142,6 +145,7 @@ impl Io {
     /// Puts a connection in the place of none.
     pub(super) fn connect(&mut self, connection: Connection) {
         self.connection = Some(connection);
+        self.leaving = false;
         self.wake();
     }
 
@@ -171,6 +175,9 @@ impl Io {
 
     /// Reads nothing more from the client until these sessions have room again.
     pub(super) fn hold_back(&mut self, crowded: Vec<Arc<SessionHandle>>) {
+        if self.leaving {
+            return;
+        }
         match &mut self.held_back {
             Some(held_back) => held_back.by.extend(crowded),
             none => {
@@ -185,6 +192,9 @@ impl Io {
 
     /// Takes no publication from the client before an instant.
     pub(super) fn pause(&mut self, until: Instant) {
+        if self.leaving {
+            return;
+        }
         let until = tokio::time::Instant::from_std(until);
         match &mut self.paused {
             Some(sleep) => sleep.as_mut().reset(until),
@@ -198,6 +208,13 @@ impl Io {
         self.held_back = None;
         self.paused = None;
         self.may_read_ahead = true;
+    }
+
+    /// The client leaves, and what it has said it said before: nothing holds it back any more, or a goodbye
+    /// at the end of it would come too late.
+    pub(super) fn see_off(&mut self) {
+        self.stop_holding_back();
+        self.leaving = true;
     }
 
     /// Whether the client's next packets must wait.

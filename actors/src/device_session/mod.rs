@@ -285,8 +285,10 @@ impl DeviceSession {
         Ok(())
     }
 
-    /// Handles what the client said before it made another connection.
+    /// Handles what the client said before it made another connection, what was put off of it first.
     fn hear_out(&mut self, ctx: &mut Context<Self>) {
+        self.io.borrow_mut().see_off();
+        self.read_packets(ctx);
         for _ in 0..MAX_READS_AT_TAKE_OVER {
             let event = self.io.borrow_mut().read_now();
             match event {
@@ -333,10 +335,8 @@ impl DeviceSession {
     /// What was read before the end was said before it, a DISCONNECT above all. Nobody is waited for,
     /// since nobody is there to be held back.
     fn finish_what_was_said(&mut self, ctx: &mut Context<Self>) {
-        while self.may_handle_packets() && !self.deferred.is_empty() {
-            self.io.borrow_mut().stop_holding_back();
-            self.read_packets(ctx);
-        }
+        self.io.borrow_mut().see_off();
+        self.read_packets(ctx);
         if !self.waiting_for_router {
             self.peer_is_gone = false;
             self.detach(ctx);
