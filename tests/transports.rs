@@ -5,6 +5,8 @@
 mod certificates;
 #[path = "transports/foreign_clients.rs"]
 mod foreign_clients;
+#[path = "transports/goodbyes.rs"]
+mod goodbyes;
 #[path = "transports/limits.rs"]
 mod limits;
 #[path = "transports/same_session.rs"]

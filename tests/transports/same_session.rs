@@ -12,7 +12,7 @@ const SERVER_SHUTTING_DOWN: u8 = 0x8B;
 const PACKET_TOO_LARGE: u8 = 0x95;
 
 /// CONNECT with a will at QoS 1.
-fn connect_with_will(level: u8, client_id: &str, token: &str, topic: &str) -> Vec<u8> {
+pub(super) fn connect_with_will(level: u8, client_id: &str, token: &str, topic: &str) -> Vec<u8> {
     let properties: &[u8] = if level == 5 { &[0] } else { &[] };
     let body = [
         &text(b"MQTT")[..],
@@ -28,7 +28,7 @@ fn connect_with_will(level: u8, client_id: &str, token: &str, topic: &str) -> Ve
     packet(0x10, &body.concat())
 }
 
-fn subscribe(level: u8, filter: &str) -> Vec<u8> {
+pub(super) fn subscribe(level: u8, filter: &str) -> Vec<u8> {
     let properties: &[u8] = if level == 5 { &[0] } else { &[] };
     let body = [&[0, 1][..], properties, &text(filter.as_bytes()), &[2]];
     packet(0x82, &body.concat())

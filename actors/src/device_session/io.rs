@@ -91,6 +91,13 @@ pub(super) struct Io {
     pub(super) may_read_ahead: bool,
     /// What this client still says is its last, and waits for nobody.
     leaving: bool,
+    broken: Option<Broken>,
+}
+
+/// Nothing more can be sent on the connection, and it is read to its end.
+struct Broken {
+    why: io::Error,
+    until: Pin<Box<Sleep>>,
 }
 
 /// The client publishes to sessions that do not keep up.
@@ -131,6 +138,7 @@ impl Io {
             paused: None,
             may_read_ahead: true,
             leaving: false,
+            broken: None,
         }))
     }
 
@@ -152,6 +160,7 @@ impl Io {
     /// Sends what is left and closes, without holding up the session.
     pub(super) fn close(&mut self) {
         let out = std::mem::take(&mut self.out);
+        self.broken = None;
         self.stop_holding_back();
         let Some(Connection {
             mut stream, permit, ..
@@ -234,6 +243,41 @@ impl Io {
         }
     }
 
+    /// A client that closes its socket with bytes of ours unread resets the connection, and our writing may
+    /// learn of it first. A reset takes nothing away that has arrived before it (on Linux, and a write that
+    /// fails does not either), so there may be a goodbye to be read.
+    fn cannot_write(&mut self, why: io::Error) {
+        self.see_off();
+        self.broken = Some(Broken {
+            why,
+            until: Box::pin(tokio::time::sleep(LINGER)),
+        });
+    }
+
+    /// What the client said before the connection broke, and then its end. That comes at once for a socket
+    /// that was reset, but what a socket is to tell may have to wait for its reactor; and there are others,
+    /// whose client stopped reading and goes on writing.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<IoEvent> {
+        // Nobody will read answers.
+        self.out.clear();
+        let in_time = self
+            .broken
+            .as_mut()
+            .is_some_and(|broken| broken.until.as_mut().poll(cx).is_pending());
+        if in_time {
+            self.poll_read(cx)
+        } else {
+            Poll::Ready(self.end(None))
+        }
+    }
+
+    fn end(&mut self, error: Option<io::Error>) -> IoEvent {
+        self.connection = None;
+        self.out = BytesMut::new();
+        let broken = self.broken.take().map(|broken| broken.why);
+        IoEvent::Closed(broken.or(error))
+    }
+
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let Some(connection) = &mut self.connection else {
             return Ok(());
@@ -296,11 +340,7 @@ impl Io {
                 self.stats.received_bytes.add(chunk.len() as u64);
                 Poll::Ready(IoEvent::Received(chunk))
             }
-            Poll::Ready(end) => {
-                self.connection = None;
-                self.out = BytesMut::new();
-                Poll::Ready(IoEvent::Closed(end.err()))
-            }
+            Poll::Ready(end) => Poll::Ready(self.end(end.err())),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -419,14 +459,17 @@ impl Stream for IoStream {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if let Err(error) = io.poll_write(cx) {
-            io.connection = None;
-            io.out = BytesMut::new();
-            return Poll::Ready(Some(IoEvent::Closed(Some(error))));
+        if io.broken.is_none()
+            && let Err(error) = io.poll_write(cx)
+        {
+            io.cannot_write(error);
         }
         match &mut io.waker {
             Some(waker) => waker.clone_from(cx.waker()),
             empty => *empty = Some(cx.waker().clone()),
+        }
+        if io.broken.is_some() {
+            return io.poll_rest(cx).map(Some);
         }
         if io.out.len() >= HIGH_WATER_BYTES {
             return Poll::Pending;

@@ -73,7 +73,9 @@ impl<S: ByteStream> WebSocketStream<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn answer(&mut self, requests: Vec<Request>, cx: &mut Context<'_>) -> io::Result<()> {
+    /// A failure is not the reader's: what came with the request is still to be read, and whatever is written
+    /// next fails as well.
+    fn answer(&mut self, requests: Vec<Request>, cx: &mut Context<'_>) {
         for request in requests {
             match request {
                 _ if self.closing => {}
@@ -84,10 +86,7 @@ impl<S: ByteStream> WebSocketStream<S> {
                 }
             }
         }
-        match self.poll_wire(cx) {
-            Poll::Ready(Err(error)) => Err(error),
-            _ => Ok(()),
-        }
+        let _ = self.poll_wire(cx);
     }
 
     fn fail(&mut self, violation: Violation, cx: &mut Context<'_>) {
@@ -180,7 +179,7 @@ impl<S: ByteStream> AsyncRead for WebSocketStream<S> {
                 .iter()
                 .any(|request| matches!(request, Request::Close(_)));
             if !requests.is_empty() {
-                self.answer(requests, cx)?;
+                self.answer(requests, cx);
             }
             if let Err(violation) = decoded {
                 self.fail(violation, cx);

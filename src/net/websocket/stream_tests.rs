@@ -183,3 +183,14 @@ async fn a_client_that_vanishes_is_the_end_and_no_error() {
     drop(client);
     assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
 }
+
+#[tokio::test]
+async fn what_was_said_before_a_ping_that_cannot_be_answered_any_more_is_read() {
+    let (mut server, mut client) = pair(1 << 16);
+    client.send(binary(b"bye")).await;
+    client.send(Message::Ping(Bytes::from_static(b"there?"))).await;
+    drop(client);
+    let mut all = Vec::new();
+    server.read_to_end(&mut all).await.unwrap();
+    assert_eq!(all, b"bye");
+}
