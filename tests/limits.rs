@@ -1,6 +1,7 @@
 //! What one client may take of the machine: what it is told at the limit, and that nobody else notices.
 
 use std::process::Command;
+use std::time::Duration;
 
 use crate::support::daemon::Daemon;
 use crate::support::data;
@@ -74,6 +75,27 @@ fn bytes_are_limited_as_messages_are() {
         assert_eq!(reader.packet().expect("a PUBLISH").len(), 5000 + 3 + 3);
     }
     assert!(daemon.metric("clawdbot_mqtt_publishers_paused_total") > Some(0.0));
+}
+
+#[test]
+fn a_client_whose_publications_wait_is_not_taken_for_a_silent_one() {
+    let daemon = Daemon::launch()
+        .set("auth.mode", "none")
+        .set("mqtt.max_bytes_per_s", 10_000)
+        .start();
+    let mut hasty = RawClient::open(daemon.mqtt);
+    let keep_alive_of_a_second = [4, 2, 0, 1];
+    let body = [&text(b"MQTT")[..], &keep_alive_of_a_second, &text(b"hasty")];
+    hasty.send(&packet(0x10, &body.concat()));
+    assert_eq!(hasty.connack_code(), 0);
+    // Paid for after three seconds, and the client says something in each of them.
+    hasty.send(&publish(4, b"t", &[7; 40_000]));
+    for _ in 0..8 {
+        std::thread::sleep(Duration::from_millis(400));
+        hasty.send(&publish(4, b"t", b"!"));
+    }
+    hasty.send(&[0xC0, 0]);
+    assert_eq!(hasty.packet(), Some(vec![0xD0, 0]));
 }
 
 #[test]

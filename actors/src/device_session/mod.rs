@@ -675,7 +675,8 @@ impl DeviceSession {
         }
         let handle = ctx.run_later(at.saturating_duration_since(Instant::now()), |act, ctx| {
             act.timer = None;
-            let deaf = act.io.borrow().is_deaf();
+            // Who has said something that is not handled yet is not silent.
+            let deaf = act.io.borrow().is_deaf() || !act.deferred.is_empty();
             act.step(ctx, |session, effects| {
                 let now = Instant::now();
                 if deaf {
