@@ -18,6 +18,9 @@ use super::frames::{self, Decoder, Request, Violation};
 /// The largest frame that we send.
 const FRAME_BYTES: usize = 64 * 1024;
 
+/// Answers to Pings wait for a client that does not read only as long as no more than this waits before them.
+const MAX_WIRE_BYTES: usize = 2 * FRAME_BYTES;
+
 /// How long a client that broke the protocol may take to see why, and go.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -79,6 +82,8 @@ impl<S: ByteStream> WebSocketStream<S> {
         for request in requests {
             match request {
                 _ if self.closing => {}
+                // The answer to a later Ping will do [RFC 6455 5.5.3].
+                Request::Pong(_) if self.wire.len() > MAX_WIRE_BYTES => {}
                 Request::Pong(payload) => frames::pong(&payload, &mut self.wire),
                 Request::Close(payload) => {
                     frames::close_with(&payload, &mut self.wire);

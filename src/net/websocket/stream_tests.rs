@@ -194,3 +194,16 @@ async fn what_was_said_before_a_ping_that_cannot_be_answered_any_more_is_read() 
     server.read_to_end(&mut all).await.unwrap();
     assert_eq!(all, b"bye");
 }
+
+#[tokio::test]
+async fn answers_to_pings_that_nobody_reads_are_not_heaped_up() {
+    let (mut server, mut client) = pair(1 << 16);
+    for _ in 0..3000 {
+        client.send(Message::Ping(Bytes::from_static(&[7; 125]))).await;
+        let mut cx = Context::from_waker(Waker::noop());
+        let read = Pin::new(&mut server).poll_read(&mut cx, &mut ReadBuf::new(&mut [0; 8]));
+        assert!(read.is_pending(), "{read:?}");
+    }
+    let waiting_bytes = server.wire.len();
+    assert!(waiting_bytes <= MAX_WIRE_BYTES + 200, "{waiting_bytes} bytes wait");
+}
