@@ -1,5 +1,8 @@
 //! Shared subscriptions as their members see them [MQTT5 4.8.2].
 
+#[path = "shared_subscriptions/random.rs"]
+mod random;
+
 use std::collections::BTreeSet;
 
 use crate::support::client::{BOTH, Client, Login, Version};

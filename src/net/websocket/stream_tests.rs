@@ -205,5 +205,8 @@ async fn answers_to_pings_that_nobody_reads_are_not_heaped_up() {
         assert!(read.is_pending(), "{read:?}");
     }
     let waiting_bytes = server.wire.len();
-    assert!(waiting_bytes <= MAX_WIRE_BYTES + 200, "{waiting_bytes} bytes wait");
+    assert!(
+        waiting_bytes <= MAX_WIRE_BYTES + 200,
+        "{waiting_bytes} bytes wait"
+    );
 }
