@@ -292,7 +292,7 @@ fn one_subscription_too_many_is_refused_and_an_old_one_may_change() {
     desk.attach(&v5());
     desk.subscribe("a");
     desk.subscribe("b");
-    let reasons = |effects: &[Effect]| match sent(effects)[..] {
+    let reasons = |effects: &[Effect]| match &sent(effects)[..] {
         [Packet::SubAck(ack)] => ack.reasons.clone(),
         ref other => panic!("{other:?}"),
     };

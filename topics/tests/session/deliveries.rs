@@ -220,7 +220,7 @@ fn a_packet_identifier_is_not_used_again_before_it_is_free() {
     );
     for round in 0..70_000_u32 {
         let effects = desk.deliver(delivery("a", QoS::AtLeastOnce));
-        let [Packet::Publish(publish)] = sent(&effects)[..] else {
+        let [Packet::Publish(publish)] = &sent(&effects)[..] else {
             panic!("{effects:?}")
         };
         assert!(publish.packet_id > 1, "round {round}");
@@ -241,7 +241,7 @@ fn an_expiry_is_counted_down_and_an_expired_message_is_not_sent() {
     desk.pass(10.5);
     let effects = desk.receive(puback(1));
     assert_eq!(drops(&effects), [DropReason::Expired]);
-    let [Packet::Publish(publish)] = sent(&effects)[..] else {
+    let [Packet::Publish(publish)] = &sent(&effects)[..] else {
         panic!("{effects:?}")
     };
     let left_s = publish

@@ -30,12 +30,12 @@ fn desk() -> Desk {
 /// The reason string of the last packet that can have one.
 fn words(effects: &[Effect]) -> Option<String> {
     let string = sent(effects).into_iter().rev().find_map(|packet| match packet {
-        Packet::PubAck(ack) | Packet::PubRec(ack) => Some(&ack.reason_string),
-        Packet::SubAck(ack) => Some(&ack.reason_string),
-        Packet::Disconnect(disconnect) => Some(&disconnect.reason_string),
+        Packet::PubAck(ack) | Packet::PubRec(ack) => Some(ack.reason_string),
+        Packet::SubAck(ack) => Some(ack.reason_string),
+        Packet::Disconnect(disconnect) => Some(disconnect.reason_string),
         _ => None,
     });
-    string.and_then(|string| string.as_ref().map(ToString::to_string))
+    string.flatten().map(|string| string.to_string())
 }
 
 fn longest(effects: &[Effect]) -> usize {
@@ -126,7 +126,7 @@ fn words_are_left_out_before_a_packet_grows_too_large() {
     assert!(words(&effects).is_some());
     let effects = refused_publish(&bounded(whole - 1), QoS::AtLeastOnce);
     assert!(words(&effects).is_none() && !closes(&effects), "{effects:?}");
-    assert!(matches!(sent(&effects)[..], [Packet::PubAck(_)]));
+    assert!(matches!(&sent(&effects)[..], [Packet::PubAck(_)]));
 }
 
 #[test]

@@ -118,6 +118,7 @@ impl Watch {
                     self.owed.push(owed);
                 }
                 Effect::Forget(_)
+                | Effect::Forward(_)
                 | Effect::PublishWill(_)
                 | Effect::HandOn(_)
                 | Effect::Dropped(_)

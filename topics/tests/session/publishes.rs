@@ -21,7 +21,7 @@ fn a_publish_is_acknowledged_when_it_is_in_safe_hands() {
     let effects = desk.receive(Packet::Publish(publish("a", QoS::AtLeastOnce, 5)));
     assert_eq!((routes(&effects), sent(&effects).len()), (vec!["a"], 0));
     let effects = desk.routed(5, ReasonCode::NoMatchingSubscribers);
-    assert!(matches!(sent(&effects)[..], [Packet::PubAck(ack)]
+    assert!(matches!(&sent(&effects)[..], [Packet::PubAck(ack)]
         if ack.packet_id == 5 && ack.reason == ReasonCode::NoMatchingSubscribers));
 }
 
@@ -31,7 +31,7 @@ fn before_v5_every_publish_is_acknowledged_without_a_reason() {
     desk.attach(&v311(true));
     desk.receive(Packet::Publish(publish("a", QoS::AtLeastOnce, 5)));
     let effects = desk.routed(5, ReasonCode::NotAuthorized);
-    assert!(matches!(sent(&effects)[..], [Packet::PubAck(ack)] if ack.reason == ReasonCode::Success));
+    assert!(matches!(&sent(&effects)[..], [Packet::PubAck(ack)] if ack.reason == ReasonCode::Success));
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_refused_qos_2_publish_may_be_sent_anew() {
     desk.attach(&v5());
     desk.receive(Packet::Publish(publish("a", QoS::ExactlyOnce, 5)));
     let effects = desk.routed(5, ReasonCode::QuotaExceeded);
-    assert!(matches!(sent(&effects)[..], [Packet::PubRec(ack)] if ack.reason == ReasonCode::QuotaExceeded));
+    assert!(matches!(&sent(&effects)[..], [Packet::PubRec(ack)] if ack.reason == ReasonCode::QuotaExceeded));
     assert_eq!(
         routes(&desk.receive(Packet::Publish(publish("a", QoS::ExactlyOnce, 5)))).len(),
         1
