@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use bytestring::ByteString;
 use topics::packet::{
     Ack, Connect, ConnectProperties, Packet, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode,
-    Subscribe, SubscribeFilter, SubscriptionOptions,
+    Subscribe, SubscribeFilter, SubscriptionOptions, Unsubscribe,
 };
 
 use crate::support::daemon::Daemon;
@@ -21,10 +21,14 @@ fn send(client: &mut RawClient, packet: &Packet) {
 }
 
 fn connect(daemon: &Daemon, name: &str, properties: ConnectProperties) -> RawClient {
+    connect_with(daemon, name, false, properties)
+}
+
+fn connect_with(daemon: &Daemon, name: &str, clean_start: bool, properties: ConnectProperties) -> RawClient {
     let mut client = RawClient::open(daemon.mqtt);
     let connect = Connect {
         protocol: V5,
-        clean_start: false,
+        clean_start,
         keep_alive_s: 0,
         client_id: name.into(),
         username: None,
@@ -199,4 +203,30 @@ fn what_does_not_reach_a_client_is_counted_by_its_reason() {
 
     publish(&mut writer, "nobody", QoS::AtLeastOnce, 1, None);
     counted(&daemon, "messages_without_receiver_total", 1.0);
+}
+
+#[test]
+fn a_session_that_begins_anew_has_nothing_of_what_waited_for_the_one_before() {
+    let daemon = Daemon::launch().set("auth.mode", "none").start();
+    let mut reader = connect(&daemon, "reader", kept());
+    subscribe(&mut reader, "t");
+    let mut writer = connect(&daemon, "writer", ConnectProperties::default());
+    // More than a session takes in while its client acknowledges nothing.
+    for _ in 0..400 {
+        publish(&mut writer, "t", QoS::AtLeastOnce, 1, None);
+    }
+    let unsubscribe = Unsubscribe {
+        packet_id: 1,
+        user_properties: Vec::new(),
+        filters: vec!["t".into()],
+    };
+    send(&mut reader, &Packet::Unsubscribe(unsubscribe));
+    while reader.packet().expect("an UNSUBACK")[0] != 0xB0 {}
+
+    let mut anew = connect_with(&daemon, "reader", true, kept());
+    for _ in 0..2 {
+        send(&mut anew, &Packet::PingReq);
+        assert_eq!(anew.packet().expect("a PINGRESP")[0], 0xD0, "and no PUBLISH");
+    }
+    counted(&daemon, "messages_dropped_session_ended_total", 400.0);
 }

@@ -24,7 +24,7 @@ use topics::device::DeviceId;
 use topics::filter::TopicFilter;
 use topics::packet::{ClientDecoder, Connect, DecodeError, Packet, ReasonCode};
 use topics::session::{
-    Delivery, Detach, DropReason, Effect, Forward, Outcomes, Session, SessionConfig, Wanted,
+    Attached, Delivery, Detach, DropReason, Effect, Forward, Outcomes, Session, SessionConfig, Wanted,
 };
 
 use crate::auth_checker::{Admission, AuthChecker};
@@ -258,7 +258,11 @@ impl DeviceSession {
         self.username = msg.connect.username.as_ref().map(|name| name.to_string().into());
         let attached = self.session.attach(now, &msg.connect, welcome, &mut effects);
         match &attached {
-            Ok(_) => {
+            Ok(Attached { session_present }) => {
+                if !session_present {
+                    // What was routed to the session before, and not taken in yet, is as much a part of the past.
+                    self.bequeath(self.handle.outbox.extract(|_| true));
+                }
                 self.connected = true;
                 self.handle.online.store(true, Relaxed);
                 self.switchboard.stats().connections.add(1);
@@ -453,6 +457,7 @@ impl DeviceSession {
             return;
         };
         self.switchboard.stats().messages_sent.add(1);
+        self.payloads.sent_bytes += message.payload_bytes() as u64;
         if let Err(error) = message.encode(version, self.io.borrow_mut().out()) {
             tracing::error!(client_id = %self.session.client_id(), %error, "message not sent");
         }
@@ -568,8 +573,6 @@ impl DeviceSession {
     /// The router need not be waited for: it handles this before anything a later subscription
     /// of this session brings.
     fn forget(&mut self, filters: Vec<TopicFilter>) {
-        // What they brought and the session has not taken in yet is as much a part of the past.
-        self.bequeath(self.handle.outbox.extract(|_| true));
         let asked = self.switchboard.router().send(Unsubscribe {
             session: self.handle.clone(),
             filters,

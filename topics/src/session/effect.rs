@@ -89,6 +89,11 @@ impl Forward {
         .encode(version, out)
     }
 
+    /// How much of the PUBLISH is payload.
+    pub fn payload_bytes(&self) -> usize {
+        self.message.payload.len()
+    }
+
     /// The PUBLISH that [`encode`](Self::encode) writes.
     pub fn to_packet(&self) -> Packet {
         Packet::Publish(Publish {
