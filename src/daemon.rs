@@ -44,8 +44,8 @@ use crate::security::{DataDir, DataDirError, KeyError, keys};
 use crate::settings::{AuthMode, Settings};
 use crate::telemetry::{Metrics, metrics, observe};
 
-/// Clients whose disconnects are counted, and as many that are banned. An identifier has 256 bytes at most,
-/// so that neither costs more than a few megabytes.
+/// Clients whose disconnects are counted, and as many that are banned. Of an identifier no more than 256 bytes
+/// are kept, so that neither costs more than a few megabytes.
 const MAX_WATCHED_CLIENTS: usize = 10_000;
 
 /// Why the daemon could not start.

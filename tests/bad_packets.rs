@@ -163,6 +163,32 @@ fn what_does_not_begin_with_connect_is_closed_without_a_word() {
 }
 
 #[test]
+fn credentials_that_cannot_be_read_get_no_answer_and_other_faults_of_mqtt_5_do() {
+    let daemon = Daemon::launch().start();
+    let with = |flags: u8, rest: &[u8]| {
+        let fields = [&text(b"MQTT")[..], &[5, flags, 0, 60, 0], &text(b"x"), rest].concat();
+        packet(0x10, &fields)
+    };
+    for (what, bytes) in [
+        ("no user name", with(0b1000_0010, b"")),
+        ("a user name with U+0000", with(0b1000_0010, &text(b"u\0"))),
+        ("no password", with(0b1100_0010, &text(b"u"))),
+        (
+            "no keep-alive",
+            packet(0x10, &[&text(b"MQTT")[..], &[5, 2]].concat()),
+        ),
+    ] {
+        let mut client = RawClient::open(daemon.mqtt);
+        client.send(&bytes);
+        assert_eq!(client.packet(), None, "{what}");
+    }
+    let mut client = RawClient::open(daemon.mqtt);
+    client.send(&with(0b0000_0010, b"more than announced"));
+    assert_eq!(client.connack_code(), MALFORMED_PACKET[0]);
+    client.assert_closed();
+}
+
+#[test]
 fn a_version_that_does_not_exist_is_refused_by_its_code() {
     let daemon = Daemon::launch().start();
     let token = daemon.token("phone");

@@ -18,8 +18,8 @@ use differences::DIFFERENCES;
 use sequence::Sequence;
 
 /// The sequences fall short of nothing but [`DIFFERENCES`]; these floors keep that table honest.
-const PINNED_V311: usize = 312;
-const PINNED_V5: usize = 1493;
+const PINNED_V311: usize = 313;
+const PINNED_V5: usize = 1511;
 
 const LANES: usize = 3;
 

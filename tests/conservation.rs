@@ -28,6 +28,7 @@ fn connect_with(daemon: &Daemon, name: &str, clean_start: bool, properties: Conn
     let mut client = RawClient::open(daemon.mqtt);
     let connect = Connect {
         protocol: V5,
+        is_bridge: false,
         clean_start,
         keep_alive_s: 0,
         client_id: name.into(),

@@ -15,10 +15,13 @@ fn client(daemon: &Daemon, level: u8, name: &str) -> RawClient {
 }
 
 fn subscribe(client: &mut RawClient, filter: &str) -> u8 {
-    client.send(&packet(
-        0x82,
-        &[&[0, 1][..], &text(filter.as_bytes()), &[0]].concat(),
-    ));
+    subscribe_at(client, 4, filter)
+}
+
+fn subscribe_at(client: &mut RawClient, level: u8, filter: &str) -> u8 {
+    let no_properties: &[u8] = if level == 5 { &[0] } else { &[] };
+    let body = [&[0, 1][..], no_properties, &text(filter.as_bytes()), &[0]].concat();
+    client.send(&packet(0x82, &body));
     *client.packet().expect("a SUBACK").last().expect("a code")
 }
 
@@ -115,6 +118,20 @@ fn topics_too_deep_or_too_long_are_refused_in_the_protocol_s_words() {
         assert_eq!(old.packet().expect("a PUBLISH").len(), 2 + 2 + 5 + 5);
         new.send(&publish(5, topic.as_bytes(), b"not taken"));
         assert_eq!(new.disconnect_reason(), 0x90, "Topic Name invalid");
+    }
+}
+
+#[test]
+fn a_client_identifier_may_be_as_long_as_the_wire_can_carry() {
+    let daemon = Daemon::launch().set("auth.mode", "none").start();
+    for level in [4, 5] {
+        let name = "n".repeat(65_535);
+        let mut long = client(&daemon, level, &name);
+        assert_eq!(subscribe_at(&mut long, level, "a"), 0);
+        // It is nobody else's, however much of it is the same.
+        let mut other = client(&daemon, level, &name[..65_534]);
+        other.send(&publish(level, b"a", b"x"));
+        assert!(long.packet().expect("a PUBLISH").ends_with(b"x"));
     }
 }
 

@@ -23,6 +23,7 @@ mod idle;
 mod limits;
 mod many_clients;
 mod mosquitto;
+mod mosquitto_bridge;
 mod mosquitto_scripts;
 mod observability;
 mod paho;

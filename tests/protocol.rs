@@ -95,6 +95,7 @@ impl Peer {
 fn connect(client_id: &str) -> Connect {
     Connect {
         protocol: ProtocolVersion::V5,
+        is_bridge: false,
         clean_start: true,
         keep_alive_s: 60,
         client_id: client_id.into(),

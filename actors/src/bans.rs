@@ -1,5 +1,6 @@
 //! Who is banned for flapping: the policy, shared by all receptions and by every connection that ends.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,10 @@ use topics::device::DeviceId;
 use crate::auth_checker::Admission;
 use crate::policy::flapping::{Flapping, FlappingConfig};
 use crate::stats::Stats;
+
+/// Identifiers longer than this are watched under a short name: what is kept of ten thousand clients that
+/// left must not grow with theirs.
+const MAX_WATCHED_BYTES: usize = 256;
 
 /// See the module.
 pub struct Bans {
@@ -78,7 +83,36 @@ impl Visitor {
     pub fn new(client_id: &ByteString, admission: &Admission) -> Self {
         Self {
             device_id: admission.device_id.clone(),
-            client_id: client_id.clone(),
+            client_id: watched_name(client_id),
         }
+    }
+}
+
+/// The identifier, or what stands for a long one. Whoever finds two of the same hash has only its own
+/// device's clients counted as one.
+fn watched_name(client_id: &ByteString) -> ByteString {
+    if client_id.len() <= MAX_WATCHED_BYTES {
+        return client_id.clone();
+    }
+    let mut hasher = DefaultHasher::new();
+    client_id.hash(&mut hasher);
+    let beginning: String = client_id.chars().take(32).collect();
+    let (bytes, hash) = (client_id.len(), hasher.finish());
+    format!("{beginning}… of {bytes} bytes, {hash:016x}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_identifier_is_watched_under_a_short_name_of_its_own() {
+        let long = |last: char| ByteString::from(format!("{}{last}", "ä".repeat(30_000)));
+        let (one, other) = (watched_name(&long('1')), watched_name(&long('2')));
+        assert!(one.len() <= MAX_WATCHED_BYTES, "{one}");
+        assert_ne!(one, other);
+        assert_eq!(one, watched_name(&long('1')));
+        let short = ByteString::from_static("short");
+        assert_eq!(watched_name(&short), short);
     }
 }

@@ -146,7 +146,7 @@ impl Hub {
         });
         match self.0.publish(message) {
             // The router hands a first message over when it has made the actor.
-            Routed::To(_) | Routed::First => Ok(()),
+            Routed::To(_) | Routed::Spared | Routed::First => Ok(()),
             refused => Err(PublishError::Refused {
                 topic: topic.to_string(),
                 reason: refused.reason(),

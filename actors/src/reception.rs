@@ -40,9 +40,6 @@ pub struct Reception {
     pub bans: Option<Arc<Bans>>,
 }
 
-/// Client identifiers are kept for as long as the session: longer ones serve nobody.
-const MAX_CLIENT_ID_BYTES: usize = 256;
-
 /// The largest CONNECT; a will's payload needs room, a stranger none beyond.
 const MAX_CONNECT_BYTES: usize = 128 * 1024;
 
@@ -136,12 +133,6 @@ impl Reception {
             Some(id) => id.clone(),
             None => ByteString::from(connect.client_id.to_string()),
         };
-        if client_id.len() > MAX_CLIENT_ID_BYTES {
-            return Err((
-                ReasonCode::ClientIdentifierNotValid,
-                format!("a client identifier has at most {MAX_CLIENT_ID_BYTES} bytes"),
-            ));
-        }
         let ask = Authenticate {
             client_id: client_id.clone(),
             username: connect.username.clone(),
@@ -317,23 +308,31 @@ enum Stranger {
 
 /// How a CONNECT that is none is answered, if at all. A version not spoken here always is
 /// [MQTT-3.1.2-2]. For the rest only 5.0 has words [MQTT5 3.1.4]; older versions have none
-/// [MQTT-3.1.4-1 of 3.1.1], and a peer that says something else may not speak MQTT at all.
+/// [MQTT-3.1.4-1 of 3.1.1], and a peer that says something else may not speak MQTT at all. Nor is anything
+/// said of flags that contradict each other or of credentials that cannot be read: 5.0 leaves it to the
+/// server [MQTT5 4.13.1], and Mosquitto, whose tests ask, closes without a word.
 fn version_to_answer_in(error: &DecodeError, speaks_v5: bool) -> Option<ProtocolVersion> {
     match error {
         DecodeError::UnsupportedProtocolVersion { answer_in, .. } => Some(*answer_in),
-        DecodeError::RemainingLength | DecodeError::ConnectExpected { .. } => None,
+        DecodeError::RemainingLength
+        | DecodeError::ConnectExpected { .. }
+        | DecodeError::ConnectFlags { .. }
+        | DecodeError::QoS { .. }
+        | DecodeError::Credentials => None,
         _ => speaks_v5.then_some(ProtocolVersion::V5),
     }
 }
 
-/// Whether these bytes are the beginning of a CONNECT of 5.0, however it may go on.
+/// Whether these bytes are the beginning of a CONNECT of 5.0 up to its properties, however it may go on.
 fn begins_like_v5(bytes: &[u8]) -> bool {
+    const FLAGS_AND_KEEP_ALIVE_BYTES: usize = 3;
     let Some((0x10, rest)) = bytes.split_first() else {
         return false;
     };
     let length_bytes = rest.iter().take(4).take_while(|byte| **byte & 0x80 != 0).count() + 1;
     rest.get(length_bytes..)
-        .is_some_and(|body| body.starts_with(b"\x00\x04MQTT\x05"))
+        .and_then(|body| body.strip_prefix(b"\x00\x04MQTT\x05"))
+        .is_some_and(|fields| fields.len() >= FLAGS_AND_KEEP_ALIVE_BYTES)
 }
 
 /// The token, in the password or by the one method of enhanced authentication that is known here.

@@ -22,6 +22,8 @@ pub(crate) struct Route {
     pub(crate) receivers: Vec<Receiver>,
     /// Of whose members one gets a copy.
     pub(crate) groups: Vec<(Arc<TopicFilter>, Group<u64, Subscriber>)>,
+    /// Whether the publisher subscribed to the topic itself, and wants nothing of its own.
+    pub(crate) spares_the_publisher: bool,
 }
 
 /// Whether an actor owns a topic.
@@ -67,13 +69,16 @@ impl Receiver {
 }
 
 impl Routes {
-    /// Looks a topic up for a publisher, whose own subscriptions with No Local do not count
+    /// Looks a topic up for a publisher, whose own subscriptions with No Local bring it nothing
     /// [MQTT5 3.8.3.1].
     pub(crate) fn find(&self, topic: &TopicName, publisher: &ByteString) -> Route {
         let mut receivers = Vec::new();
+        let mut spares_the_publisher = false;
         self.subscriptions
             .matches(topic, &mut |_, subscriber: &Subscriber| {
-                if !subscriber.options.no_local || subscriber.session.client_id != *publisher {
+                if subscriber.options.no_local && subscriber.session.client_id == *publisher {
+                    spares_the_publisher = true;
+                } else {
                     receivers.push(Receiver::new(subscriber));
                 }
             });
@@ -86,6 +91,7 @@ impl Routes {
             owner: self.owner(topic),
             receivers,
             groups,
+            spares_the_publisher,
         }
     }
 

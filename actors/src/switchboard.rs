@@ -167,6 +167,8 @@ pub struct SessionEntry {
 pub enum Routed {
     /// Handed to this many receivers.
     To(usize),
+    /// Nobody subscribed but the publisher, who wants nothing of its own (No Local).
+    Spared,
     /// Its owner's mailbox is full.
     Full,
     /// Its owner cannot read it.
@@ -182,7 +184,8 @@ impl Routed {
     pub fn reason(self) -> ReasonCode {
         match self {
             Self::To(0) => ReasonCode::NoMatchingSubscribers,
-            Self::To(_) => ReasonCode::Success,
+            // A subscription that matched there was, though it brings nothing.
+            Self::To(_) | Self::Spared => ReasonCode::Success,
             Self::Full | Self::First => ReasonCode::QuotaExceeded,
             Self::Malformed => ReasonCode::PayloadFormatInvalid,
             Self::Gone => ReasonCode::ImplementationSpecificError,
@@ -270,7 +273,10 @@ impl Switchboard {
             copies += 1;
         }
         self.0.stats.deliveries.add((copies + route.groups.len()) as u64);
-        Routed::To(owned + by_groups + copies)
+        match owned + by_groups + copies {
+            0 if route.spares_the_publisher => Routed::Spared,
+            receivers => Routed::To(receivers),
+        }
     }
 
     /// Publishes a message of the daemon's own. The first message for a topic of its own pattern

@@ -382,3 +382,24 @@ async fn a_publisher_that_keeps_its_last_route_sees_each_change_of_the_map() {
         .unwrap();
     assert_eq!(publish("a"), Routed::To(1));
 }
+
+#[actix::test]
+async fn a_publisher_that_is_spared_its_own_messages_counts_as_subscribed() {
+    let board = board();
+    let session = subscriber("itself");
+    let mut wants = wanted("t", QoS::AtLeastOnce);
+    wants.options.no_local = true;
+    let subscribe = Subscribe {
+        session: session.clone(),
+        wanted: vec![wants],
+    };
+    board.router().send(subscribe).await.unwrap();
+    let itself = Arc::new(Publisher {
+        client_id: session.client_id.clone(),
+        device_id: None,
+        rules: Publisher::daemon().rules.clone(),
+    });
+    let routed = board.route(&Arc::new(message("t", "x")), &itself);
+    assert_eq!((routed, routed.reason()), (Routed::Spared, ReasonCode::Success));
+    assert_eq!(board.publish(message("t", "x")), Routed::To(1));
+}

@@ -116,6 +116,7 @@ impl Client {
         }
         self.send(&Packet::Connect(Box::new(Connect {
             protocol: self.version,
+            is_bridge: false,
             clean_start: how.clean_start,
             keep_alive_s: 0,
             client_id: self.name.as_str().into(),

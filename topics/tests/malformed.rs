@@ -94,6 +94,24 @@ fn a_length_of_five_bytes_is_refused_before_the_fifth_comes() {
 }
 
 #[test]
+fn a_length_that_is_none_is_told_before_what_only_servers_send() {
+    let endless = [0x20, 0x80, 0x80, 0x80, 0x80];
+    let fault = decode_from_client(&mut BytesMut::from(&endless[..]), Some(V5), 100).unwrap_err();
+    assert_eq!(fault, DecodeError::RemainingLength);
+}
+
+#[test]
+fn a_ping_is_its_header_and_nothing_more() {
+    for ping in [[0xC0, 1], [0xD0, 1]] {
+        for version in [V31, V311, V5] {
+            assert_eq!(refusal(Some(version), &ping), DecodeError::RemainingLength);
+        }
+        let fault = decode_from_client(&mut BytesMut::from(&ping[..]), Some(V5), 100).unwrap_err();
+        assert_eq!(fault, DecodeError::RemainingLength);
+    }
+}
+
+#[test]
 fn a_padded_length_is_refused_since_mqtt_5_and_taken_before() {
     assert_eq!(
         refusal(Some(V5), &[0xC0, 0x80, 0x00]),
@@ -127,10 +145,6 @@ fn the_limit_itself_is_not_too_large() {
 
 #[test]
 fn nothing_may_be_left_after_the_last_field() {
-    assert_eq!(
-        refusal(Some(V311), &[0xC0, 1, 0]),
-        DecodeError::TrailingBytes { bytes: 1 }
-    );
     assert_eq!(
         refusal(Some(V311), &[0x40, 3, 0, 1, 0]),
         DecodeError::TrailingBytes { bytes: 1 }
@@ -166,10 +180,48 @@ fn protocol_names_and_levels_go_together() {
     assert_eq!(refusal(None, &connect(b"MQTT", 3, 2)), unsupported(3, V311));
     assert_eq!(refusal(None, &connect(b"MQIsdp", 4, 2)), unsupported(4, V311));
     assert_eq!(refusal(None, &connect(b"MQTT", 6, 2)), unsupported(6, V5));
+    assert_eq!(refusal(None, &connect(b"MQTT", 0x83, 2)), unsupported(0x83, V5));
+    assert_eq!(refusal(None, &connect(b"MQTT", 0x85, 2)), unsupported(0x85, V5));
     assert_eq!(
         unsupported(6, V5).reason(),
         ReasonCode::UnsupportedProtocolVersion
     );
+}
+
+#[test]
+fn the_highest_bit_of_an_old_level_marks_a_bridge() {
+    for (name, level, version) in [(&b"MQIsdp"[..], 0x83, V31), (b"MQTT", 0x84, V311)] {
+        let Packet::Connect(bridge) = accept(None, &connect(name, level, 2)) else {
+            unreachable!()
+        };
+        assert_eq!((bridge.protocol, bridge.is_bridge), (version, true));
+    }
+    let Packet::Connect(client) = accept(None, &connect(b"MQTT", 4, 2)) else {
+        unreachable!()
+    };
+    assert!(!client.is_bridge);
+}
+
+#[test]
+fn credentials_are_valid_strings_and_there() {
+    let with = |flags: u8, credentials: &[u8]| {
+        let mut packet = connect(b"MQTT", 4, flags);
+        packet.extend_from_slice(credentials);
+        packet[1] = (packet.len() - 2) as u8;
+        packet
+    };
+    for (flags, credentials) in [
+        (0b1000_0010, &b""[..]),
+        (0b1000_0010, b"\0\x02u"),
+        (0b1000_0010, b"\0\x02u\0"),
+        (0b1000_0010, b"\0\x02u\x01"),
+        (0b1100_0010, b"\0\x01u\0\x02p"),
+    ] {
+        let fault = refusal(None, &with(flags, credentials));
+        assert_eq!(fault, DecodeError::Credentials, "{credentials:?}");
+        assert_eq!(fault.reason(), ReasonCode::MalformedPacket);
+    }
+    accept(None, &with(0b1100_0010, b"\0\x01u\0\x01\0"));
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl DeviceSession {
     fn count_routed(&self, routed: Routed) {
         let stats = self.switchboard.stats();
         match routed {
-            Routed::To(0) => &stats.messages_without_receiver,
+            Routed::To(0) | Routed::Spared => &stats.messages_without_receiver,
             Routed::To(_) => &stats.messages_routed,
             Routed::Full | Routed::Malformed | Routed::Gone | Routed::First => &stats.messages_rejected,
         }
@@ -128,7 +128,14 @@ impl Publication {
 /// Statistics are the server's to publish [MQTT5 4.7.2], and a share name is part of a filter, never of
 /// a topic somebody could receive from [MQTT5 4.8.2].
 fn is_for_the_server_only(topic: &TopicName) -> bool {
-    ["$SYS/", "$share/"]
-        .iter()
-        .any(|prefix| topic.as_str().starts_with(prefix))
+    let name = topic.as_str();
+    name.starts_with("$share/") || (name.starts_with("$SYS/") && !tells_the_state_of_a_bridge(topic))
+}
+
+/// Where a bridge tells whether it is connected, by its will in the end. Mosquitto takes it there, and so a
+/// bridge of Mosquitto's sends it to whatever broker it is connected to.
+fn tells_the_state_of_a_bridge(topic: &TopicName) -> bool {
+    topic.levels().count() == 5
+        && topic.as_str().starts_with("$SYS/broker/connection/")
+        && topic.as_str().ends_with("/state")
 }

@@ -101,7 +101,7 @@ impl ExternalBroker {
                     receipt,
                 });
             }
-            Routed::To(0) | Routed::Malformed => {
+            Routed::To(0) | Routed::Spared | Routed::Malformed => {
                 self.gauge.dropped_unusable.add(1);
                 tracing::debug!(topic = %message.topic, "a message from the broker that no actor wants");
                 if let Some(receipt) = receipt {

@@ -15,6 +15,10 @@ use super::{DecodeError, ProtocolVersion, PublishProperties, QoS, UserProperties
 pub struct Connect {
     /// The protocol that the client speaks [MQTT5 3.1.2.2].
     pub protocol: ProtocolVersion,
+    /// The client is another broker's bridge: what it published itself must not come back, and the retain
+    /// flag stays as it was published. 5.0 asks for both with each subscription; before, Mosquitto's bridges
+    /// and those that follow it set the highest bit of the protocol level, of which no specification speaks.
+    pub is_bridge: bool,
     /// Begin a new session; before MQTT 5 "clean session", which also ends it with the connection
     /// [MQTT5 3.1.2.4].
     pub clean_start: bool,
@@ -77,6 +81,7 @@ impl fmt::Debug for Connect {
         formatter
             .debug_struct("Connect")
             .field("protocol", &self.protocol)
+            .field("is_bridge", &self.is_bridge)
             .field("clean_start", &self.clean_start)
             .field("keep_alive_s", &self.keep_alive_s)
             .field("client_id", &self.client_id)
@@ -122,7 +127,7 @@ impl fmt::Debug for Redacted {
 
 impl Connect {
     pub(super) fn decode(mut reader: Reader, header_flags: u8) -> Result<Self, DecodeError> {
-        let protocol = decode_protocol(&mut reader)?;
+        let (protocol, is_bridge) = decode_protocol(&mut reader)?;
         let flags = ConnectFlags(reader.u8()?);
         flags.judge(protocol)?;
         if header_flags != 0 && protocol > ProtocolVersion::V31 {
@@ -145,17 +150,18 @@ impl Connect {
             false => None,
         };
         let username = match flags.has(ConnectFlags::USERNAME) {
-            true => Some(reader.name()?),
+            true => Some(reader.name().map_err(|_| DecodeError::Credentials)?),
             false => None,
         };
         let password = match flags.has(ConnectFlags::PASSWORD) {
-            true => Some(reader.binary()?),
+            true => Some(reader.binary().map_err(|_| DecodeError::Credentials)?),
             false => None,
         };
         reader.finish()?;
         let clean_start = flags.has(ConnectFlags::CLEAN_START);
         Ok(Connect {
             protocol,
+            is_bridge,
             clean_start,
             keep_alive_s,
             client_id,
@@ -174,17 +180,22 @@ impl Connect {
     }
 }
 
-/// Which version a client asks for [MQTT5 3.1.2.1, 3.1.2.2].
-fn decode_protocol(reader: &mut Reader) -> Result<ProtocolVersion, DecodeError> {
+/// Set in the protocol level by a bridge.
+const BRIDGE: u8 = 0x80;
+
+/// Which version a client asks for [MQTT5 3.1.2.1, 3.1.2.2], and whether it says that it is a bridge.
+fn decode_protocol(reader: &mut Reader) -> Result<(ProtocolVersion, bool), DecodeError> {
     let name = reader.binary()?;
     if !matches!(&name[..], b"MQTT" | b"MQIsdp") {
         return Err(DecodeError::ProtocolName);
     }
     let level = reader.u8()?;
     match (&name[..], level) {
-        (b"MQIsdp", 3) => Ok(ProtocolVersion::V31),
-        (b"MQTT", 4) => Ok(ProtocolVersion::V311),
-        (b"MQTT", 5) => Ok(ProtocolVersion::V5),
+        (b"MQIsdp", 3) => Ok((ProtocolVersion::V31, false)),
+        (b"MQTT", 4) => Ok((ProtocolVersion::V311, false)),
+        (b"MQTT", 5) => Ok((ProtocolVersion::V5, false)),
+        (b"MQIsdp", 0x83) => Ok((ProtocolVersion::V31, true)),
+        (b"MQTT", 0x84) => Ok((ProtocolVersion::V311, true)),
         // A level that exists, with the other name: its client reads the old CONNACK.
         (_, 3 | 4) => Err(DecodeError::UnsupportedProtocolVersion {
             level,
@@ -320,7 +331,7 @@ impl Body for Connect {
             ProtocolVersion::V5 => ("MQTT", 5),
         };
         sink.sized(name.as_bytes());
-        sink.u8(level);
+        sink.u8(if self.is_bridge { level | BRIDGE } else { level });
         sink.u8(ConnectFlags::from(self).0);
         sink.u16(self.keep_alive_s);
         if protocol == ProtocolVersion::V5 {

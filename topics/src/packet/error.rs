@@ -34,8 +34,9 @@ pub enum DecodeError {
         /// The lower half of the first byte.
         flags: u8,
     },
-    /// The packet's length has more than four bytes, or in MQTT 5 more than it needs [MQTT5 2.1.4].
-    #[error("the packet's length is written with more bytes than it may have")]
+    /// The packet's length has more than four bytes, or in MQTT 5 more than it needs [MQTT5 2.1.4], or it is
+    /// not the 0 that a ping has [MQTT5 3.12.1].
+    #[error("the packet's length is not one that it may have")]
     RemainingLength,
     /// A variable byte integer of more than four bytes, or of more than its value needs [MQTT5 1.5.5].
     #[error("a variable byte integer has more bytes than it may have")]
@@ -85,6 +86,9 @@ pub enum DecodeError {
     /// Allowed only since MQTT 5 [MQTT-3.1.2-22 of 3.1.1].
     #[error("a password without a user name needs MQTT 5")]
     PasswordWithoutUsername,
+    /// User name or password are missing or no valid strings [MQTT5 3.1.3.5].
+    #[error("the user name or the password is missing, or not a valid string")]
+    Credentials,
     /// The client identifier's text is not acceptable [MQTT5 3.1.3.1].
     #[error("the client identifier is not a valid string")]
     ClientIdentifier,
@@ -222,6 +226,7 @@ impl DecodeError {
             | DecodeError::ProtocolName
             | DecodeError::ConnectFlags { .. }
             | DecodeError::PasswordWithoutUsername
+            | DecodeError::Credentials
             | DecodeError::QoS { .. }
             | DecodeError::DupAtQoS0
             | DecodeError::TopicName

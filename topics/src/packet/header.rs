@@ -59,6 +59,11 @@ impl PacketType {
         )
     }
 
+    /// Whether nothing may follow its header [MQTT5 3.12.1, 3.13.1].
+    const fn is_bare(self) -> bool {
+        matches!(self, PacketType::PingReq | PacketType::PingResp)
+    }
+
     const fn flags(self) -> u8 {
         match self {
             PacketType::PubRel | PacketType::Subscribe | PacketType::Unsubscribe => 0b0010,
@@ -112,8 +117,16 @@ impl FixedHeader {
             return Ok(None);
         };
         let flags = first_byte & 0x0F;
-        let packet_type = judge_first_byte(first_byte, version, from_client)?;
+        let packet_type = judge_first_byte(first_byte, version)?;
         let remaining_length = read_variable(after).map_err(|_| DecodeError::RemainingLength)?;
+        // A ping is its header; anything more is told before it is awaited.
+        if packet_type.is_bare() && remaining_length.as_ref().is_some_and(|length| length.value > 0) {
+            return Err(DecodeError::RemainingLength);
+        }
+        if from_client && packet_type.is_server_only() {
+            let packet = packet_type.name();
+            return Err(DecodeError::ServerOnly { packet });
+        }
         let Some(remaining_length) = remaining_length else {
             return Ok(None);
         };
@@ -148,11 +161,7 @@ fn open_flags(packet_type: PacketType, version: Option<ProtocolVersion>) -> u8 {
     }
 }
 
-fn judge_first_byte(
-    first_byte: u8,
-    version: Option<ProtocolVersion>,
-    from_client: bool,
-) -> Result<PacketType, DecodeError> {
+fn judge_first_byte(first_byte: u8, version: Option<ProtocolVersion>) -> Result<PacketType, DecodeError> {
     let reserved = DecodeError::ReservedPacketType {
         packet_type: first_byte >> 4,
     };
@@ -169,9 +178,6 @@ fn judge_first_byte(
     if packet_type != PacketType::Publish && flags & !open_flags(packet_type, version) != packet_type.flags()
     {
         return Err(DecodeError::Flags { packet, flags });
-    }
-    if from_client && packet_type.is_server_only() {
-        return Err(DecodeError::ServerOnly { packet });
     }
     Ok(packet_type)
 }

@@ -83,6 +83,7 @@ impl Session {
         self.will = will;
         self.link = Some(Link {
             version: connect.protocol,
+            is_bridge: connect.is_bridge,
             patience: (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1500)),
             last_heard: now,
             window: usize::from(

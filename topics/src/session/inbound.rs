@@ -238,14 +238,18 @@ impl Session {
 
     pub(super) fn subscribe(&mut self, subscribe: Subscribe, effects: &mut Vec<Effect>) {
         let identifier = subscribe.subscription_identifier;
+        let is_bridge = self.link.as_ref().is_some_and(|link| link.is_bridge);
         let mut wanted = Vec::with_capacity(subscribe.filters.len());
         for asked in subscribe.filters {
             let Ok(filter) = self.read_filter(asked.filter) else {
                 return self.fail(ReasonCode::MalformedPacket, effects);
             };
+            let mut options = asked.options;
+            options.no_local |= is_bridge;
+            options.retain_as_published |= is_bridge;
             wanted.push(Wanted {
                 filter,
-                options: asked.options,
+                options,
                 identifier,
                 existed: false,
             });

@@ -130,6 +130,7 @@ struct Will {
 #[derive(Debug)]
 struct Link {
     version: ProtocolVersion,
+    is_bridge: bool,
     /// One and a half times the keep-alive [MQTT-3.1.2-22].
     patience: Option<Duration>,
     last_heard: Instant,

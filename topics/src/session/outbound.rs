@@ -192,6 +192,11 @@ impl Outbound {
         send: &mut impl FnMut(Effect),
     ) -> Result<(), DropReason> {
         if delivery.message.is_expired(now) {
+            if delivery.qos != QoS::AtMostOnce {
+                // Its identifier is used up, as by Mosquitto, which gives it when the message comes: there
+                // are programs that count on it.
+                self.next_packet_id();
+            }
             return Err(DropReason::Expired);
         }
         // Goes as it is, unless this client's subscription, aliases or bounds want something of it.

@@ -171,11 +171,13 @@ fn connect(protocol: ProtocolVersion) -> impl Strategy<Value = Connect> {
         of(binary()),
         of(will),
     );
-    (fields, only(v5, connect_properties())).prop_map(move |(fields, properties)| {
+    let is_bridge = any::<bool>().prop_map(move |is_bridge| is_bridge && !v5);
+    (fields, is_bridge, only(v5, connect_properties())).prop_map(move |(fields, is_bridge, properties)| {
         let (clean_start, keep_alive_s, client_id, username, password, will) = fields;
         let password = password.filter(|_| v5 || username.is_some());
         Connect {
             protocol,
+            is_bridge,
             clean_start,
             keep_alive_s,
             client_id,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use topics::packet::{Disconnect, Packet, QoS, ReasonCode, RetainHandling, SubscriptionOptions};
+use topics::packet::{Connect, Disconnect, Packet, QoS, ReasonCode, RetainHandling, SubscriptionOptions};
 use topics::session::{Detach, Effect, SessionConfig};
 
 use crate::harness::{
@@ -242,6 +242,24 @@ fn a_misplaced_wildcard_is_a_malformed_packet() {
         desk.attach(&v5());
         let effects = desk.receive(subscribe(filter, SubscriptionOptions::new(QoS::AtMostOnce)));
         assert_eq!(refusal(&effects), Some(ReasonCode::MalformedPacket), "{filter}");
+    }
+}
+
+#[test]
+fn a_bridge_gets_nothing_of_its_own_and_the_retain_flag_as_published() {
+    for is_bridge in [true, false] {
+        let mut desk = Desk::new();
+        desk.attach(&Connect {
+            is_bridge,
+            ..v311(true)
+        });
+        match &desk.receive(subscribe("a", SubscriptionOptions::new(QoS::AtLeastOnce)))[..] {
+            [Effect::Subscribe { wanted, .. }] => {
+                let options = wanted[0].options;
+                assert_eq!([options.no_local, options.retain_as_published], [is_bridge; 2]);
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 

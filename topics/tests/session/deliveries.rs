@@ -252,6 +252,17 @@ fn an_expiry_is_counted_down_and_an_expired_message_is_not_sent() {
 }
 
 #[test]
+fn a_message_that_expired_while_it_waited_has_used_its_identifier_up() {
+    let mut desk = Desk::new();
+    desk.attach(&lasting(600));
+    desk.lose();
+    desk.deliver(expiring("short", desk.now, 5));
+    desk.deliver(delivery("long", QoS::AtLeastOnce));
+    desk.pass(10.0);
+    assert_eq!(payloads(&desk.attach(&lasting(600))), ["long:2"]);
+}
+
+#[test]
 fn an_expired_message_under_way_is_still_sent_again() {
     let mut desk = Desk::new();
     desk.attach(&lasting(600));

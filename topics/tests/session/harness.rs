@@ -122,6 +122,7 @@ impl Desk {
 pub(crate) fn v5() -> Connect {
     Connect {
         protocol: ProtocolVersion::V5,
+        is_bridge: false,
         clean_start: true,
         keep_alive_s: 0,
         client_id: ByteString::from_static("client"),
