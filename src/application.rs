@@ -34,6 +34,18 @@
 //! - Who may publish to the topic is a matter of access rules: by default a device may use the topics
 //!   below `clawdbot/{its name}/`.
 //! - `clawdbot topics` shows every bound topic with its actor and its mailbox.
+//!
+//! With an external broker (`broker.mode = "external"`) all of it is the same, for one or for several
+//! daemons that share the messages. What is different is who answers for what, and that is in
+//! `config/external-broker/README.md`; in short:
+//!
+//! - A message at QoS 1 is acknowledged to the broker when the actor has dropped its [`Received`], and what was
+//!   published up to then has arrived. Until then it comes again, to this daemon or to another, and so it may
+//!   be handled twice. One that is kept holds up the acknowledgements of all that come after it.
+//! - A full mailbox with [`Overflow::Reject`] makes messages wait, since there is no publisher to be told.
+//! - What an actor publishes goes to the broker, which brings it to the owner of the topic, too.
+//! - The publisher is known by the topic only: below `clawdbot/{device_id}/` it is that device, elsewhere
+//!   nobody, who may name no Response Topic.
 
 pub use actors::hub::{Destination, Hub, PublishError, PublishOptions};
 pub use actors::mailbox::{Mailbox, Overflow};

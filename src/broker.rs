@@ -8,15 +8,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use actors::external_broker::{ExternalBrokerConfig, Served};
+use actors::external_broker::ExternalBrokerConfig;
 use actors::policy::backoff::BackoffConfig;
-use bytestring::ByteString;
 use rumqttc::{TlsConfiguration, Transport};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
-use topics::filter::{FilterError, TopicFilter};
 
 use crate::settings::{Broker, BrokerAddress, BrokerMode, PasswordSource, Settings};
 
@@ -65,9 +63,6 @@ pub enum BrokerError {
     /// A fault of ours: TLS could not be set up.
     #[error("TLS could not be set up: {0}. This is a fault of the program; please report it")]
     Tls(rustls::Error),
-    /// A share group that makes no filter.
-    #[error("broker.share_group: {0}")]
-    Filter(#[from] FilterError),
 }
 
 /// What the link is to be, if there is to be one.
@@ -100,25 +95,9 @@ pub fn link_config(
         max_packet_bytes: u32::try_from(settings.mqtt.max_packet_bytes).unwrap_or(u32::MAX),
         max_queued_messages: broker.max_queued_messages,
         max_queued_bytes: broker.max_queued_bytes,
-        serve: served(&broker.share_group)?,
+        share_group: broker.share_group.clone(),
         backoff,
     }))
-}
-
-/// What a daemon does for others. Requests are shared; a cancel goes to every daemon, since only one of
-/// them works on the request, and at QoS 0, which a full window of requests does not hold up.
-fn served(group: &str) -> Result<Vec<Served>, FilterError> {
-    let filter = |text: String| TopicFilter::parse(ByteString::from(text));
-    Ok(vec![
-        Served {
-            filter: filter(format!("$share/{group}/clawdbot/+/command"))?,
-            acknowledged: true,
-        },
-        Served {
-            filter: filter("clawdbot/+/cancel".to_owned())?,
-            acknowledged: false,
-        },
-    ])
 }
 
 fn read_password(source: &PasswordSource) -> Result<String, BrokerError> {

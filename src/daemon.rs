@@ -13,7 +13,7 @@ use actors::bridge::Bridge;
 use actors::broker_statistics::BrokerStatistics;
 use actors::conversation::{Conversation, ConversationConfig, RequestLimits};
 use actors::device_session::ShutDown;
-use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, LinkGauge, StopLink};
+use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, LinkGauge, OpenLink, StopLink};
 use actors::hub::Hub;
 use actors::inference_worker::WorkerSpec;
 use actors::memory_governor::{MemoryGauge, MemoryGovernor};
@@ -239,6 +239,15 @@ impl Prepared {
         .start();
         observe::observe(&meter, &switchboard, &gauge, &memory);
 
+        // Before the application, whose first words it keeps until there is a connection.
+        let mut link_gauge = None;
+        let link = link.map(|config| {
+            let gauge = Arc::<LinkGauge>::default();
+            observe::observe_link(&meter, &gauge);
+            link_gauge = Some(gauge.clone());
+            ExternalBroker::launch(config, switchboard.clone(), gauge)
+        });
+
         let binding = Conversation::binding(
             conversation_config(&settings),
             switchboard.clone(),
@@ -256,17 +265,13 @@ impl Prepared {
             .await
             .map_err(|e| DaemonError::Bind(e.to_string()))?;
         application(hub).await.map_err(DaemonError::Application)?;
+        if let Some(link) = &link {
+            // The first word to it: its mailbox has room.
+            link.do_send(OpenLink);
+        }
         if let Some(interval) = settings.mqtt.sys_interval {
             BrokerStatistics::new(switchboard.clone(), env!("CARGO_PKG_VERSION"), interval).start();
         }
-
-        let mut link_gauge = None;
-        let link = link.map(|config| {
-            let gauge = Arc::<LinkGauge>::default();
-            observe::observe_link(&meter, &gauge);
-            link_gauge = Some(gauge.clone());
-            ExternalBroker::launch(config, switchboard.clone(), gauge)
-        });
 
         let admittance = match settings.auth.mode {
             AuthMode::Token => Admittance::Token(Arc::new(Verifier(key))),
@@ -477,7 +482,7 @@ fn health(
         details.insert("broker".into(), link_status(link));
     }
     Health {
-        ready: (!has_model || gauge.is_ready()) && link.is_none_or(LinkGauge::is_connected),
+        ready: (!has_model || gauge.is_ready()) && link.is_none_or(LinkGauge::is_well),
         details,
     }
 }

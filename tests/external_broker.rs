@@ -1,5 +1,10 @@
 //! Daemons as clients of somebody else's broker: Mosquitto, with its own passwords and access list.
 
+#[path = "external_broker/application.rs"]
+mod application;
+#[path = "external_broker/scripted.rs"]
+mod scripted;
+
 use std::collections::HashMap;
 use std::time::Duration;
 

@@ -16,9 +16,11 @@ use topics::name::{NameError, TopicName};
 use topics::packet::{PublishProperties, QoS, ReasonCode};
 use topics::pattern::{ExpandError, ParamError, Params, PatternError, TopicPattern};
 
+use crate::external_broker::Handling;
 use crate::mailbox::{Entrance, Mailbox, Refusal};
 use crate::payload::{Shape, decode, shape};
 use crate::received::Received;
+use crate::served::Audience;
 use crate::switchboard::{Inbound, Routed, Switchboard};
 use crate::topic_router::{Bind, BindEach, BindError, LazyActor, Retirement};
 
@@ -63,7 +65,7 @@ impl Hub {
             pattern: TopicPattern::parse(pattern)?,
             actor: short_name::<A>(),
             mailbox,
-            entrance: Arc::new(actor.clone().recipient()),
+            entrance: Arc::new(Raw(actor.clone().recipient())),
         })
         .await
     }
@@ -101,7 +103,7 @@ impl Hub {
         };
         self.ask(BindEach {
             actor: short_name::<A>(),
-            patterns: vec![pattern],
+            patterns: vec![(pattern, Audience::OneDaemon)],
             mailbox,
             idle,
             factory: Box::new(factory),
@@ -237,8 +239,8 @@ pub enum PublishError {
     /// The value cannot be written as JSON.
     #[error("the value published cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// The actor that owns the topic did not take it.
-    #[error("the owner of {topic} did not take the message: {reason}")]
+    /// The actor that owns the topic did not take it, or the queue for an external broker is full.
+    #[error("the message to {topic} was not taken: {reason}; publish it again later")]
     Refused {
         /// The topic.
         topic: String,
@@ -342,10 +344,7 @@ impl<T: DeserializeOwned + Send + 'static> Entrance for Decoding<T> {
         }
         let body = decode(&inbound.message.payload, &inbound.params)
             .map_err(|error| Refusal::Malformed(error.to_string()))?;
-        if let Some(receipt) = &inbound.receipt {
-            // Paid when the actor lets go of the message.
-            receipt.done();
-        }
+        let inbound = with_handling(inbound, &self.recipient);
         self.recipient
             .do_send(Received::new(body, inbound, self.hub.clone()));
         Ok(())
@@ -354,6 +353,32 @@ impl<T: DeserializeOwned + Send + 'static> Entrance for Decoding<T> {
     fn is_open(&self) -> bool {
         self.recipient.connected()
     }
+}
+
+/// The way into an actor that is given messages as they came.
+struct Raw(Recipient<Inbound>);
+
+impl Entrance for Raw {
+    fn put(&self, inbound: Inbound) -> Result<(), Refusal> {
+        self.0.put(with_handling(inbound, &self.0))
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.is_open()
+    }
+}
+
+/// Such an actor knows nothing of receipts: that it handled the message is seen from outside.
+fn with_handling<M>(mut inbound: Inbound, actor: &Recipient<M>) -> Inbound
+where
+    M: actix::Message + Send + 'static,
+    M::Result: Send,
+{
+    inbound.handling = inbound
+        .receipt
+        .take()
+        .map(|receipt| Handling::by(actor.clone(), receipt));
+    inbound
 }
 
 /// A level that the type has no field for would make every message malformed.

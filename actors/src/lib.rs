@@ -27,6 +27,7 @@ pub mod received;
 pub mod reception;
 pub mod route;
 pub mod scheduler;
+pub mod served;
 mod sharing;
 pub mod stats;
 pub mod supervisor;

@@ -26,12 +26,13 @@ use topics::shared::SharedSubscriptions;
 use topics::subscriptions::SubscriptionTree;
 
 use crate::device_session::DeviceSession;
-use crate::external_broker::{Answering, Receipt, Uplink};
+use crate::external_broker::{Answering, Handling, Receipt, Uplink};
 use crate::mailbox::{MailboxRef, Overflow, OwnerCounters, Refusal, Slot};
 use crate::outbox::{Outbox, Pushed};
 use crate::route::{LastRoute, Ownership};
+use crate::served::ServedFilters;
 use crate::stats::Stats;
-use crate::topic_router::{RouteFirst, TopicRouter};
+use crate::topic_router::{RouteFirst, RouteRequest, TopicRouter};
 
 /// A message on its way into the mailbox of an actor that owns its topic.
 #[derive(Debug, actix::Message)]
@@ -43,10 +44,13 @@ pub struct Inbound {
     pub params: Params,
     /// Who published it.
     pub from: Arc<Publisher>,
-    /// Owed to the external broker that brought it, where there is one.
-    pub receipt: Option<Receipt>,
-    /// Its place in the mailbox, taken up until this is dropped.
+    /// Its place in the mailbox, taken up until this is dropped. Free before the receipts below end, for
+    /// then whoever waits for room looks again.
     pub slot: Slot,
+    /// Owed to the external broker that brought it, where there is one, and paid by the actor.
+    pub receipt: Option<Receipt>,
+    /// The same for an actor that knows nothing of receipts.
+    pub(crate) handling: Option<Handling>,
 }
 
 /// Who publishes: a client, or the daemon itself.
@@ -149,6 +153,8 @@ pub struct Routes {
     pub(crate) patterns: Arc<Vec<PatternRoute>>,
     pub(crate) subscriptions: SubscriptionTree<u64, Subscriber>,
     pub(crate) shared: SharedSubscriptions<u64, Subscriber>,
+    /// What an external broker is asked to bring.
+    pub(crate) served: ServedFilters,
 }
 
 /// Which actor serves a client id.
@@ -280,7 +286,7 @@ impl Switchboard {
     }
 
     /// Publishes a message of the daemon's own. The first message for a topic of its own pattern
-    /// goes through the router's mailbox.
+    /// goes through the router's mailbox. With an external broker it goes there and nowhere else.
     pub fn publish(&self, message: Message) -> Routed {
         self.publish_answer(message, None)
     }
@@ -290,12 +296,13 @@ impl Switchboard {
     pub fn publish_answer(&self, message: Message, answering: Option<Answering>) -> Routed {
         let message = Arc::new(message);
         if let Some(uplink) = self.0.uplink.get() {
-            if !self.is_owned(&message.topic) {
-                uplink.push(message.clone(), answering);
-            } else if let Some(Answering::Last(receipt)) = answering {
-                // What actors have among themselves stays here, and has arrived.
-                receipt.done();
-            }
+            // An actor that owns the topic, here or in another daemon, has it from there as subscribers
+            // have: handed over here as well it would be handled twice.
+            return if uplink.push(message, answering) {
+                Routed::To(1)
+            } else {
+                Routed::Full
+            };
         }
         let routed = self.route(&message, &self.0.daemon);
         if routed == Routed::First {
@@ -311,19 +318,20 @@ impl Switchboard {
     }
 
     /// Hands a message that an external broker brought to the actor that owns its topic, and to nobody
-    /// else: subscribers have it from the broker.
-    pub(crate) fn route_request(
-        &self,
-        message: &Arc<Message>,
-        from: &Arc<Publisher>,
-        receipt: Option<Receipt>,
-    ) -> Routed {
-        let routes = self.0.routes.load();
-        self.hand_to_owner(&routes.owner(&message.topic), message, from, receipt)
+    /// else: subscribers have it from the broker. One with a receipt that would be rejected for want of
+    /// room is not counted as rejected: it may wait.
+    pub(crate) fn route_request(&self, request: &RouteRequest) -> Routed {
+        let RouteRequest {
+            message,
+            from,
+            receipt,
+        } = request;
+        let owner = self.0.routes.load().owner(&message.topic);
+        self.hand_to_owner(&owner, message, from, receipt.clone())
             .map_or_else(|refused| refused, Routed::To)
     }
 
-    /// From now on, what the daemon publishes goes to an external broker too. There is one at most.
+    /// From now on, what the daemon publishes goes to an external broker. There is one at most.
     pub(crate) fn set_uplink(&self, uplink: Arc<Uplink>) {
         if self.0.uplink.set(uplink).is_err() {
             tracing::error!("a second external broker: it gets nothing");
@@ -443,10 +451,16 @@ impl Switchboard {
 
     pub(crate) fn publish_snapshot(&self, routes: &Routes) {
         let mut newest = routes.clone();
-        newest.generation = self.0.routes.load().generation + 1;
+        let before = self.0.routes.load_full();
+        newest.generation = before.generation + 1;
         let generation = newest.generation;
         self.0.routes.store(Arc::new(newest));
         self.0.generation.store(generation, Ordering::Release);
+        if let Some(uplink) = self.0.uplink.get()
+            && !before.served.ptr_eq(&routes.served)
+        {
+            uplink.ring();
+        }
     }
 
     pub(crate) fn devices(&self) -> &DashMap<DeviceId, usize> {
@@ -482,15 +496,18 @@ impl Switchboard {
             Ownership::Actor(owner, params) => (owner, params),
         };
         let (counters, stats) = (&owner.counters, &self.0.stats);
+        let may_wait = receipt.is_some() && owner.mailbox.mailbox().overflow == Overflow::Reject;
         let put = owner.mailbox.put(counters, |slot| Inbound {
             message: message.clone(),
             params: params.clone(),
             from: from.clone(),
-            receipt,
             slot,
+            receipt,
+            handling: None,
         });
         match put {
             Ok(()) => Ok(1),
+            Err(Refusal::Full) if may_wait => Err(Routed::Full),
             Err(Refusal::Full) => {
                 counters.rejected.fetch_add(1, Relaxed);
                 stats.dropped_mailbox_full.add(1);

@@ -20,6 +20,7 @@ use topics::session::Wanted;
 
 use crate::external_broker::Receipt;
 use crate::mailbox::{Entrance, Mailbox, MailboxRef, OwnerCounters};
+use crate::served::Audience;
 use crate::stats::Stats;
 use crate::switchboard::{
     Owner, PatternRoute, Publisher, Routed, Routes, SessionHandle, Subscriber, Switchboard,
@@ -28,8 +29,8 @@ use crate::switchboard::{
 /// Requests to the router wait for room in its mailbox; nothing sent to it is dropped.
 const MAILBOX: usize = 4096;
 
-/// How often what is over is looked for: expired retained messages, and, where their idle time is
-/// longer than this, actors that may go.
+/// How often what is over is looked for: expired retained messages, owners that have stopped, and, where
+/// their idle time is longer than this, actors that may go.
 const SWEEP: Duration = Duration::from_secs(10);
 
 /// See the module.
@@ -56,7 +57,7 @@ impl TopicRouter {
         switchboard
     }
 
-    fn publish(&self) {
+    pub(crate) fn publish(&self) {
         self.switchboard.publish_snapshot(&self.routes);
     }
 }
@@ -67,6 +68,7 @@ impl Actor for TopicRouter {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(SWEEP, |act, _| {
             act.switchboard.expire_retained(Instant::now());
+            act.look_for_stopped();
         });
     }
 }
@@ -220,6 +222,7 @@ impl Handler<Bind> for TopicRouter {
             counters: Arc::default(),
             lazy: false,
         };
+        self.routes.serve(&msg.pattern, Audience::OneDaemon);
         match concrete(&msg.pattern) {
             Some(topic) => {
                 self.routes.owners.insert(topic, Arc::new(owner));
@@ -299,8 +302,8 @@ fn concrete(pattern: &TopicPattern) -> Option<TopicName> {
 pub struct BindEach {
     /// What kind of actor is made.
     pub actor: &'static str,
-    /// The patterns it owns; all of them name the same levels.
-    pub patterns: Vec<TopicPattern>,
+    /// The patterns it owns, and which daemons get their messages; all of them name the same levels.
+    pub patterns: Vec<(TopicPattern, Audience)>,
     /// How many messages each may hold.
     pub mailbox: Mailbox,
     /// After how long without a message an actor may be let go.
@@ -392,6 +395,7 @@ impl Handler<BindEach> for TopicRouter {
             idle,
             factory,
         } = msg;
+        let (patterns, audiences): (Vec<_>, Vec<_>) = patterns.into_iter().unzip();
         for pattern in &patterns {
             self.check_free(pattern, actor, mailbox)?;
             let first = patterns.first().map(|p| p.names().collect::<Vec<_>>());
@@ -402,7 +406,8 @@ impl Handler<BindEach> for TopicRouter {
                 });
             }
         }
-        for pattern in &patterns {
+        for (pattern, audience) in patterns.iter().zip(audiences) {
+            self.routes.serve(pattern, audience);
             self.forget_stopped(pattern);
         }
         let routes = Arc::make_mut(&mut self.routes.patterns);
@@ -448,7 +453,7 @@ impl Handler<RouteFirst> for TopicRouter {
 }
 
 /// As [`RouteFirst`], for a message that an external broker brought.
-#[derive(Message)]
+#[derive(Clone, Message)]
 #[rtype(result = "Routed")]
 pub struct RouteRequest {
     /// The message.
@@ -464,10 +469,7 @@ impl Handler<RouteRequest> for TopicRouter {
 
     fn handle(&mut self, msg: RouteRequest, _: &mut Self::Context) -> Self::Result {
         self.ensure_owner(&msg.message.topic);
-        MessageResult(
-            self.switchboard
-                .route_request(&msg.message, &msg.from, msg.receipt),
-        )
+        MessageResult(self.switchboard.route_request(&msg))
     }
 }
 

@@ -10,6 +10,7 @@ use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use actors::mailbox::{Mailbox, Overflow};
 use actors::outbox::Outbox;
 use actors::route::LastRoute;
+use actors::served::Audience;
 use actors::stats::Stats;
 use actors::switchboard::{Inbound, Publisher, Routed, SessionHandle, Switchboard};
 use actors::topic_router::{
@@ -104,7 +105,7 @@ fn bind(name: &str, actor: &'static str, bound: usize, recorder: &Addr<Recorder>
 fn bind_each(pattern: &str, made: Arc<AtomicUsize>, seen: Seen, idle: Duration) -> BindEach {
     BindEach {
         actor: "Recorder",
-        patterns: vec![TopicPattern::parse(pattern).unwrap()],
+        patterns: vec![(TopicPattern::parse(pattern).unwrap(), Audience::OneDaemon)],
         mailbox: mailbox(64),
         idle,
         factory: Box::new(move |_| {

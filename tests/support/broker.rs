@@ -74,6 +74,11 @@ impl Broker {
         self.process.wait().expect("it ends");
     }
 
+    /// Loses what it wrote down, while it is stopped.
+    pub(crate) fn forget(&self) {
+        fs::remove_file(self.path("mosquitto.db")).expect("what it wrote down");
+    }
+
     /// Starts it again, with all that it wrote down.
     pub(crate) fn start_again(&mut self) {
         self.process = spawn(self.directory.path(), self.address);
@@ -157,6 +162,8 @@ fn write_config(directory: &Path, address: SocketAddr, tls: bool) {
     line("allow_anonymous false".to_owned());
     line(format!("password_file {}", path("passwords")));
     line(format!("acl_file {}", path("acl")));
+    // As many as a daemon takes by its Receive Maximum, as in `config/external-broker/mosquitto.conf`.
+    line("max_inflight_messages 0".to_owned());
     line("persistence true".to_owned());
     line(format!("persistence_location {}/", directory.display()));
     line("log_type all".to_owned());

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::process::{self, Finished};
-use super::{LOOK, PATIENCE, conservation, wait_for};
+use super::{LOOK, PATIENCE, applications, conservation, wait_for};
 
 /// A running daemon. When it is dropped it is killed, and if the test failed, its log is shown.
 pub(crate) struct Daemon {
@@ -36,6 +36,8 @@ pub(crate) struct Home {
 #[derive(Clone)]
 pub(crate) struct Launch {
     home: Arc<Home>,
+    /// One with actors of its own, by its name.
+    application: Option<&'static str>,
     model: Option<PathBuf>,
     settings: Vec<(String, String)>,
 }
@@ -45,6 +47,7 @@ impl Daemon {
     pub(crate) fn launch() -> Launch {
         Launch {
             home: Arc::new(Home::new()),
+            application: None,
             model: None,
             settings: Vec::new(),
         }
@@ -204,6 +207,12 @@ impl Launch {
         self
     }
 
+    /// With an application of [`applications`], in a process of its own all the same.
+    pub(crate) fn application(mut self, name: &'static str) -> Launch {
+        self.application = Some(name);
+        self
+    }
+
     /// A setting, by its environment variable.
     pub(crate) fn set(mut self, key: &str, value: impl ToString) -> Launch {
         self.settings.push((key.to_owned(), value.to_string()));
@@ -225,7 +234,15 @@ impl Launch {
             Some(model) => vec!["serve".as_ref(), "--model".as_ref(), model.as_ref()],
             None => vec!["serve".as_ref()],
         };
-        let mut command = self.home.command(&arguments);
+        let mut command = match self.application {
+            None => self.home.command(&arguments),
+            Some(name) => {
+                let this = std::env::current_exe().expect("the tests have a file");
+                let mut command = self.home.command_of(this.as_os_str(), &applications::ARGUMENTS);
+                command.env(applications::VARIABLE, name);
+                command
+            }
+        };
         for (key, value) in &self.settings {
             command.env(
                 format!("CLAWDBOT__{}", key.to_uppercase().replace('.', "__")),
@@ -306,7 +323,11 @@ impl Home {
     /// `clawdbot` with these arguments, in this home, on any free ports, and with nothing of the
     /// settings of whoever runs the tests.
     pub(crate) fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_clawdbot"));
+        self.command_of(env!("CARGO_BIN_EXE_clawdbot").as_ref(), arguments)
+    }
+
+    fn command_of<A: AsRef<OsStr>>(&self, program: &OsStr, arguments: &[A]) -> Command {
+        let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
             let name_text = name.to_string_lossy();
             if name_text.starts_with("CLAWDBOT__") || name_text.starts_with("XDG_") {

@@ -2,6 +2,7 @@
 //! to talk to it, and a loud way to say what could not be tested.
 
 pub(crate) mod answer;
+pub(crate) mod applications;
 pub(crate) mod broker;
 pub(crate) mod client;
 pub(crate) mod conservation;

@@ -64,6 +64,17 @@ impl AccessRules {
         }
     }
 
+    /// Publishing to what these filters match is allowed, and nothing besides.
+    pub fn publish_only(filters: impl IntoIterator<Item = TopicFilter>) -> Self {
+        let rules = filters.into_iter().map(|filter| Rule {
+            action: Action::Publish,
+            ..Rule::allow_all(RuleFilter::Matching(filter))
+        });
+        Self {
+            rules: rules.collect(),
+        }
+    }
+
     /// Everything is allowed, `$` topics too: for a hub that asks nobody who they are.
     pub fn unrestricted() -> Self {
         Self {

@@ -28,6 +28,7 @@ use topics::pattern::{Params, TopicPattern};
 use crate::external_broker::{Answering, Receipt};
 use crate::mailbox::{Mailbox, Overflow};
 use crate::scheduler::{CancelJob, JobId, Progress, SHUTTING_DOWN, Scheduler, Submit};
+use crate::served::Audience;
 use crate::switchboard::{Inbound, Switchboard};
 use crate::topic_router::{BindEach, LazyActor, Retire, Retirement, RouteFirst, RouteRequest};
 
@@ -110,9 +111,16 @@ impl Conversation {
         switchboard: Switchboard,
         scheduler: Addr<Scheduler>,
     ) -> Result<BindEach, topics::pattern::PatternError> {
+        // Only one daemon works on a request, and its cancel must find it.
         let patterns = vec![
-            TopicPattern::parse("clawdbot/{device_id}/command")?,
-            TopicPattern::parse("clawdbot/{device_id}/cancel")?,
+            (
+                TopicPattern::parse("clawdbot/{device_id}/command")?,
+                Audience::OneDaemon,
+            ),
+            (
+                TopicPattern::parse("clawdbot/{device_id}/cancel")?,
+                Audience::EveryDaemon,
+            ),
         ];
         let idle = config.idle;
         let bound = config.inbound_bound();

@@ -12,10 +12,12 @@ use rumqttc::Outgoing as Sent;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Packet, Publish, RetainForwardRule};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
+use topics::filter::TopicFilter;
 
 use super::uplink::Outgoing;
 use super::verdict::Allowed;
 use super::{ExternalBroker, ExternalBrokerConfig, wire};
+use crate::served::Audience;
 
 /// Our messages that the broker may have unacknowledged, where it takes as many.
 pub(super) const WINDOW: u16 = 64;
@@ -74,20 +76,24 @@ impl Connection {
         }
     }
 
-    /// Asks for what the daemon serves; false where it could not be handed over.
-    pub(super) fn subscribe(&self, config: &ExternalBrokerConfig) -> bool {
-        let filters = config.serve.iter().map(|served| {
-            let qos = if served.acknowledged {
-                QoS::AtLeastOnce
-            } else {
-                QoS::AtMostOnce
+    /// Asks for what is bound; false where it could not be handed over.
+    pub(super) fn subscribe(&self, filters: &[(TopicFilter, Audience)]) -> bool {
+        let filters = filters.iter().map(|(filter, audience)| {
+            let qos = match audience {
+                Audience::OneDaemon => QoS::AtLeastOnce,
+                Audience::EveryDaemon => QoS::AtMostOnce,
             };
-            let mut filter = Filter::new(served.filter.as_str(), qos);
+            let mut filter = Filter::new(filter.as_str(), qos);
             // What was retained is nobody's request of today.
             filter.retain_forward_rule = RetainForwardRule::Never;
             filter
         });
         self.client.try_subscribe_many(filters).is_ok()
+    }
+
+    /// Wants no more of what an actor had that has stopped; false where it could not be handed over.
+    pub(super) fn unsubscribe(&self, filter: &TopicFilter) -> bool {
+        self.client.try_unsubscribe(filter.as_str()).is_ok()
     }
 
     /// How many messages the broker takes now.
@@ -160,6 +166,11 @@ impl Connection {
             }
             self.acknowledgements.pop_front();
         }
+    }
+
+    /// The numbers of our messages that the broker does not have for certain.
+    pub(super) fn unconfirmed(&self) -> impl Iterator<Item = u64> {
+        self.in_flight.iter().map(|sent| sent.outgoing.number)
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -12,6 +12,8 @@ pub struct LinkGauge {
     trouble: Mutex<Option<String>>,
     pub(super) unacknowledged: AtomicUsize,
     pub(super) queued: AtomicUsize,
+    pub(super) held: AtomicUsize,
+    pub(super) subscriptions: AtomicUsize,
     made: Counter,
     lost: Counter,
     failed: Counter,
@@ -23,12 +25,18 @@ pub struct LinkGauge {
     pub(super) dropped_too_large: Counter,
     pub(super) dropped_expired: Counter,
     pub(super) dropped_unusable: Counter,
+    pub(super) dropped_failed: Counter,
 }
 
 impl LinkGauge {
-    /// Whether the broker lets us in and gives us requests.
+    /// Whether the broker lets us in and has answered what we asked of it.
     pub fn is_connected(&self) -> bool {
         self.connected.load(Relaxed)
+    }
+
+    /// Whether it brings everything that is bound.
+    pub fn is_well(&self) -> bool {
+        self.is_connected() && self.trouble().is_none()
     }
 
     /// Why not, as far as it was tried.
@@ -40,7 +48,7 @@ impl LinkGauge {
     }
 
     /// Numbers that go up and down, with their metric names.
-    pub fn levels(&self) -> [(&'static str, u64); 3] {
+    pub fn levels(&self) -> [(&'static str, u64); 5] {
         [
             ("clawdbot.broker.connected", u64::from(self.is_connected())),
             (
@@ -51,11 +59,16 @@ impl LinkGauge {
                 "clawdbot.broker.messages.queued",
                 self.queued.load(Relaxed) as u64,
             ),
+            ("clawdbot.broker.messages.held", self.held.load(Relaxed) as u64),
+            (
+                "clawdbot.broker.subscriptions",
+                self.subscriptions.load(Relaxed) as u64,
+            ),
         ]
     }
 
     /// Numbers that only grow, with their metric names.
-    pub fn counters(&self) -> [(&'static str, u64); 11] {
+    pub fn counters(&self) -> [(&'static str, u64); 12] {
         [
             ("clawdbot.broker.connections.made", self.made.get()),
             ("clawdbot.broker.connections.lost", self.lost.get()),
@@ -80,13 +93,21 @@ impl LinkGauge {
                 "clawdbot.broker.messages.dropped.unusable",
                 self.dropped_unusable.get(),
             ),
+            (
+                "clawdbot.broker.messages.dropped.failed",
+                self.dropped_failed.get(),
+            ),
         ]
     }
 
     pub(super) fn up(&self) {
-        self.connected.store(true, Relaxed);
         self.made.add(1);
-        self.set_trouble(None);
+        self.connected.store(true, Relaxed);
+    }
+
+    /// What the broker does not do for us although we are connected, if anything.
+    pub(super) fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// A connection was lost, or could not be made.
@@ -103,9 +124,5 @@ impl LinkGauge {
     pub(super) fn down(&self, trouble: String) {
         self.connected.store(false, Relaxed);
         self.set_trouble(Some(trouble));
-    }
-
-    fn set_trouble(&self, trouble: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 }

@@ -1,17 +1,20 @@
-//! The actor that takes the embedded broker's place where there is an external one: it brings the
-//! requests that others publish there to the actors that own their topics, and what these publish to
-//! the broker.
+//! The actor that takes the embedded broker's place where there is an external one: it brings what others
+//! publish there to the actors that own the topics, and what these publish to the broker. What is bound is
+//! subscribed to, whenever it is bound.
 //!
-//! A request (QoS 1) is acknowledged when the broker has acknowledged the last item of its answer: see
-//! [`Receipt`]. Several daemons share the requests by a shared subscription. The broker decides who may
-//! publish to a device's topics; that an answer goes to no other device's is still seen to here.
+//! A message (QoS 1) is acknowledged when its actor is done with it and the broker has what was published
+//! for it, a request when the broker has acknowledged the last item of its answer: see [`Receipt`]. Several
+//! daemons share the messages by shared subscriptions. The broker decides who may publish to a device's
+//! topics; that an answer goes to no other device's is still seen to here.
 
 mod connection;
 mod gauge;
+mod held;
 mod incoming;
 mod outgoing;
 mod receipt;
 mod requests;
+mod subscriptions;
 mod uplink;
 mod verdict;
 mod wire;
@@ -26,16 +29,19 @@ use actix::prelude::*;
 use rumqttc::v5::Event;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use tokio::sync::oneshot;
-use topics::filter::TopicFilter;
 
 use crate::policy::backoff::{Backoff, BackoffConfig};
+use crate::served::ServedFilters;
 use crate::switchboard::Switchboard;
 
 use connection::{Connection, FromBroker, Happened};
 pub use gauge::LinkGauge;
+use held::Held;
+pub(crate) use receipt::Handling;
 pub use receipt::{Answering, Receipt};
 use receipt::{Bell, Rung};
 use requests::Requests;
+use subscriptions::Subscriptions;
 use uplink::Outgoing;
 pub(crate) use uplink::Uplink;
 use verdict::explain;
@@ -68,19 +74,10 @@ pub struct ExternalBrokerConfig {
     pub max_queued_messages: usize,
     /// Bytes that wait for the broker.
     pub max_queued_bytes: usize,
-    /// What is asked of the broker.
-    pub serve: Vec<Served>,
+    /// Under which name the daemons share what the broker brings.
+    pub share_group: String,
     /// Waits between connections.
     pub backoff: BackoffConfig,
-}
-
-/// A subscription of the daemon's.
-#[derive(Clone, Debug)]
-pub struct Served {
-    /// What to; shared or not.
-    pub filter: TopicFilter,
-    /// Whether its messages are requests, to be acknowledged when they are answered.
-    pub acknowledged: bool,
 }
 
 /// See the module.
@@ -93,7 +90,17 @@ pub struct ExternalBroker {
     backoff: Backoff,
     connection: Option<Connection>,
     connections: u64,
+    opened_at: Instant,
+    /// What was bound when it was last looked at.
+    served: ServedFilters,
+    subscriptions: Subscriptions,
+    /// A refused subscription will be asked for again.
+    asks_again: bool,
     requests: Requests,
+    held: Held,
+    /// Actors without room will be looked at again.
+    looks_again: bool,
+    given_up_since: Option<Instant>,
     /// Taken from the uplink, sent, and not acknowledged when a connection was lost.
     again: VecDeque<Outgoing>,
     stopping: Stopping,
@@ -109,7 +116,8 @@ enum Stopping {
 }
 
 impl ExternalBroker {
-    /// Starts it, and makes the switchboard send it what the daemon publishes.
+    /// Starts it, and makes the switchboard send it what the daemon publishes. That waits until
+    /// [`OpenLink`] is said.
     pub fn launch(
         config: ExternalBrokerConfig,
         switchboard: Switchboard,
@@ -128,6 +136,7 @@ impl ExternalBroker {
         gauge.down("not connected yet".into());
         ctx.run(Self {
             backoff: Backoff::new(config.backoff),
+            subscriptions: Subscriptions::new(&config.share_group),
             config,
             switchboard,
             gauge,
@@ -135,7 +144,13 @@ impl ExternalBroker {
             uplink,
             connection: None,
             connections: 0,
+            opened_at: Instant::now(),
+            served: ServedFilters::new(),
+            asks_again: false,
             requests: Requests::default(),
+            held: Held::default(),
+            looks_again: false,
+            given_up_since: None,
             again: VecDeque::new(),
             stopping: Stopping::No,
         })
@@ -153,10 +168,14 @@ impl ExternalBroker {
         let Some(connection) = self.connection.take() else {
             return;
         };
+        if connection.allowed.is_some() {
+            // An attempt that failed brought nothing, and says nothing about what the next one brings.
+            self.requests.connection_lost();
+        }
+        self.given_up_since = None;
         for outgoing in connection.close().rev() {
             self.again.push_front(outgoing);
         }
-        self.requests.connection_lost();
         if !matches!(self.stopping, Stopping::No) {
             self.gauge.down("stopped".into());
             return self.left();
@@ -175,46 +194,49 @@ impl ExternalBroker {
 
 impl Actor for ExternalBroker {
     type Context = Context<Self>;
+}
 
-    fn started(&mut self, ctx: &mut Self::Context) {
-        self.connect(ctx);
+/// Everything that is bound from the start is bound: connect.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct OpenLink;
+
+impl Handler<OpenLink> for ExternalBroker {
+    type Result = ();
+
+    fn handle(&mut self, _: OpenLink, ctx: &mut Self::Context) {
+        if self.connections == 0 {
+            self.opened_at = Instant::now();
+            self.connect(ctx);
+        }
     }
 }
 
 impl Handler<FromBroker> for ExternalBroker {
-    type Result = ResponseFuture<()>;
+    type Result = ();
 
-    fn handle(&mut self, msg: FromBroker, ctx: &mut Self::Context) -> Self::Result {
-        let mut first = None;
-        if self
-            .connection
-            .as_ref()
-            .is_some_and(|c| c.number == msg.connection)
-        {
-            match msg.what {
-                Happened::Lost(error) => self.lost(explain(&error, &self.config), ctx),
-                Happened::Event(Event::Incoming(packet)) => match packet {
-                    Packet::ConnAck(ack) => self.admitted(&ack, ctx),
-                    Packet::SubAck(ack) => self.subscribed(&ack, ctx),
-                    Packet::Publish(publish) => first = self.received(publish),
-                    Packet::PubAck(ack) => self.taken(&ack),
-                    _ => {}
-                },
-                Happened::Event(Event::Outgoing(sent)) => {
-                    if let Some(connection) = &mut self.connection {
-                        connection.sent(&sent);
-                    }
+    fn handle(&mut self, msg: FromBroker, ctx: &mut Self::Context) {
+        let newest = self.connection.as_ref().map(|connection| connection.number);
+        if newest != Some(msg.connection) {
+            return;
+        }
+        match msg.what {
+            Happened::Lost(error) => self.lost(explain(&error, &self.config), ctx),
+            Happened::Event(Event::Incoming(packet)) => match packet {
+                Packet::ConnAck(ack) => self.admitted(&ack, ctx),
+                Packet::SubAck(ack) => self.subscribed(&ack),
+                Packet::UnsubAck(_) => self.subscriptions.unsubscribed(),
+                Packet::Publish(publish) => self.received(publish, ctx),
+                Packet::PubAck(ack) => self.taken(&ack),
+                _ => {}
+            },
+            Happened::Event(Event::Outgoing(sent)) => {
+                if let Some(connection) = &mut self.connection {
+                    connection.sent(&sent);
                 }
             }
-            self.flush(ctx);
         }
-        let router = self.switchboard.router().clone();
-        Box::pin(async move {
-            if let Some(first) = first {
-                // A request that the router does not take drops its receipt, and comes again.
-                let _ = router.send(first).await;
-            }
-        })
+        self.flush(ctx);
     }
 }
 
@@ -242,6 +264,8 @@ impl Handler<StopLink> for ExternalBroker {
             Stopping::No => self.stopping = Stopping::Finishing(vec![sender]),
             Stopping::Left => return Box::pin(async {}),
         }
+        // What no actor had room for stays with the broker.
+        self.held = Held::default();
         if self.gauge.is_connected() {
             self.flush(ctx);
         } else {

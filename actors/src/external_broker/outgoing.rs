@@ -3,9 +3,9 @@
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use actix::Context;
+use actix::prelude::*;
 use topics::message::Message;
 use topics::name::TopicName;
 use topics::packet::QoS;
@@ -14,27 +14,73 @@ use super::connection::{Connection, presence_topic};
 use super::uplink::Outgoing;
 use super::{ExternalBroker, Stopping, wire};
 
+/// How often actors that had no room are looked at, beside each time that one is done with a message of the
+/// broker's: one that it had from elsewhere makes room without a word.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long other work may go on before what was given up is brought again: until then its acknowledgement
+/// holds up those of all that came later.
+const GIVEN_UP_PATIENCE: Duration = Duration::from_secs(60);
+
 impl ExternalBroker {
     /// Does all that can be done now.
     pub(super) fn flush(&mut self, ctx: &mut Context<Self>) {
-        for ended in self.bell.answer() {
-            self.requests.ended(ended.key, ended.answered);
+        let (ended, sent) = (self.bell.answer(), self.uplink.last());
+        for ended in &ended {
+            self.requests.ended(ended.key, ended.ending, sent);
         }
-        if let Some(connection) = self.connection.as_mut().filter(|c| c.allowed.is_some()) {
-            while let Some(packet_id) = self.requests.acknowledge() {
-                connection.acknowledge(packet_id);
-            }
-            connection.flush_acknowledgements();
+        if !ended.is_empty() {
+            // There is room in somebody's mailbox now.
+            self.hand_over_held(ctx);
         }
+        self.subscribe(ctx);
         self.send_out();
+        self.acknowledge();
         self.gauge
             .queued
             .store(self.uplink.len() + self.again.len(), Relaxed);
         self.gauge
             .unacknowledged
             .store(self.requests.unacknowledged(), Relaxed);
+        self.gauge.held.store(self.held.len(), Relaxed);
+        if self.held.len() > 0 && !mem::replace(&mut self.looks_again, true) {
+            ctx.run_later(LOOK_AGAIN, |act, ctx| {
+                act.looks_again = false;
+                act.hand_over_held(ctx);
+                act.flush(ctx);
+            });
+        }
         if self.is_idle() {
             self.idle(ctx);
+        } else {
+            self.bring_given_up(GIVEN_UP_PATIENCE, ctx);
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        let Some(connection) = self.connection.as_mut().filter(|c| c.allowed.is_some()) else {
+            return;
+        };
+        let again = self.again.iter().map(|outgoing| outgoing.number);
+        let unconfirmed = connection.unconfirmed().chain(again).filter(|number| *number > 0);
+        let oldest = unconfirmed.chain(self.uplink.oldest()).min();
+        let confirmed = oldest.map_or(u64::MAX, |oldest| oldest - 1);
+        while let Some(packet_id) = self.requests.acknowledge(confirmed) {
+            connection.acknowledge(packet_id);
+        }
+        connection.flush_acknowledgements();
+    }
+
+    /// There is no word by which a client gives a message back: it comes again with another connection.
+    fn bring_given_up(&mut self, patience: Duration, ctx: &mut Context<Self>) {
+        if self.requests.given_up() == 0 || !matches!(self.stopping, Stopping::No) {
+            self.given_up_since = None;
+            return;
+        }
+        let since = *self.given_up_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= patience {
+            let why = "some messages could not be handled to the end; the broker brings them again";
+            self.lost(why.into(), ctx);
         }
     }
 
@@ -81,11 +127,7 @@ impl ExternalBroker {
         match mem::replace(&mut self.stopping, Stopping::Left) {
             Stopping::No => {
                 self.stopping = Stopping::No;
-                if self.requests.given_up() > 0 {
-                    // There is no word by which a client gives a message back.
-                    let why = "some requests could not be answered whole; the broker brings them again";
-                    self.lost(why.into(), ctx);
-                }
+                self.bring_given_up(Duration::ZERO, ctx);
             }
             Stopping::Finishing(waiting) => {
                 self.stopping = Stopping::Leaving(waiting);
@@ -124,6 +166,7 @@ impl ExternalBroker {
                 self.again.retain(|outgoing| outgoing.message.topic != topic);
                 self.again.push_front(Outgoing {
                     message: Arc::new(Message::new(topic, state, QoS::AtLeastOnce).retained()),
+                    number: 0,
                     receipt: None,
                 });
             }

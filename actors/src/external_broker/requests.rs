@@ -1,13 +1,20 @@
-//! The requests that an external broker brought and that are not acknowledged yet. Pure.
+//! The messages at QoS 1 that an external broker brought and that are not acknowledged yet: requests, and what
+//! the actors of an application are to handle. Pure.
 //!
-//! Acknowledgements go out in the order in which the requests came, as the protocol wants it
-//! [MQTT-4.6.0-2]: one that is answered early waits for those before it. A request that comes again
+//! Acknowledgements go out in the order in which the messages came, as the protocol wants it
+//! [MQTT-4.6.0-2]: one that is done early waits for those before it. A message that comes again
 //! after a lost connection while it is still in work is not worked on twice.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use topics::message::Message;
+
+use super::receipt::Ending;
+
+/// How often a message may end the actor that handles it, before it is taken off the broker's hands: it
+/// would go on for ever otherwise, and hold up the acknowledgements of all others.
+const MAX_FAILURES: u32 = 3;
 
 /// See the module. At most Receive Maximum at a time came with this connection, and at most as
 /// many are left over from those before.
@@ -21,106 +28,140 @@ pub(super) struct Requests {
 
 struct Entry {
     packet_id: u16,
-    message: Arc<Message>,
+    /// None where it could not be one.
+    message: Option<Arc<Message>>,
     state: State,
+    /// It is in the order of this connection.
+    came: bool,
+    failures: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     InWork,
-    Answered,
+    /// To be acknowledged when the broker has our messages up to this number.
+    Done {
+        after: u64,
+    },
     /// Nobody works on it any more; the broker must bring it again.
     GivenUp,
 }
 
+/// What a message that came is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// Work, by this key.
+    Work(u64),
+    /// One that came again and is in work, or was done when its acknowledgement had not got through.
+    Known,
+    /// One that its actor has failed at too often: it is acknowledged, and done no more.
+    Hopeless,
+}
+
 impl Requests {
-    /// Takes a request in. The key is for work still to be done; there is none where it came again
-    /// and is in work, or was answered when its acknowledgement had not got through.
-    pub(super) fn received(&mut self, packet_id: u16, dup: bool, message: &Arc<Message>) -> Option<u64> {
-        let known = dup
-            .then(|| {
-                self.entries
-                    .iter()
-                    .find(|(key, entry)| {
-                        entry.packet_id == packet_id
-                            && same(&entry.message, message)
-                            && !self.order.contains(key)
-                    })
-                    .map(|(key, _)| *key)
-            })
-            .flatten();
-        if let Some(key) = known {
-            self.order.push_back(key);
-            return None;
+    /// Takes a message in.
+    pub(super) fn received(&mut self, packet_id: u16, dup: bool, message: &Arc<Message>) -> Arrival {
+        let mut entries = self.entries.iter_mut();
+        let known = entries.find(|(_, entry)| {
+            let is_same = |known: &Arc<Message>| same(known, message);
+            dup && !entry.came && entry.packet_id == packet_id && entry.message.as_ref().is_some_and(is_same)
+        });
+        if let Some((key, entry)) = known {
+            self.order.push_back(*key);
+            entry.came = true;
+            if entry.state != State::GivenUp {
+                return Arrival::Known;
+            }
+            if entry.failures >= MAX_FAILURES {
+                entry.state = State::Done { after: 0 };
+                return Arrival::Hopeless;
+            }
+            entry.state = State::InWork;
+            return Arrival::Work(*key);
         }
+        Arrival::Work(self.insert(packet_id, Some(message.clone()), State::InWork))
+    }
+
+    /// Takes in what can be no message. It is acknowledged when its turn comes.
+    pub(super) fn of_no_use(&mut self, packet_id: u16) {
+        self.insert(packet_id, None, State::Done { after: 0 });
+    }
+
+    fn insert(&mut self, packet_id: u16, message: Option<Arc<Message>>, state: State) -> u64 {
         let key = self.next_key;
         self.next_key += 1;
         let entry = Entry {
             packet_id,
-            message: message.clone(),
-            state: State::InWork,
+            message,
+            state,
+            came: true,
+            failures: 0,
         };
         self.entries.insert(key, entry);
         self.order.push_back(key);
-        Some(key)
+        key
     }
 
-    /// The receipt of a request ended.
-    pub(super) fn ended(&mut self, key: u64, answered: bool) {
-        if !answered && !self.order.contains(&key) {
-            // The broker is away, or has not brought it again yet: then it begins anew.
-            self.entries.remove(&key);
-        }
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.state = if answered { State::Answered } else { State::GivenUp };
-        }
+    /// The receipt of a message ended, when `sent` was the number of our last message for the broker.
+    pub(super) fn ended(&mut self, key: u64, ending: Ending, sent: u64) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        entry.failures += u32::from(ending == Ending::Failed);
+        entry.state = match ending {
+            Ending::Paid => State::Done { after: sent },
+            Ending::Dropped | Ending::Failed => State::GivenUp,
+        };
     }
 
-    /// The packet identifier of the next request to acknowledge.
-    pub(super) fn acknowledge(&mut self) -> Option<u16> {
+    /// The packet identifier of the next message to acknowledge, where the broker has our messages up to the
+    /// one of this number.
+    pub(super) fn acknowledge(&mut self, settled: u64) -> Option<u16> {
         let key = *self.order.front()?;
-        if self.entries.get(&key)?.state != State::Answered {
-            return None;
+        match self.entries.get(&key)?.state {
+            State::Done { after } if after <= settled => {}
+            _ => return None,
         }
         self.order.pop_front();
         Some(self.entries.remove(&key)?.packet_id)
     }
 
-    /// The connection is lost: the broker will bring again what was not acknowledged.
+    /// A connection is lost on which the broker could have brought what was not acknowledged; it will bring
+    /// it again with the next.
     pub(super) fn connection_lost(&mut self) {
-        let order = std::mem::take(&mut self.order);
-        self.entries.retain(|key, entry| match entry.state {
-            State::InWork => true,
+        self.order.clear();
+        self.entries.retain(|_, entry| {
             // One that did not come again with this connection will not with the next.
-            State::Answered => order.contains(key),
-            State::GivenUp => false,
+            entry.state == State::InWork || entry.came
         });
+        for entry in self.entries.values_mut() {
+            entry.came = false;
+        }
     }
 
-    /// The broker forgot the session, and with it which requests are ours.
+    /// The broker forgot the session, and with it which messages are ours.
     pub(super) fn session_lost(&mut self) {
         self.entries.clear();
         self.order.clear();
     }
 
-    /// Requests somebody works on.
+    /// Messages somebody works on.
     pub(super) fn in_work(&self) -> usize {
-        self.count(State::InWork)
+        self.count(|entry| entry.state == State::InWork)
     }
 
-    /// Requests that came with this connection and that only another one brings back.
+    /// Messages that came with this connection and that only another one brings back.
     pub(super) fn given_up(&self) -> usize {
-        self.count(State::GivenUp)
+        self.count(|entry| entry.came && entry.state == State::GivenUp)
     }
 
-    /// Requests that somebody works on or that wait for their acknowledgement.
+    /// Messages that somebody works on or that wait for their acknowledgement.
     pub(super) fn unacknowledged(&self) -> usize {
-        let counts = |(key, entry): &(&u64, &Entry)| entry.state == State::InWork || self.order.contains(key);
-        self.entries.iter().filter(counts).count()
+        self.count(|entry| entry.came || entry.state == State::InWork)
     }
 
-    fn count(&self, state: State) -> usize {
-        self.entries.values().filter(|entry| entry.state == state).count()
+    fn count(&self, counts: impl Fn(&Entry) -> bool) -> usize {
+        self.entries.values().filter(|entry| counts(entry)).count()
     }
 }
 
@@ -130,102 +171,5 @@ fn same(one: &Message, other: &Message) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use topics::name::TopicName;
-    use topics::packet::QoS;
-
-    use super::*;
-
-    fn ask(text: &'static str) -> Arc<Message> {
-        let topic = TopicName::parse("clawdbot/phone/command".into()).unwrap();
-        Arc::new(Message::new(topic, text, QoS::AtLeastOnce))
-    }
-
-    fn acknowledged(requests: &mut Requests) -> Vec<u16> {
-        std::iter::from_fn(|| requests.acknowledge()).collect()
-    }
-
-    #[test]
-    fn acknowledgements_keep_the_order_of_the_requests() {
-        let mut requests = Requests::default();
-        let keys: Vec<_> = (1..=3)
-            .map(|id| requests.received(id, false, &ask("x")).unwrap())
-            .collect();
-        requests.ended(keys[1], true);
-        assert_eq!(acknowledged(&mut requests), [0u16; 0]);
-        requests.ended(keys[0], true);
-        assert_eq!(acknowledged(&mut requests), [1, 2]);
-        requests.ended(keys[2], true);
-        assert_eq!(acknowledged(&mut requests), [3]);
-        assert_eq!(requests.unacknowledged(), 0);
-    }
-
-    #[test]
-    fn what_comes_again_while_it_is_in_work_is_not_begun_twice() {
-        let mut requests = Requests::default();
-        let slow = requests.received(1, false, &ask("slow")).unwrap();
-        let quick = requests.received(2, false, &ask("quick")).unwrap();
-        requests.ended(quick, true);
-        requests.connection_lost();
-        assert_eq!(requests.received(1, true, &ask("slow")), None);
-        assert_eq!(requests.received(2, true, &ask("quick")), None);
-        requests.ended(slow, true);
-        assert_eq!(acknowledged(&mut requests), [1, 2]);
-    }
-
-    #[test]
-    fn the_same_words_asked_anew_are_another_request() {
-        let mut requests = Requests::default();
-        requests.received(1, false, &ask("x")).unwrap();
-        requests.connection_lost();
-        assert!(
-            requests.received(1, false, &ask("x")).is_some(),
-            "not a duplicate"
-        );
-        assert!(requests.received(2, true, &ask("x")).is_some(), "another packet");
-    }
-
-    #[test]
-    fn what_was_given_up_is_begun_again_with_the_next_connection() {
-        let mut requests = Requests::default();
-        let first = requests.received(1, false, &ask("x")).unwrap();
-        requests.ended(first, false);
-        assert_eq!((requests.given_up(), requests.in_work()), (1, 0));
-        assert_eq!(acknowledged(&mut requests), [0u16; 0]);
-        requests.connection_lost();
-        let second = requests.received(1, true, &ask("x")).unwrap();
-        requests.ended(second, true);
-        assert_eq!(acknowledged(&mut requests), [1]);
-    }
-
-    #[test]
-    fn what_was_given_up_while_the_broker_was_away_is_begun_again_when_it_comes() {
-        let mut requests = Requests::default();
-        let first = requests.received(1, false, &ask("x")).unwrap();
-        requests.connection_lost();
-        requests.ended(first, false);
-        assert_eq!((requests.given_up(), requests.unacknowledged()), (0, 0));
-        assert!(requests.received(1, true, &ask("x")).is_some());
-    }
-
-    #[test]
-    fn an_answer_to_a_session_that_is_gone_acknowledges_nothing() {
-        let mut requests = Requests::default();
-        let key = requests.received(1, false, &ask("x")).unwrap();
-        requests.session_lost();
-        requests.received(1, false, &ask("y")).unwrap();
-        requests.ended(key, true);
-        assert_eq!(acknowledged(&mut requests), [0u16; 0]);
-    }
-
-    #[test]
-    fn what_the_broker_gave_to_others_is_forgotten_in_the_end() {
-        let mut requests = Requests::default();
-        let key = requests.received(1, false, &ask("x")).unwrap();
-        requests.connection_lost();
-        requests.ended(key, true);
-        assert_eq!(requests.unacknowledged(), 0);
-        requests.connection_lost();
-        assert!(requests.entries.is_empty());
-    }
-}
+#[path = "requests_tests.rs"]
+mod tests;

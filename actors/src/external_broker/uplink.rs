@@ -1,8 +1,11 @@
 //! What the daemon publishes, on its way to an external broker. The queue holds while the broker is
-//! away or slow; when it is full, the newest message is dropped and counted. The last item of an
-//! answer is always taken, and there are no more of these than requests in work (Receive Maximum).
-//! An answer that lost an item is given up, and its request answered anew when the broker brings it
-//! again.
+//! away or slow; when it is full, the newest message is dropped and counted, and its publisher told. The
+//! last item of an answer is always taken, and there are no more of these than requests in work (Receive
+//! Maximum). An answer that lost an item is given up, and its request answered anew when the broker brings
+//! it again.
+//!
+//! Messages are numbered: what an actor published before it was done with a message has a number no higher
+//! than the last one then, and must be at the broker before that message is acknowledged.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,11 +28,15 @@ pub(crate) struct Uplink {
 struct Inner {
     queue: VecDeque<Outgoing>,
     bytes: usize,
+    /// Messages taken so far, which is the number of the last one.
+    taken: u64,
 }
 
 /// A message for the broker.
 pub(super) struct Outgoing {
     pub(super) message: Arc<Message>,
+    /// Counted from 1; 0 for one that nobody's acknowledgement waits for.
+    pub(super) number: u64,
     /// Paid when the broker has acknowledged the message.
     pub(super) receipt: Option<Receipt>,
 }
@@ -45,7 +52,8 @@ impl Uplink {
         }
     }
 
-    pub(crate) fn push(&self, message: Arc<Message>, answering: Option<Answering>) {
+    /// Whether there was room for it.
+    pub(crate) fn push(&self, message: Arc<Message>, answering: Option<Answering>) -> bool {
         let (receipt, last) = match answering {
             None => (None, false),
             Some(Answering::Item(receipt)) => (Some(receipt), false),
@@ -53,7 +61,7 @@ impl Uplink {
         };
         if receipt.as_ref().is_some_and(Receipt::is_spoiled) {
             self.gauge.dropped_queue_full.add(1);
-            return;
+            return false;
         }
         let bytes = message.queued_bytes();
         {
@@ -65,15 +73,34 @@ impl Uplink {
                 if let Some(receipt) = receipt {
                     receipt.spoil();
                 }
-                return;
+                return false;
             }
             inner.bytes += bytes;
+            inner.taken += 1;
+            let number = inner.taken;
             inner.queue.push_back(Outgoing {
                 message,
+                number,
                 receipt: receipt.filter(|_| last),
             });
         }
         self.bell.ring();
+        true
+    }
+
+    /// What is bound has changed.
+    pub(crate) fn ring(&self) {
+        self.bell.ring();
+    }
+
+    /// The number of the last message taken.
+    pub(super) fn last(&self) -> u64 {
+        self.lock().taken
+    }
+
+    /// The number of the message that waits longest.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.lock().queue.front().map(|outgoing| outgoing.number)
     }
 
     pub(super) fn pop(&self) -> Option<Outgoing> {
@@ -103,7 +130,7 @@ mod tests {
     use topics::name::TopicName;
     use topics::packet::QoS;
 
-    use super::super::receipt::Rung;
+    use super::super::receipt::{Ending, Rung};
     use super::*;
 
     /// Takes the bell's word and does nothing.
@@ -131,21 +158,27 @@ mod tests {
         (Bell::new(Nobody(rings.clone()).start().recipient()), rings)
     }
 
+    fn ended(bell: &Bell) -> Vec<(u64, Ending)> {
+        let ended = bell.answer();
+        ended.iter().map(|ended| (ended.key, ended.ending)).collect()
+    }
+
     #[actix::test]
     async fn an_answer_that_loses_an_item_is_given_up_and_its_request_is_to_come_again() {
         let (bell, _) = bell();
         let uplink = Uplink::new(2, 1 << 20, bell.clone(), Arc::default());
         let (whole, torn) = (Receipt::new(1, bell.clone()), Receipt::new(2, bell.clone()));
-        uplink.push(message("a"), Some(Answering::Item(whole.clone())));
-        uplink.push(message("b"), None);
-        uplink.push(message("no room"), Some(Answering::Item(torn.clone())));
-        uplink.push(message("end"), Some(Answering::Last(torn)));
-        uplink.push(message("end"), Some(Answering::Last(whole)));
-        let ended = bell.answer();
+        assert!(uplink.push(message("a"), Some(Answering::Item(whole.clone()))));
+        assert!(uplink.push(message("b"), None));
+        assert!(!uplink.push(message("no room"), Some(Answering::Item(torn.clone()))));
+        assert!(!uplink.push(message("end"), Some(Answering::Last(torn))));
+        assert!(uplink.push(message("end"), Some(Answering::Last(whole))));
         assert_eq!(
-            ended.iter().map(|e| (e.key, e.answered)).collect::<Vec<_>>(),
-            [(2, false)]
+            (uplink.oldest(), uplink.last()),
+            (Some(1), 3),
+            "what was dropped has no number"
         );
+        assert_eq!(ended(&bell), [(2, Ending::Dropped)]);
         assert_eq!(uplink.gauge.dropped_queue_full.get(), 2);
         assert_eq!(uplink.len(), 3, "the last item of a whole answer is always taken");
         while let Some(outgoing) = uplink.pop() {
@@ -153,11 +186,7 @@ mod tests {
                 receipt.done();
             }
         }
-        let ended = bell.answer();
-        assert_eq!(
-            ended.iter().map(|e| (e.key, e.answered)).collect::<Vec<_>>(),
-            [(1, true)]
-        );
+        assert_eq!(ended(&bell), [(1, Ending::Paid)]);
     }
 
     #[actix::test]
@@ -167,6 +196,6 @@ mod tests {
         drop(Receipt::new(8, bell.clone()));
         actix_rt::task::yield_now().await;
         assert_eq!(*rings.borrow(), 1, "one message, however often it rang");
-        assert!(bell.answer().iter().all(|ended| !ended.answered));
+        assert_eq!(ended(&bell), [(7, Ending::Dropped), (8, Ending::Dropped)]);
     }
 }

@@ -195,7 +195,7 @@ impl Outbound {
             if delivery.qos != QoS::AtMostOnce {
                 // Its identifier is used up, as by Mosquitto, which gives it when the message comes: there
                 // are programs that count on it.
-                self.next_packet_id();
+                self.next_step();
             }
             return Err(DropReason::Expired);
         }
