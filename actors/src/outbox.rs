@@ -59,13 +59,27 @@ struct Inner {
     closed: bool,
 }
 
+/// What became of deliveries that were put in together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Handed {
+    /// As [`Pushed::Taken`].
+    pub(crate) taken: usize,
+    /// As [`Pushed::Dropped`].
+    pub(crate) dropped: usize,
+    /// As [`Pushed::Crowded`], after the last of them.
+    pub(crate) crowded: bool,
+}
+
 impl Inner {
-    fn take(&mut self, limit: usize, batch: &mut Vec<Delivery>) {
-        let taken = self.queue.len().min(limit);
-        let before = batch.len();
-        batch.extend(self.queue.drain(..taken));
-        let bytes = batch.iter().skip(before).map(|d| d.message.queued_bytes());
-        self.bytes -= bytes.sum::<usize>();
+    /// Moves up to `limit` deliveries into `batch`, which is empty.
+    fn take(&mut self, limit: usize, batch: &mut VecDeque<Delivery>) {
+        if self.queue.len() <= limit {
+            std::mem::swap(&mut self.queue, batch);
+            self.bytes = 0;
+        } else {
+            batch.extend(self.queue.drain(..limit));
+            self.bytes -= batch.iter().map(|d| d.message.queued_bytes()).sum::<usize>();
+        }
     }
 
     fn wake_held_back(&mut self) {
@@ -86,24 +100,43 @@ impl Outbox {
 
     /// Adds a delivery and wakes the session if it sleeps.
     pub fn push(&self, delivery: Delivery) -> Pushed {
-        let bytes = delivery.message.queued_bytes();
-        let (waker, crowded) = {
+        match self.push_all(std::iter::once(delivery)) {
+            Some(Handed { crowded: true, .. }) => Pushed::Crowded,
+            Some(Handed { taken: 1.., .. }) => Pushed::Taken,
+            Some(_) => Pushed::Dropped,
+            None => Pushed::Closed,
+        }
+    }
+
+    /// Adds deliveries under one lock; None where the session has ended.
+    pub(crate) fn push_all(&self, deliveries: impl Iterator<Item = Delivery>) -> Option<Handed> {
+        let mut handed = Handed::default();
+        let waker = {
             let mut inner = self.lock();
             if inner.closed {
-                return Pushed::Closed;
+                return None;
             }
-            if inner.queue.len() >= self.max_messages || inner.bytes + bytes > self.max_bytes {
-                return Pushed::Dropped;
+            for delivery in deliveries {
+                let bytes = delivery.message.queued_bytes();
+                if inner.queue.len() >= self.max_messages || inner.bytes + bytes > self.max_bytes {
+                    handed.dropped += 1;
+                    continue;
+                }
+                inner.bytes += bytes;
+                inner.queue.push_back(delivery);
+                handed.taken += 1;
             }
-            inner.bytes += bytes;
-            inner.queue.push_back(delivery);
+            if handed.taken == 0 {
+                return Some(handed);
+            }
             self.filled.store(true, Relaxed);
-            (inner.waker.take(), self.crowded(&inner))
+            handed.crowded = self.crowded(&inner);
+            inner.waker.take()
         };
         if let Some(waker) = waker {
             waker.wake();
         }
-        if crowded { Pushed::Crowded } else { Pushed::Taken }
+        Some(handed)
     }
 
     /// Whether publishers should wait. If so, `waker` is woken when they need not any more.
@@ -139,12 +172,13 @@ impl Outbox {
             && (inner.queue.len() > self.max_messages / 2 || inner.bytes > self.max_bytes / 2)
     }
 
-    /// Moves up to `limit` deliveries into `batch`, or registers to be woken.
+    /// Moves up to `limit` deliveries into `batch`, which is empty, or registers to be woken. Where it is all
+    /// of them, the two change places, and none is copied.
     pub(crate) fn poll_drain(
         &self,
         cx: &mut Context<'_>,
         limit: usize,
-        batch: &mut Vec<Delivery>,
+        batch: &mut VecDeque<Delivery>,
     ) -> Poll<()> {
         let mut inner = self.lock();
         if inner.queue.is_empty() {
@@ -165,11 +199,13 @@ impl Outbox {
         Poll::Ready(())
     }
 
-    /// Moves up to `limit` deliveries into `batch`, and does not wait for any.
-    pub(crate) fn drain(&self, limit: usize, batch: &mut Vec<Delivery>) {
+    /// Takes up to `limit` deliveries, and does not wait for any.
+    pub(crate) fn drain(&self, limit: usize) -> VecDeque<Delivery> {
+        let mut batch = VecDeque::new();
         let mut inner = self.lock();
-        inner.take(limit, batch);
+        inner.take(limit, &mut batch);
         self.filled.store(!inner.queue.is_empty(), Relaxed);
+        batch
     }
 
     /// Whether there may be something that this thread put in.

@@ -128,9 +128,19 @@ fn one_copy_each(receivers: &mut Vec<Receiver>) {
     });
 }
 
-/// The route of a publisher's last topic, good for as long as no newer snapshot was published.
+/// Messages of one publisher that are handed over to their receivers together. Fewer cost a lock of each outbox
+/// more often; more would come to an outbox that has no room for them before anybody is told so.
+const TOGETHER: usize = 32;
+
+/// The route of a publisher's last topic, good for as long as no newer snapshot was published, and messages that
+/// take it and were not handed over yet.
 #[derive(Debug, Default)]
-pub struct LastRoute(Option<Known>);
+pub struct LastRoute {
+    known: Option<Known>,
+    waiting: Vec<Arc<Message>>,
+    /// Whether all receivers had room when they were looked at last, in the present read.
+    all_have_room: bool,
+}
 
 #[derive(Debug)]
 struct Known {
@@ -140,22 +150,40 @@ struct Known {
 }
 
 impl LastRoute {
-    /// The route of `topic`. One that is found now is at least as new as `generation`.
-    pub(crate) fn get_or_find(
-        &mut self,
-        topic: &TopicName,
-        generation: u64,
-        find: impl FnOnce() -> Route,
-    ) -> &Route {
-        let known = self
-            .0
-            .take()
-            .filter(|known| known.generation == generation && known.topic == *topic);
-        let known = known.unwrap_or_else(|| Known {
-            topic: topic.clone(),
+    /// Whether this is the route of `topic`, and at least as new as `generation`.
+    pub(crate) fn is_of(&self, topic: &TopicName, generation: u64) -> bool {
+        self.known
+            .as_ref()
+            .is_some_and(|known| known.generation == generation && known.topic == *topic)
+    }
+
+    /// Another route, after all of this one's messages were handed over.
+    pub(crate) fn replace(&mut self, topic: TopicName, generation: u64, route: Route) {
+        self.all_have_room = false;
+        self.known = Some(Known {
+            topic,
             generation,
-            route: find(),
+            route,
         });
-        &self.0.insert(known).route
+    }
+
+    pub(crate) fn route(&self) -> Option<&Route> {
+        self.known.as_ref().map(|known| &known.route)
+    }
+
+    /// A message that takes the route; true where it, and those before it, are to be handed over now. The first of
+    /// a read always is: it tells whether there is room for more.
+    pub(crate) fn wait(&mut self, message: Arc<Message>) -> bool {
+        self.waiting.push(message);
+        !self.all_have_room || self.waiting.len() >= TOGETHER
+    }
+
+    pub(crate) fn waiting(&self) -> &[Arc<Message>] {
+        &self.waiting
+    }
+
+    pub(crate) fn handed_over(&mut self, all_have_room: bool) {
+        self.waiting.clear();
+        self.all_have_room = all_have_room;
     }
 }

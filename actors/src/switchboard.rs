@@ -246,8 +246,9 @@ impl Switchboard {
     }
 
     /// As [`Switchboard::route`], for a publisher that keeps where its last message went: most often the
-    /// next one goes there too. Names the sessions whose outboxes are so full that the publisher should
-    /// hold back its next messages.
+    /// next one goes there too, and a few of them are then handed over together. Whoever uses it calls
+    /// [`Switchboard::hand_over`] when it has no more at the moment. Names the sessions whose outboxes are so full
+    /// that the publisher should hold back its next messages.
     pub fn route_gently(
         &self,
         message: &Arc<Message>,
@@ -260,29 +261,69 @@ impl Switchboard {
             self.retain(message);
         }
         let generation = self.0.generation.load(Ordering::Acquire);
-        let route = last.get_or_find(&message.topic, generation, || {
-            self.0.routes.load().find(&message.topic, &from.client_id)
-        });
+        if !last.is_of(&message.topic, generation) {
+            self.hand_over_now(last, crowded);
+            let route = self.0.routes.load().find(&message.topic, &from.client_id);
+            last.replace(message.topic.clone(), generation, route);
+        }
+        let Some(route) = last.route() else {
+            return Routed::Gone;
+        };
         let owned = match self.hand_to_owner(&route.owner, message, from, None) {
             Ok(owned) => owned,
             Err(refused) => return refused,
         };
         let by_groups = self.hand_to_groups(&route.groups, message, crowded);
-        let mut copies = 0;
-        for receiver in &route.receivers {
-            match self.push(&receiver.session, receiver.delivery(message)) {
-                Pushed::Crowded => crowded.push(receiver.session.clone()),
-                // Its session has ended, and its subscriptions are about to.
-                Pushed::Closed => continue,
-                Pushed::Taken | Pushed::Dropped => {}
-            }
-            copies += 1;
-        }
-        self.0.stats.deliveries.add((copies + route.groups.len()) as u64);
+        self.0.stats.deliveries.add(route.groups.len() as u64);
+        let (spares_the_publisher, receivers) = (route.spares_the_publisher, route.receivers.len());
+        let copies = if receivers > 0 && last.wait(message.clone()) {
+            self.hand_over_now(last, crowded)
+        } else {
+            receivers
+        };
         match owned + by_groups + copies {
-            0 if route.spares_the_publisher => Routed::Spared,
+            0 if spares_the_publisher => Routed::Spared,
             receivers => Routed::To(receivers),
         }
+    }
+
+    /// Hands over what [`Switchboard::route_gently`] has let wait.
+    pub fn hand_over(&self, last: &mut LastRoute, crowded: &mut Vec<Arc<SessionHandle>>) {
+        self.hand_over_now(last, crowded);
+        // Until the next message others may fill what has room now.
+        last.handed_over(false);
+    }
+
+    /// Returns how many receivers there still were.
+    fn hand_over_now(&self, last: &mut LastRoute, crowded: &mut Vec<Arc<SessionHandle>>) -> usize {
+        let (Some(route), messages) = (last.route(), last.waiting()) else {
+            return 0;
+        };
+        if messages.is_empty() {
+            return 0;
+        }
+        let (mut there, mut dropped, crowded_before) = (0, 0, crowded.len());
+        for receiver in &route.receivers {
+            let deliveries = messages.iter().map(|message| receiver.delivery(message));
+            // None: its session has ended, and its subscriptions are about to.
+            let Some(handed) = receiver.session.outbox.push_all(deliveries) else {
+                continue;
+            };
+            there += 1;
+            if handed.crowded {
+                crowded.push(receiver.session.clone());
+            }
+            if handed.dropped > 0 {
+                dropped += handed.dropped;
+                tracing::debug!(client_id = %receiver.session.client_id, "outbox full, newest messages dropped");
+            }
+        }
+        self.0.stats.deliveries.add((there * messages.len()) as u64);
+        if dropped > 0 {
+            self.0.stats.dropped_outbox_full.add(dropped as u64);
+        }
+        last.handed_over(dropped == 0 && crowded.len() == crowded_before);
+        there
     }
 
     /// Publishes a message of the daemon's own. The first message for a topic of its own pattern

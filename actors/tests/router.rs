@@ -404,3 +404,53 @@ async fn a_publisher_that_is_spared_its_own_messages_counts_as_subscribed() {
     assert_eq!((routed, routed.reason()), (Routed::Spared, ReasonCode::Success));
     assert_eq!(board.publish(message("t", "x")), Routed::To(1));
 }
+
+/// A board where one session is subscribed to two topics.
+async fn board_with(outbox: Outbox) -> Switchboard {
+    let board = board();
+    let subscribe = Subscribe {
+        session: SessionHandle::new("subscriber".into(), outbox),
+        wanted: vec![wanted("a", QoS::AtLeastOnce), wanted("b", QoS::AtLeastOnce)],
+    };
+    board.router().send(subscribe).await.unwrap();
+    board
+}
+
+#[actix::test]
+async fn messages_that_go_the_same_way_are_handed_over_together_before_any_that_goes_another() {
+    let board = board_with(Outbox::new(1000, 1_000_000)).await;
+    let (publisher, mut last) = (Publisher::daemon(), LastRoute::default());
+    let mut publish = |topic: &str| {
+        let message = Arc::new(message(topic, "x"));
+        let routed = board.route_gently(&message, &publisher, &mut last, &mut Vec::new());
+        assert_eq!(routed, Routed::To(1));
+        board.stats().deliveries.get()
+    };
+    assert_eq!(publish("a"), 1, "the first tells whether there is room");
+    assert_eq!([publish("a"), publish("a")], [1, 1]);
+    assert_eq!(publish("b"), 4, "what waited, and the first of the new way");
+    assert_eq!(publish("b"), 4);
+    assert_eq!((0..100).map(|_| publish("b")).max(), Some(100));
+    board.hand_over(&mut last, &mut Vec::new());
+    assert_eq!(board.stats().deliveries.get(), 105);
+}
+
+#[actix::test]
+async fn a_publisher_hears_of_a_crowded_receiver_while_there_is_still_room() {
+    let board = board_with(Outbox::new(100, 100_000)).await;
+    let (publisher, mut last, mut crowded) = (Publisher::daemon(), LastRoute::default(), Vec::new());
+    let mut published = 0;
+    while crowded.is_empty() {
+        board.route_gently(&Arc::new(message("a", "x")), &publisher, &mut last, &mut crowded);
+        published += 1;
+    }
+    assert!(published < 100, "{published}");
+    board.hand_over(&mut last, &mut crowded);
+    // Others that come to it now are told by their first message.
+    crowded.clear();
+    let (mut another, message) = (LastRoute::default(), Arc::new(message("a", "x")));
+    board.route_gently(&message, &publisher, &mut another, &mut crowded);
+    assert_eq!(crowded.len(), 1);
+    assert_eq!(board.stats().dropped_outbox_full.get(), 0);
+    assert_eq!(board.stats().deliveries.get(), published + 1);
+}

@@ -2,6 +2,7 @@
 //! routed here, and reads what the client says. The connection in it is replaceable.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -64,7 +65,7 @@ pub(super) enum IoEvent {
     /// The client said something.
     Received(BytesMut),
     /// Messages for the client.
-    Deliveries(Vec<Delivery>),
+    Deliveries(VecDeque<Delivery>),
     /// The receivers of what the client publishes have room again.
     Relieved,
     /// The connection is gone.
@@ -84,6 +85,8 @@ pub(super) struct Io {
     /// While the session has enough to send, what is routed to it stays in the outbox, where publishers
     /// see that it is crowded.
     pub(super) deliveries_wait: bool,
+    /// Where the next deliveries come in: the room of the last ones, while one batch comes after the other.
+    pub(super) spare: VecDeque<Delivery>,
     held_back: Option<HeldBack>,
     /// The client published too fast.
     paused: Option<Pin<Box<Sleep>>>,
@@ -134,6 +137,7 @@ impl Io {
             read_first: false,
             receivers_first: false,
             deliveries_wait: false,
+            spare: VecDeque::new(),
             held_back: None,
             paused: None,
             may_read_ahead: true,
@@ -376,9 +380,10 @@ impl Io {
         if self.deliveries_wait && self.connection.is_some() {
             return Poll::Pending;
         }
-        let mut batch = Vec::new();
+        let mut batch = std::mem::take(&mut self.spare);
         match self.handle.outbox.poll_drain(cx, BATCH, &mut batch) {
             Poll::Ready(()) => Poll::Ready(IoEvent::Deliveries(batch)),
+            // An idle session keeps no room for a burst.
             Poll::Pending => Poll::Pending,
         }
     }

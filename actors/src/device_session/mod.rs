@@ -203,9 +203,8 @@ impl Handler<ShutDown> for DeviceSession {
     fn handle(&mut self, _: ShutDown, ctx: &mut Self::Context) {
         // What was routed here before the end is said before the goodbye: the last item of an answer
         // that ended because the daemon stops came a moment ago.
-        let mut batch = Vec::new();
-        self.handle.outbox.drain(usize::MAX, &mut batch);
-        self.deliver(batch, ctx);
+        let mut batch = self.handle.outbox.drain(usize::MAX);
+        self.deliver(&mut batch, ctx);
         self.stopping = true;
         self.step(ctx, |session, effects| {
             session.fail(ReasonCode::ServerShuttingDown, effects);
@@ -224,8 +223,9 @@ impl StreamHandler<IoEvent> for DeviceSession {
                 }
                 self.read_packets(ctx);
             }
-            IoEvent::Deliveries(batch) => {
-                self.deliver(batch, ctx);
+            IoEvent::Deliveries(mut batch) => {
+                self.deliver(&mut batch, ctx);
+                self.io.borrow_mut().spare = batch;
             }
             IoEvent::Relieved => self.read_packets(ctx),
             IoEvent::Closed(error) => {
@@ -327,6 +327,7 @@ impl DeviceSession {
                 Err(error) => self.refuse(&error, ctx),
             }
         }
+        self.hand_over();
         // What is left of a packet must not hold the whole read buffer while the rest is awaited.
         if self.input.is_empty() {
             self.input = BytesMut::new();
@@ -469,27 +470,53 @@ impl DeviceSession {
         if self.io.borrow().deliveries_wait || !self.handle.outbox.may_hold_own() {
             return;
         }
-        let mut batch = Vec::new();
-        self.handle.outbox.drain(OWN_BATCH, &mut batch);
+        self.hand_over();
+        let mut batch = self.handle.outbox.drain(OWN_BATCH);
         if !batch.is_empty() {
-            self.deliver(batch, ctx);
+            self.deliver(&mut batch, ctx);
         }
     }
 
-    fn deliver(&mut self, mut batch: Vec<Delivery>, ctx: &mut Context<Self>) {
+    fn deliver(&mut self, batch: &mut VecDeque<Delivery>, ctx: &mut Context<Self>) {
         if !self.session.is_connected() {
-            self.hand_on_what_came_late(&mut batch);
+            self.hand_on_what_came_late(batch);
         }
         let now = Instant::now();
-        let mut batch = batch.into_iter().peekable();
-        while batch.peek().is_some() {
-            self.step(ctx, |session, effects| {
-                for delivery in batch.by_ref().take(STEP_DELIVERIES) {
-                    session.deliver(now, delivery, effects);
-                }
-            });
+        while !batch.is_empty() {
+            let mut effects = self.scratch.pop().unwrap_or_default();
+            let together = batch.len().min(STEP_DELIVERIES);
+            self.send_on(now, batch.drain(..together), &mut effects);
+            self.apply(&mut effects, ctx);
+            self.scratch.push(effects);
         }
         self.payloads.count(self.switchboard.stats());
+    }
+
+    /// Gives deliveries to the session. What goes to the client as it is becomes bytes right here, which is most
+    /// of it; the rest is left as effects.
+    fn send_on(
+        &mut self,
+        now: Instant,
+        deliveries: impl Iterator<Item = Delivery>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let version = self.session.version();
+        let mut io = self.io.borrow_mut();
+        let mut sent = 0;
+        for delivery in deliveries {
+            self.session
+                .deliver_at_once(now, delivery, effects, &mut |message: Forward| {
+                    let Some(version) = version else { return };
+                    sent += 1;
+                    self.payloads.sent_bytes += message.payload_bytes() as u64;
+                    if let Err(error) = message.encode(version, io.out()) {
+                        tracing::error!(client_id = %self.handle.client_id, %error, "message not sent");
+                    }
+                });
+        }
+        if sent > 0 {
+            self.switchboard.stats().messages_sent.add(sent);
+        }
     }
 
     fn routed(&mut self, packet_id: u16, reason: ReasonCode, ctx: &mut Context<Self>) {
@@ -603,6 +630,7 @@ impl DeviceSession {
         if !self.session.is_connected() {
             return;
         }
+        self.hand_over();
         self.input = BytesMut::new();
         self.last_route = LastRoute::default();
         self.last_allowed = None;

@@ -49,6 +49,16 @@ impl DeviceSession {
         }
     }
 
+    /// Hands over what was published and waits for more that goes the same way. To be called before anything that
+    /// must not overtake it.
+    pub(super) fn hand_over(&mut self) {
+        let mut crowded = Vec::new();
+        self.switchboard.hand_over(&mut self.last_route, &mut crowded);
+        if !crowded.is_empty() {
+            self.io.borrow_mut().hold_back(crowded);
+        }
+    }
+
     fn count_routed(&self, routed: Routed) {
         let stats = self.switchboard.stats();
         match routed {
@@ -90,6 +100,7 @@ impl DeviceSession {
         if !self.is_allowed("will", &will) {
             return;
         }
+        self.hand_over();
         let message = Arc::new(will);
         if self.switchboard.route(&message, &self.publisher) == Routed::First {
             let asked = self.switchboard.router().send(RouteFirst {

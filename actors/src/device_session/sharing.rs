@@ -1,5 +1,7 @@
 //! What a member of shared subscriptions does with their messages when it leaves [MQTT5 4.8.2].
 
+use std::collections::VecDeque;
+
 use actix::prelude::*;
 use topics::filter::TopicFilter;
 use topics::session::{Delivery, DropReason};
@@ -21,7 +23,7 @@ impl DeviceSession {
     }
 
     /// What its publisher sent here while the client was still connected.
-    pub(super) fn hand_on_what_came_late(&self, batch: &mut Vec<Delivery>) {
+    pub(super) fn hand_on_what_came_late(&self, batch: &mut VecDeque<Delivery>) {
         if !self.stopping {
             batch.retain(|delivery| !self.switchboard.hand_on(&self.handle, delivery, Heirs::Online));
         }
@@ -37,13 +39,13 @@ impl DeviceSession {
             let waiting = handle
                 .outbox
                 .extract(|delivery| delivery.share.as_deref() == Some(share));
-            let kept: Vec<_> = waiting
+            let mut kept: VecDeque<_> = waiting
                 .into_iter()
                 .filter(|delivery| !switchboard.hand_on(handle, delivery, Heirs::Online))
                 .collect();
             self.account();
             if !kept.is_empty() {
-                self.deliver(kept, ctx);
+                self.deliver(&mut kept, ctx);
             }
         }
     }

@@ -206,6 +206,20 @@ impl Session {
 
     /// Takes a message for the client: sends it, queues it, or says why it is let go.
     pub fn deliver(&mut self, now: Instant, delivery: Delivery, effects: &mut Vec<Effect>) {
+        let mut at_once = None;
+        self.deliver_at_once(now, delivery, effects, &mut |forward| at_once = Some(forward));
+        effects.extend(at_once.map(Effect::Forward));
+    }
+
+    /// As [`deliver`](Self::deliver), for a driver that can send a message that goes as it is right away. It is
+    /// an effect nevertheless where others come before it.
+    pub fn deliver_at_once(
+        &mut self,
+        now: Instant,
+        delivery: Delivery,
+        effects: &mut Vec<Effect>,
+        forward: &mut impl FnMut(Forward),
+    ) {
         let Some(allowance) = self.allowance() else {
             return self.keep(now, delivery, effects);
         };
@@ -214,8 +228,13 @@ impl Session {
         if delivery.qos == QoS::AtMostOnce || self.outbound.has_room(allowance) {
             let result = self
                 .outbound
-                .send(now, delivery, allowance, &mut |effect| effects.push(effect));
-            effects.extend(result.err().map(Effect::Dropped));
+                .send(now, delivery, allowance, &mut |effect| match effect {
+                    Effect::Forward(message) if effects.is_empty() => forward(message),
+                    effect => effects.push(effect),
+                });
+            if let Err(reason) = result {
+                effects.push(Effect::Dropped(reason));
+            }
         } else {
             self.enqueue(now, delivery, effects);
         }
