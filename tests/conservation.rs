@@ -231,3 +231,17 @@ fn a_session_that_begins_anew_has_nothing_of_what_waited_for_the_one_before() {
     }
     counted(&daemon, "messages_dropped_session_ended_total", 400.0);
 }
+
+#[test]
+fn once_a_clean_start_is_answered_nothing_comes_by_what_was_subscribed_before() {
+    let daemon = Daemon::launch().set("auth.mode", "none").start();
+    let mut writer = connect(&daemon, "writer", ConnectProperties::default());
+    for _ in 0..100 {
+        let mut before = connect(&daemon, "reader", kept());
+        subscribe(&mut before, "t");
+        let mut anew = connect_with(&daemon, "reader", true, kept());
+        publish(&mut writer, "t", QoS::AtLeastOnce, 1, None);
+        send(&mut anew, &Packet::PingReq);
+        assert_eq!(anew.packet().expect("a PINGRESP")[0], 0xD0, "and no PUBLISH");
+    }
+}

@@ -394,7 +394,7 @@ impl DeviceSession {
                 Effect::Subscribe { packet_id, wanted } => self.subscribe(packet_id, wanted, ctx),
                 Effect::Unsubscribe { packet_id, filters } => self.unsubscribe(packet_id, filters, ctx),
                 Effect::Authenticate { data } => self.authenticate(data, ctx),
-                Effect::Forget(filters) => self.forget(filters),
+                Effect::Forget(filters) => self.forget(filters, ctx),
                 Effect::PublishWill(message) => self.publish_will(message),
                 Effect::HandOn(deliveries) => self.bequeath(deliveries),
                 Effect::Dropped(reason) => self.count_drop(reason),
@@ -597,15 +597,15 @@ impl DeviceSession {
         }));
     }
 
-    /// The router need not be waited for: it handles this before anything a later subscription
-    /// of this session brings.
-    fn forget(&mut self, filters: Vec<TopicFilter>) {
-        let asked = self.switchboard.router().send(Unsubscribe {
+    /// The client hears that its session began anew when the router knows it: from then on nobody's message comes by
+    /// a subscription of the session before.
+    fn forget(&mut self, filters: Vec<TopicFilter>, ctx: &mut Context<Self>) {
+        let unsubscribe = Unsubscribe {
             session: self.handle.clone(),
             filters,
-        });
-        actix_rt::spawn(async move {
-            let _ = asked.await;
+        };
+        self.ask_router(unsubscribe, ctx, |act, _, _| {
+            act.bequeath(act.handle.outbox.extract(|_| true));
         });
     }
 
