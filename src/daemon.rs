@@ -36,11 +36,13 @@ use topics::session::{RateLimit, SessionConfig};
 use crate::admin::{AdminError, AdminListener, AdminRequest};
 use crate::broker::{self, BrokerError};
 use crate::http::{self, Health, HttpState};
+use crate::kept_certificate::KeptCertificate;
 use crate::net::peers::Reach;
 use crate::net::permits::Permits;
 use crate::net::{DoorError, Doors, Entrance, Room, open_files};
+use crate::security::certificates::{WatchError, WatchedCertificate};
 use crate::security::tokens::TokenKey;
-use crate::security::{DataDir, DataDirError, KeyError, keys};
+use crate::security::{DataDir, DataDirError, KeyError, crypto_provider, keys};
 use crate::settings::{AuthMode, Settings};
 use crate::telemetry::{Metrics, metrics, observe};
 
@@ -66,7 +68,10 @@ pub enum DaemonError {
     /// The model file.
     #[error("{0}; mend model.path, or leave it empty to route without a model")]
     Model(#[from] models::ModelError),
-    /// An MQTT listener, or its certificate.
+    /// The certificate of the TLS listeners.
+    #[error(transparent)]
+    Certificate(#[from] WatchError),
+    /// An MQTT listener.
     #[error(transparent)]
     Door(#[from] DoorError),
     /// The listener of health and metrics.
@@ -103,11 +108,7 @@ impl DaemonError {
     pub fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Self::DataDir(_)
-                | Self::Key(_)
-                | Self::Model(_)
-                | Self::Broker(_)
-                | Self::Door(DoorError::Certificate(_))
+            Self::DataDir(_) | Self::Key(_) | Self::Model(_) | Self::Broker(_) | Self::Certificate(_)
         )
     }
 }
@@ -146,6 +147,8 @@ struct Prepared {
     model: Option<ModelSummary>,
     /// None where an external broker takes their place.
     doors: Option<Doors>,
+    /// None where there is no TLS.
+    certificate: Option<WatchedCertificate>,
     max_connections: usize,
     link: Option<ExternalBrokerConfig>,
     http: TcpListener,
@@ -168,14 +171,22 @@ struct Started {
 
 impl Prepared {
     async fn open(settings: Settings) -> Result<Self, DaemonError> {
+        crypto_provider::install();
         let data_dir = DataDir::prepare(&settings.data_dir)?;
         let key = keys::load_or_create(&data_dir)?;
         let model = settings.model.path.as_deref().map(models::inspect).transpose()?;
         let link = broker::link_config(&settings, backoff(&settings))?;
         let admin = AdminListener::bind(&data_dir)?;
+        let certificate = match (&settings.mqtt.certificate, &link) {
+            (Some(files), None) => Some(WatchedCertificate::open(files.clone())?),
+            _ => None,
+        };
         let (doors, max_connections) = match link {
             None => (
-                Some(Doors::open(&settings)?),
+                Some(Doors::open(
+                    &settings,
+                    certificate.as_ref().map(WatchedCertificate::server_tls),
+                )?),
                 open_files::make_room(settings.mqtt.max_connections),
             ),
             Some(_) => (None, 0),
@@ -188,6 +199,7 @@ impl Prepared {
             key,
             model,
             doors,
+            certificate,
             max_connections,
             link,
             http,
@@ -206,6 +218,7 @@ impl Prepared {
             key,
             model,
             doors,
+            certificate,
             max_connections,
             link,
             http,
@@ -273,6 +286,8 @@ impl Prepared {
             BrokerStatistics::new(switchboard.clone(), env!("CARGO_PKG_VERSION"), interval).start();
         }
 
+        let certificate =
+            certificate.map(|certificate| KeptCertificate::start(certificate, &settings.mqtt, &meter));
         let admittance = match settings.auth.mode {
             AuthMode::Token => Admittance::Token(Arc::new(Verifier(key))),
             AuthMode::None => Admittance::Everybody,
@@ -319,6 +334,7 @@ impl Prepared {
                 memory,
                 model,
                 link: link_gauge,
+                certificate,
                 scheduler: scheduler.clone(),
                 started_at: Instant::now(),
             },
@@ -407,6 +423,7 @@ struct Watched {
     memory: Arc<MemoryGauge>,
     model: Option<ModelSummary>,
     link: Option<Arc<LinkGauge>>,
+    certificate: Option<KeptCertificate>,
     scheduler: Addr<Scheduler>,
     started_at: Instant,
 }
@@ -444,7 +461,7 @@ fn serve(
     );
 
     let (scheduler, memory, started_at) = (watched.scheduler, watched.memory, watched.started_at);
-    let link = watched.link;
+    let (link, certificate) = (watched.link, watched.certificate);
     let admin = listeners.admin.serve(
         move |request: AdminRequest| {
             answer(
@@ -453,6 +470,7 @@ fn serve(
                 scheduler.clone(),
                 memory.clone(),
                 link.clone(),
+                certificate.clone(),
                 started_at,
             )
         },
@@ -501,6 +519,7 @@ async fn answer(
     scheduler: Addr<Scheduler>,
     memory: Arc<MemoryGauge>,
     link: Option<Arc<LinkGauge>>,
+    certificate: Option<KeptCertificate>,
     started_at: Instant,
 ) -> Result<Value, String> {
     if request.command != "status" {
@@ -527,6 +546,9 @@ async fn answer(
         "memory": {"total_bytes": memory.total_bytes(), "available_bytes": memory.available_bytes()},
         "counters": stats,
     });
+    if let Some(certificate) = certificate {
+        status["tls"] = certificate.status();
+    }
     if let (Some(link), Value::Object(members)) = (link, &mut status) {
         let mut broker = link_status(&link);
         for (name, number) in link.levels().into_iter().chain(link.counters()) {

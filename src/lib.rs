@@ -8,6 +8,7 @@ pub mod broker;
 pub mod cli;
 pub mod daemon;
 pub mod http;
+pub mod kept_certificate;
 pub mod net;
 pub mod security;
 pub mod settings;

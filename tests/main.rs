@@ -12,6 +12,7 @@ mod back_pressure;
 mod bad_packets;
 mod bridge;
 mod broker_statistics;
+mod certificates;
 mod conformance;
 mod conservation;
 mod conversation;

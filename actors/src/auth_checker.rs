@@ -39,7 +39,7 @@ pub struct Identity {
 /// Who is let in, and how that is decided.
 #[derive(Clone)]
 pub enum Admittance {
-    /// By a token in the password field, or by [`AUTHENTICATION_METHOD`].
+    /// By a token in the password field, or by [`AUTHENTICATION_METHOD`], or by a certificate.
     Token(Arc<dyn TokenVerifier>),
     /// Everybody, with every right: for benchmarks and conformance runs on loopback.
     Everybody,
@@ -76,6 +76,8 @@ pub struct Authenticate {
     pub username: Option<ByteString>,
     /// The token, if any.
     pub password: Option<Bytes>,
+    /// The device that a certificate has proven the client to be, if it showed one.
+    pub certified: Option<DeviceId>,
 }
 
 /// Who came in, and what it may do.
@@ -114,11 +116,27 @@ impl AuthChecker {
             Admittance::Token(verifier) => verifier,
             Admittance::Everybody => return Ok(everybody(msg)),
         };
-        let Some(token) = &msg.password else {
-            return Err(Refusal {
-                reason: ReasonCode::NotAuthorized,
-                why: "no token; put one from `clawdbot token DEVICE` into the password field".into(),
-            });
+        let refused = |why: String| Refusal {
+            reason: ReasonCode::NotAuthorized,
+            why,
+        };
+        let token = match (&msg.password, &msg.certified) {
+            // Some clients cannot leave the password out.
+            (Some(token), Some(_)) if token.is_empty() => None,
+            (token, _) => token.as_ref(),
+        };
+        let token = match (token, &msg.certified) {
+            (Some(token), _) => token,
+            (None, Some(device_id)) => {
+                return Ok(Admission {
+                    rules: Arc::new(AccessRules::device_default(device_id)),
+                    device_id: Some(device_id.clone()),
+                });
+            }
+            (None, None) => {
+                let why = "no token; put one from `clawdbot token DEVICE` into the password field";
+                return Err(refused(why.to_owned()));
+            }
         };
         let bad = |why| Refusal {
             reason: ReasonCode::BadUserNameOrPassword,
@@ -127,6 +145,16 @@ impl AuthChecker {
         let identity = verifier.verify(token, SystemTime::now()).map_err(bad)?;
         let device_id = DeviceId::parse(identity.device.into())
             .map_err(|e| bad(format!("the token's subject is no device id: {e}")))?;
+        if let Some(certified) = msg
+            .certified
+            .as_ref()
+            .filter(|certified| **certified != device_id)
+        {
+            return Err(refused(format!(
+                "its certificate is of the device {certified}, and its token of {device_id}; use one of them, or two \
+                 of one device"
+            )));
+        }
         let rules = compile_rules(msg, &device_id, identity.acl).map_err(bad)?;
         Ok(Admission {
             device_id: Some(device_id),
@@ -159,11 +187,80 @@ fn compile_rules(
     AccessRules::compile(&entries, &substitutions).map_err(|e| format!("the token's acl claim: {e}"))
 }
 
-/// Without tokens a device is who it says it is, by its user name; most clients then are nobody's.
+/// Without tokens a device is who it proves to be by a certificate, or says it is, by its user name; most
+/// clients then are nobody's.
 fn everybody(msg: &Authenticate) -> Admission {
-    let device_id = msg.username.clone().and_then(|name| DeviceId::parse(name).ok());
+    let claimed = || msg.username.clone().and_then(|name| DeviceId::parse(name).ok());
+    let device_id = msg.certified.clone().or_else(claimed);
     Admission {
         device_id: device_id.map(|d| d.detached()),
         rules: Arc::new(AccessRules::unrestricted()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Believes a token that is a device's name.
+    struct ByName;
+
+    impl TokenVerifier for ByName {
+        fn verify(&self, token: &[u8], _: SystemTime) -> Result<Identity, String> {
+            match str::from_utf8(token) {
+                Ok(device) if !device.is_empty() => Ok(Identity {
+                    device: device.to_owned(),
+                    acl: Vec::new(),
+                }),
+                _ => Err("no token of ours".to_owned()),
+            }
+        }
+    }
+
+    fn ask(
+        admittance: Admittance,
+        token: Option<&str>,
+        certified: Option<&str>,
+    ) -> Result<Option<String>, ReasonCode> {
+        let checker = AuthChecker::new(admittance, Arc::default());
+        let asked = Authenticate {
+            client_id: "client".into(),
+            username: Some("name".into()),
+            password: token.map(|token| Bytes::copy_from_slice(token.as_bytes())),
+            certified: certified.map(|device| device.parse().unwrap()),
+        };
+        match checker.decide(&asked) {
+            Ok(admission) => Ok(admission.device_id.map(|device| device.as_str().to_owned())),
+            Err(refusal) => Err(refusal.reason),
+        }
+    }
+
+    #[test]
+    fn a_certificate_a_token_or_both_of_one_device_let_in_and_nothing_else_does() {
+        let phone = || Ok(Some("phone".to_owned()));
+        for (token, certified, answer) in [
+            (Some("phone"), None, phone()),
+            (None, Some("phone"), phone()),
+            (Some(""), Some("phone"), phone()),
+            (Some("phone"), Some("phone"), phone()),
+            (Some("phone"), Some("tablet"), Err(ReasonCode::NotAuthorized)),
+            (
+                Some("\u{1}"),
+                Some("phone"),
+                Err(ReasonCode::BadUserNameOrPassword),
+            ),
+            (Some(""), None, Err(ReasonCode::BadUserNameOrPassword)),
+            (None, None, Err(ReasonCode::NotAuthorized)),
+        ] {
+            let found = ask(Admittance::Token(Arc::new(ByName)), token, certified);
+            assert_eq!(found, answer, "{token:?}, {certified:?}");
+        }
+    }
+
+    #[test]
+    fn where_nobody_asks_a_certificate_still_says_more_than_a_user_name() {
+        let with = |certified| ask(Admittance::Everybody, None, certified);
+        assert_eq!(with(Some("phone")), Ok(Some("phone".to_owned())));
+        assert_eq!(with(None), Ok(Some("name".to_owned())));
     }
 }

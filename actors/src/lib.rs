@@ -11,6 +11,7 @@ pub mod bans;
 pub mod bound_topics;
 pub mod bridge;
 pub mod broker_statistics;
+pub mod certificate_keeper;
 pub mod conversation;
 pub mod device_session;
 pub mod external_broker;

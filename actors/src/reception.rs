@@ -71,7 +71,7 @@ impl Reception {
         };
         self.switchboard.stats().connects_received.add(1);
         self.switchboard.stats().other_packets_received.add(1);
-        match self.admit(&connect).await {
+        match self.admit(&connect, connection.certified.as_ref()).await {
             Ok((client_id, assigned, admission)) => {
                 tracing::debug!(?peer, %client_id, "admitted");
                 self.hand_over(connection, connect, input, client_id, assigned, admission)
@@ -110,6 +110,7 @@ impl Reception {
     async fn admit(
         &self,
         connect: &Connect,
+        certified: Option<&DeviceId>,
     ) -> Result<(ByteString, Option<ByteString>, Admission), (ReasonCode, String)> {
         let token = offered_token(connect)?;
         let assigned = if connect.client_id.is_empty() {
@@ -137,6 +138,7 @@ impl Reception {
             client_id: client_id.clone(),
             username: connect.username.clone(),
             password: token,
+            certified: certified.cloned(),
         };
         let admission = match self.auth.send(ask).await {
             Ok(Ok(admission)) => admission,

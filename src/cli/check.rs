@@ -1,12 +1,17 @@
 //! `clawdbot check`: everything that would stop the daemon from starting, said at once.
 
+use std::time::SystemTime;
+
+use actors::certificate_keeper::ServerCertificate;
 use clap::Args;
 
 use super::serve::ServeFlags;
 use super::{Failure, GlobalFlags, say};
 use crate::broker::link_config;
 use crate::daemon;
-use crate::security::{DataDir, DataDirError, KeyError, certificates, keys};
+use crate::kept_certificate::lasts;
+use crate::security::certificates::WatchedCertificate;
+use crate::security::{DataDir, DataDirError, KeyError, keys};
 use crate::settings::{BrokerMode, DEFAULT_TOML, Mqtt, Settings};
 
 #[derive(Debug, Args)]
@@ -87,9 +92,12 @@ fn data_dir(settings: &Settings) -> Result<String, String> {
 
 fn tls(settings: &Settings) -> Result<String, String> {
     let Some(files) = &settings.mqtt.certificate else {
-        return Ok("TLS: none (set mqtt.tls_certificate and mqtt.tls_key)".to_owned());
+        return Ok(
+            "TLS: none (make a certificate by `clawdbot certs init`, or set mqtt.tls_certificate and mqtt.tls_key)"
+                .to_owned(),
+        );
     };
-    certificates::load(files).map_err(|error| error.to_string())?;
+    let certificate = WatchedCertificate::open(files.clone()).map_err(|error| error.to_string())?;
     let listeners: Vec<String> = [
         ("MQTT", settings.mqtt.tls),
         ("WebSocket", settings.mqtt.secure_websocket),
@@ -98,8 +106,9 @@ fn tls(settings: &Settings) -> Result<String, String> {
     .filter_map(|(name, address)| Some(format!("{name} on {}", address?)))
     .collect();
     Ok(format!(
-        "TLS: {} (fine, with its key; {})",
-        files.certificate.display(),
+        "TLS: {} (fine, with its key; {}; {})",
+        files.certificate.path.display(),
+        lasts(&certificate.validity(), SystemTime::now()),
         listeners.join(", ")
     ))
 }

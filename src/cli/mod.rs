@@ -2,6 +2,7 @@
 //! else to stderr, so that answers can be piped.
 
 mod ask;
+mod certs;
 mod check;
 mod serve;
 mod status;
@@ -78,7 +79,9 @@ enum Command {
     Status(With<status::StatusFlags>),
     /// List every bound topic with its actor and its mailbox
     Topics(With<topics::TopicsFlags>),
-    /// Check the configuration, the data directory and the model file
+    /// Make, renew or show the certificates with which devices connect by TLS
+    Certs(With<certs::CertsFlags>),
+    /// Check the configuration, the data directory, the certificate and the model file
     Check(With<check::CheckFlags>),
     /// The process in which the model runs; started by the daemon only
     #[command(hide = true)]
@@ -156,6 +159,7 @@ where
         Some(Command::Token(inner)) => token::run(&global.then(inner.global), inner.flags),
         Some(Command::Status(inner)) => status::run(&global.then(inner.global), inner.flags),
         Some(Command::Topics(inner)) => topics::run(&global.then(inner.global), inner.flags),
+        Some(Command::Certs(inner)) => certs::run(global.then(inner.global), inner.flags),
         Some(Command::Check(inner)) => check::run(&global.then(inner.global), inner.flags),
     }
 }

@@ -5,13 +5,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use tokio_rustls::TlsAcceptor;
 
 use super::entrance::{Entrance, Layers};
 use super::tcp;
 use super::unix::{UnixDoor, UnixError};
 use super::websocket::Origins;
-use crate::security::{CertificateError, certificates};
+use crate::security::certificates::ServerTls;
 use crate::settings::{AuthMode, Settings};
 
 /// Why a door cannot be opened.
@@ -27,9 +26,6 @@ pub enum DoorError {
         /// The system's answer.
         source: io::Error,
     },
-    /// The certificate or its key.
-    #[error(transparent)]
-    Certificate(#[from] CertificateError),
     /// The Unix socket.
     #[error(transparent)]
     Unix(#[from] UnixError),
@@ -49,13 +45,10 @@ struct Port {
 }
 
 impl Doors {
-    /// Opens them all. Nobody is let in before [`Doors::serve`], but the kernel answers already.
-    pub fn open(settings: &Settings) -> Result<Doors, DoorError> {
+    /// Opens them all, those of TLS with what these show. Nobody is let in before [`Doors::serve`], but the
+    /// kernel answers already.
+    pub fn open(settings: &Settings, tls: Option<ServerTls>) -> Result<Doors, DoorError> {
         let mqtt = &settings.mqtt;
-        let tls = match &mqtt.certificate {
-            Some(files) => Some(TlsAcceptor::from(certificates::load(files)?)),
-            None => None,
-        };
         let origins = match settings.auth.mode {
             AuthMode::Token => Origins::Any,
             AuthMode::None => Origins::OwnMachine,

@@ -14,11 +14,12 @@ use actors::stats::Stats;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
+use topics::device::DeviceId;
 
 use super::peers::Reach;
 use super::permits::{Full, Permit, Permits};
 use super::websocket::{self, Origins};
+use crate::security::certificates::{ServerTls, tls};
 
 /// Pause after a failed accept: when file descriptors ran out, trying at once would only spin.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -167,16 +168,24 @@ impl Socket for UnixStream {
 /// What lies between the socket and MQTT.
 #[derive(Clone, Default)]
 pub(super) struct Layers {
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<ServerTls>,
     pub(super) websocket: Option<Origins>,
 }
 
 impl Layers {
-    async fn shake_hands<S: ByteStream + 'static>(&self, stream: S) -> io::Result<Box<dyn ByteStream>> {
-        match &self.tls {
-            Some(tls) => self.upgrade(tls.accept(stream).await?).await,
-            None => self.upgrade(stream).await,
-        }
+    /// The bytes of MQTT, and the device that the client proved to be below them.
+    async fn shake_hands<S: ByteStream + 'static>(
+        &self,
+        stream: S,
+    ) -> io::Result<(Box<dyn ByteStream>, Option<DeviceId>)> {
+        let Some(tls) = &self.tls else {
+            return Ok((self.upgrade(stream).await?, None));
+        };
+        let stream = tls.acceptor().accept(stream).await?;
+        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let device = certificate.map(tls::device_of).transpose();
+        let device = device.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Ok((self.upgrade(stream).await?, device))
     }
 
     async fn upgrade<S: ByteStream + 'static>(&self, stream: S) -> io::Result<Box<dyn ByteStream>> {
@@ -195,8 +204,8 @@ async fn receive<S: ByteStream + 'static>(
     deadline: Instant,
     reception: Arc<Reception>,
 ) {
-    let stream = match tokio::time::timeout_at(deadline, layers.shake_hands(stream)).await {
-        Ok(Ok(stream)) => stream,
+    let (stream, certified) = match tokio::time::timeout_at(deadline, layers.shake_hands(stream)).await {
+        Ok(Ok(open)) => open,
         Ok(Err(error)) => {
             reception.switchboard.stats().handshakes_failed.add(1);
             return tracing::info!(?peer, %error, "handshake failed");
@@ -210,6 +219,7 @@ async fn receive<S: ByteStream + 'static>(
         stream,
         permit: Some(Box::new(permit)),
         reactor: Handle::current(),
+        certified,
     };
     reception.receive(connection, peer, deadline).await;
 }

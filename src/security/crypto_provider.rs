@@ -1,4 +1,6 @@
-//! The cryptography under jsonwebtoken: ring's HMAC, and HS256 alone. jsonwebtoken's own providers
+//! The cryptography of this process: ring, under rustls and under jsonwebtoken.
+//!
+//! For jsonwebtoken that is ring's HMAC, and HS256 alone. jsonwebtoken's own providers
 //! would bring a second cryptographic library (RustCrypto or aws-lc) beside ring, which TLS uses
 //! too; and an algorithm that does not exist here cannot be talked into use by a token's header.
 
@@ -12,6 +14,9 @@ use ring::hmac;
 /// stays, and the daemon has no other.
 pub fn install() {
     let _already_installed = PROVIDER.install_default();
+    // Ours is named wherever TLS is set up; this is for whatever else in the process asks for a default, which
+    // rustls could not choose where two libraries are linked.
+    let _already_installed = rustls::crypto::ring::default_provider().install_default();
 }
 
 static PROVIDER: CryptoProvider = CryptoProvider {

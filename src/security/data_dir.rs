@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::certificates::OwnCertificates;
+
 /// A data directory that exists and that nobody else can write to.
 #[derive(Clone, Debug)]
 pub struct DataDir {
@@ -93,6 +95,16 @@ impl DataDir {
         self.keys().join("token-signing.key")
     }
 
+    /// The certificates that `clawdbot certs` makes.
+    pub fn certificates(&self) -> OwnCertificates {
+        DataDir::certificates_in(&self.root)
+    }
+
+    /// Those of a data directory that was not looked at.
+    pub fn certificates_in(root: &Path) -> OwnCertificates {
+        OwnCertificates::at(&root.join("certs"))
+    }
+
     /// The socket that `clawdbot status` asks.
     pub fn socket(&self) -> PathBuf {
         self.root.join("clawdbot.sock")
@@ -122,7 +134,13 @@ fn create_private(path: &Path) -> Result<(), DataDirError> {
     fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)
 }
 
-fn check(path: &Path, forbidden: u32, reach: &'static str, remedy: &'static str) -> Result<(), DataDirError> {
+/// Refuses a directory that others can do more with than is good.
+pub(super) fn check(
+    path: &Path,
+    forbidden: u32,
+    reach: &'static str,
+    remedy: &'static str,
+) -> Result<(), DataDirError> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -1,5 +1,5 @@
 //! Secrets and who may touch them: the data directory, the signing key in it, the tokens that the
-//! key signs, the certificate of the TLS listeners. Nothing in this room shows a key or a token in an error or a log line.
+//! key signs, certificates and their keys. Nothing in this room shows a key or a token in an error or a log line.
 
 pub mod certificates;
 pub mod crypto_provider;
@@ -8,7 +8,6 @@ pub mod keys;
 pub mod random;
 pub mod tokens;
 
-pub use certificates::CertificateError;
 pub use data_dir::{DataDir, DataDirError};
 pub use keys::KeyError;
 pub use tokens::{Claims, TokenError, TokenKey};

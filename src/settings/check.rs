@@ -33,9 +33,10 @@ pub(super) struct Checker<'a> {
 
 impl Checker<'_> {
     pub(super) fn settings(&mut self, raw: RawSettings) -> Settings {
+        let data_dir = self.data_dir(raw.data_dir);
         let settings = Settings {
-            data_dir: self.data_dir(raw.data_dir),
-            mqtt: self.mqtt(raw.mqtt),
+            mqtt: self.mqtt(raw.mqtt, &data_dir),
+            data_dir,
             flapping: Flapping {
                 max_disconnects: self.number(
                     "flapping.max_disconnects",

@@ -1,9 +1,12 @@
 //! Settings after every check has passed: the only form that the rest of the daemon sees. What is
 //! here can be acted upon without another question, so nothing below this room validates again.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use super::Origin;
 
 /// Everything that can be set, checked. `config/default.toml` explains each value in words.
 #[derive(Clone, Debug)]
@@ -51,8 +54,12 @@ pub struct Mqtt {
     pub tls: Option<SocketAddr>,
     /// Address and port of the secure WebSocket listener; none without a certificate.
     pub secure_websocket: Option<SocketAddr>,
-    /// What `tls` and `secure_websocket` show their clients.
+    /// What `tls` and `secure_websocket` show their clients: configured, or ours where that was made.
     pub certificate: Option<CertificateFiles>,
+    /// How often the certificate's files are looked at.
+    pub tls_check_interval: Duration,
+    /// A certificate of ours that lasts less is renewed.
+    pub tls_renew_before: Duration,
     /// Whether `tcp` and `websocket` may leave the machine although they show tokens to the network.
     pub allow_plaintext_beyond_loopback: bool,
     /// Whether peers beyond the private ranges are answered.
@@ -97,13 +104,35 @@ pub struct Mqtt {
     pub sys_interval: Option<Duration>,
 }
 
-/// Where a certificate and its key are.
+/// Where a certificate and its key are, and whose certificates clients may show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
     /// PEM file with the server's certificate first, then those between it and its root.
-    pub certificate: PathBuf,
+    pub certificate: NamedFile,
     /// PEM file with the private key.
-    pub key: PathBuf,
+    pub key: NamedFile,
+    /// How clients show certificates, if they may.
+    pub clients: Option<ClientCertificates>,
+    /// The directory that both are in, where this program made them and renews them.
+    pub own: Option<PathBuf>,
+}
+
+/// Certificates by which clients prove which device they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// PEM file with the authority that signs them.
+    pub authority: NamedFile,
+    /// Whether nobody comes in without one.
+    pub required: bool,
+}
+
+/// A file, and where it was named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedFile {
+    /// The file.
+    pub path: PathBuf,
+    /// The setting that named it, and where that was written; none for a file of our own.
+    pub named_by: Option<(&'static str, Origin)>,
 }
 
 /// When a client that comes and goes is banned.
@@ -292,6 +321,30 @@ pub struct Shutdown {
     pub timeout: Duration,
 }
 
+impl CertificateFiles {
+    /// All files that must be as they should.
+    pub fn all(&self) -> impl Iterator<Item = &NamedFile> {
+        let authority = self.clients.as_ref().map(|clients| &clients.authority);
+        [&self.certificate, &self.key].into_iter().chain(authority)
+    }
+}
+
+impl NamedFile {
+    /// One that no setting names.
+    pub fn unnamed(path: PathBuf) -> NamedFile {
+        NamedFile { path, named_by: None }
+    }
+}
+
+impl fmt::Display for NamedFile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((setting, origin)) = &self.named_by {
+            write!(formatter, "{origin}: {setting} = ")?;
+        }
+        write!(formatter, "{}", self.path.display())
+    }
+}
+
 impl Mqtt {
     /// The listeners that show what they carry, with their settings' names.
     pub fn plaintext_listeners(&self) -> Vec<(&'static str, SocketAddr)> {
@@ -331,6 +384,8 @@ impl Settings {
                 tls: None,
                 secure_websocket: None,
                 certificate: None,
+                tls_check_interval: Duration::from_secs(10),
+                tls_renew_before: Duration::from_secs(30 * 24 * 3600),
                 allow_plaintext_beyond_loopback: false,
                 allow_beyond_private_network: false,
                 max_connections: 10_000,

@@ -22,8 +22,9 @@ use self::locate::{Entry, Layer};
 use self::raw::RawSettings;
 
 pub use checked::{
-    Auth, AuthMode, Broker, BrokerAddress, BrokerMode, CertificateFiles, Conversation, Flapping, Log,
-    LogFormat, Memory, Metrics, Model, Mqtt, PasswordSource, Scheduler, Settings, Shutdown, Supervisor,
+    Auth, AuthMode, Broker, BrokerAddress, BrokerMode, CertificateFiles, ClientCertificates, Conversation,
+    Flapping, Log, LogFormat, Memory, Metrics, Model, Mqtt, NamedFile, PasswordSource, Scheduler, Settings,
+    Shutdown, Supervisor,
 };
 pub use error::{Problem, SettingsError};
 pub use locate::{Flag, Origin, Sources};
@@ -31,7 +32,8 @@ pub use locate::{Flag, Origin, Sources};
 /// The defaults, with an explanation of every setting: also what `clawdbot check --defaults` prints.
 pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
 
-/// Reads, merges and checks everything. Nothing is written, nothing is opened but the one file.
+/// Reads, merges and checks everything. Nothing is written, and nothing is opened but the one file; whether
+/// there are certificates of our own is looked at, since the listeners depend on it.
 pub fn load(sources: &Sources) -> Result<Settings, SettingsError> {
     let mut problems = Vec::new();
     let mut layers = sources.layers(&mut problems);

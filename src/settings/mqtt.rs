@@ -1,14 +1,21 @@
 //! The section `[mqtt]`: the doors, and the bounds that keep one client from harming the others.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
 
 use super::check::{Checker, DAY_S, GIB, MILLION, MQTT_MAX_PACKET_BYTES};
 use super::raw::{Given, RawMqtt};
-use super::{CertificateFiles, Mqtt, Origin};
+use super::{CertificateFiles, ClientCertificates, Mqtt, NamedFile, Origin};
+use crate::security::DataDir;
+
+const CLIENT_CA: &str = "mqtt.tls_client_ca";
 
 impl Checker<'_> {
-    pub(super) fn mqtt(&mut self, raw: RawMqtt) -> Mqtt {
-        let certificate = self.certificate(raw.tls_certificate, raw.tls_key);
+    pub(super) fn mqtt(&mut self, raw: RawMqtt, data_dir: &Path) -> Mqtt {
+        let clients = self.clients(raw.tls_client_ca, raw.tls_require_client_certificate);
+        let certificate = self.certificate(raw.tls_certificate, raw.tls_key, clients, data_dir);
         let tls = self.optional_address("mqtt.tls", raw.tls);
         let secure_websocket = self.optional_address("mqtt.secure_websocket", raw.secure_websocket);
         Mqtt {
@@ -19,6 +26,8 @@ impl Checker<'_> {
             tls: tls.filter(|_| certificate.is_some()),
             secure_websocket: secure_websocket.filter(|_| certificate.is_some()),
             certificate,
+            tls_check_interval: self.seconds("mqtt.tls_check_interval_s", raw.tls_check_interval_s, 1..=3600),
+            tls_renew_before: self.days("mqtt.tls_renew_before_days", raw.tls_renew_before_days, 1..=180),
             allow_plaintext_beyond_loopback: self.plain(
                 "mqtt.allow_plaintext_beyond_loopback",
                 raw.allow_plaintext_beyond_loopback,
@@ -78,21 +87,77 @@ impl Checker<'_> {
         }
     }
 
-    fn certificate(&mut self, certificate: Given<String>, key: Given<String>) -> Option<CertificateFiles> {
+    /// What was configured, else what `clawdbot certs init` made in the data directory.
+    fn certificate(
+        &mut self,
+        certificate: Given<String>,
+        key: Given<String>,
+        clients: Option<ClientCertificates>,
+        data_dir: &Path,
+    ) -> Option<CertificateFiles> {
         const CERTIFICATE: &str = "mqtt.tls_certificate";
         const KEY: &str = "mqtt.tls_key";
-        let certificate = self.optional_path(CERTIFICATE, certificate);
-        match (certificate, self.optional_path(KEY, key)) {
-            (Some(certificate), Some(key)) => return Some(CertificateFiles { certificate, key }),
-            (None, None) => {}
+        let certificate = self.named_file(CERTIFICATE, certificate);
+        let files = match (certificate, self.named_file(KEY, key)) {
+            (Some(certificate), Some(key)) => Some(CertificateFiles {
+                certificate,
+                key,
+                clients: None,
+                own: None,
+            }),
+            (None, None) => {
+                let own = DataDir::certificates_in(data_dir);
+                own.exist().then(|| own.files())
+            }
             (Some(_), None) => {
-                self.refuse(KEY, "\"\"", &format!("{CERTIFICATE} is set without it; set both"))
+                self.refuse(KEY, "\"\"", &format!("{CERTIFICATE} is set without it; set both"));
+                None
             }
             (None, Some(_)) => {
-                self.refuse(CERTIFICATE, "\"\"", &format!("{KEY} is set without it; set both"))
+                self.refuse(CERTIFICATE, "\"\"", &format!("{KEY} is set without it; set both"));
+                None
             }
+        };
+        if let (None, Some(clients), true) = (&files, &clients, self.problems.is_empty()) {
+            self.refuse(
+                CLIENT_CA,
+                clients.authority.path.display(),
+                "clients show certificates over TLS only, and this hub has none of its own to offer TLS with; make one \
+                 by `clawdbot certs init`, or set mqtt.tls_certificate and mqtt.tls_key",
+            );
         }
-        None
+        files.map(|files| CertificateFiles { clients, ..files })
+    }
+
+    fn clients(&mut self, authority: Given<String>, required: Given<bool>) -> Option<ClientCertificates> {
+        const REQUIRED: &str = "mqtt.tls_require_client_certificate";
+        let authority = self.named_file(CLIENT_CA, authority);
+        let required = self.plain(REQUIRED, required);
+        if authority.is_none() && required {
+            let reason = format!(
+                "nobody could show one, since no authority is named; set {CLIENT_CA} to the PEM file of the one that \
+                 signs them"
+            );
+            self.refuse(REQUIRED, required, &reason);
+        }
+        Some(ClientCertificates {
+            authority: authority?,
+            required,
+        })
+    }
+
+    fn named_file(&mut self, key: &'static str, given: Given<String>) -> Option<NamedFile> {
+        let path = self.optional_path(key, given)?;
+        let origin = self.origins.get(key).cloned().unwrap_or(Origin::Default);
+        Some(NamedFile {
+            path,
+            named_by: Some((key, origin)),
+        })
+    }
+
+    fn days(&mut self, key: &str, given: Given<u64>, range: RangeInclusive<u64>) -> Duration {
+        let days: u64 = self.number(key, given, range);
+        Duration::from_secs(days * DAY_S)
     }
 
     fn is_default(&self, key: &str) -> bool {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use actors::certificate_keeper::CertificateGauge;
 use actors::external_broker::LinkGauge;
 use actors::memory_governor::MemoryGauge;
 use actors::scheduler::SchedulerGauge;
@@ -91,6 +92,32 @@ pub fn observe_link(meter: &Meter, link: &Arc<LinkGauge>) {
             link.counters().get(at).map_or(0, |(_, count)| *count)
         });
     }
+}
+
+/// Makes the instruments of the TLS listeners' certificate.
+pub fn observe_certificate(meter: &Meter, certificate: &Arc<CertificateGauge>) {
+    let kept = certificate.clone();
+    gauge_in(
+        meter,
+        "clawdbot.tls.certificate.expiry.timestamp",
+        "s",
+        "When the certificate of the TLS listeners ends, in Unix time",
+        move || kept.not_after_unix_s(),
+    );
+    let kept = certificate.clone();
+    counter(
+        meter,
+        "clawdbot.tls.certificate.replaced",
+        "How often another certificate was shown from then on, renewed or found in its files",
+        move || kept.replaced(),
+    );
+    let kept = certificate.clone();
+    gauge(
+        meter,
+        "clawdbot.tls.certificate.trouble",
+        "1 while the newest files cannot be used, or a renewal failed",
+        move || u64::from(kept.trouble().is_some()),
+    );
 }
 
 fn broker(meter: &Meter, stats: &Arc<Stats>) {

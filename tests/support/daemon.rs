@@ -45,8 +45,13 @@ pub(crate) struct Launch {
 impl Daemon {
     /// One with the defaults, but for its places.
     pub(crate) fn launch() -> Launch {
+        Daemon::launch_in(Home::new())
+    }
+
+    /// The same, in a home that something was prepared in.
+    pub(crate) fn launch_in(home: Home) -> Launch {
         Launch {
-            home: Arc::new(Home::new()),
+            home: Arc::new(home),
             application: None,
             model: None,
             settings: Vec::new(),

@@ -22,6 +22,17 @@ pub(crate) fn mosquitto(program: &str) -> Option<Command> {
     found.map(Command::new)
 }
 
+/// OpenSSL's program.
+pub(crate) fn openssl() -> Option<Command> {
+    let mut version = Command::new("openssl");
+    let found = version.arg("version").stdin(Stdio::null()).output();
+    if found.is_err() {
+        skip("openssl is not installed; `tests/run` installs it");
+        return None;
+    }
+    Some(Command::new("openssl"))
+}
+
 /// `node`, set up to find MQTT.js.
 pub(crate) fn node_with_mqtt_js() -> Option<Command> {
     let mut command = Command::new("node");

@@ -8,8 +8,8 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::support::daemon::Home;
+use crate::support::foreign;
 use crate::support::process::{self, Finished};
-use crate::support::skip;
 
 /// A certificate for `localhost` that signs itself, and its key.
 pub(super) struct Pair {
@@ -21,10 +21,7 @@ pub(super) struct Pair {
 impl Pair {
     /// With a key in this form; nothing where there is no `openssl`.
     pub(super) fn make(form: &str) -> Option<Pair> {
-        if Command::new("openssl").arg("version").output().is_err() {
-            skip("openssl is not installed");
-            return None;
-        }
+        foreign::openssl()?;
         let directory = TempDir::with_prefix("clawdbot-tls-").expect("a temporary directory");
         let path = |name| directory.path().join(name);
         let (certificate, key) = (path("certificate.pem"), path("key.pem"));

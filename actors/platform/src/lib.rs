@@ -2,5 +2,6 @@
 //! every system's half is type-checked on every other.
 
 pub mod memory;
+pub mod network;
 pub mod open_files;
 pub mod priority;

@@ -16,6 +16,8 @@ impl DeviceSession {
             client_id: self.session.client_id().clone(),
             username: self.username.clone(),
             password: Some(token),
+            // Whose connection it is was settled when it came; a renewal may not change that.
+            certified: None,
         };
         let checker = self.auth.clone();
         self.ask(&checker, ask, ctx, |act, answer, ctx| {

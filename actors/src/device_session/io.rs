@@ -16,6 +16,7 @@ use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
+use topics::device::DeviceId;
 use topics::session::Delivery;
 
 use crate::stats::Stats;
@@ -57,6 +58,8 @@ pub struct Connection {
     pub permit: Option<Box<dyn Send>>,
     /// Of the arbiter that watches the socket, which need not be the session's.
     pub reactor: Handle,
+    /// The device that whatever carries the bytes has proven the client to be, by a certificate.
+    pub certified: Option<DeviceId>,
 }
 
 /// What happened.

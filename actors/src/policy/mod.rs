@@ -1,5 +1,6 @@
 //! Decisions as pure code: state and time in, decisions out.
 
 pub mod backoff;
+pub mod expiry;
 pub mod flapping;
 pub mod queue;
