@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
+use crate::support::applications::Keeper;
 use crate::support::client::{Client, Login, Properties, Version};
 use crate::support::raw::{RawClient, packet, text};
 use crate::support::{PATIENCE, process};
@@ -196,23 +197,9 @@ async fn telemetry_that_cannot_be_read_is_refused_counted_and_harms_nobody() {
     );
 }
 
-/// Keeps what it gets, and so its place in the mailbox: full without any clock.
-struct Keeper(Vec<Received<Value>>);
-
-impl Actor for Keeper {
-    type Context = Context<Self>;
-}
-
-impl Handler<Received<Value>> for Keeper {
-    type Result = ();
-
-    fn handle(&mut self, message: Received<Value>, _: &mut Self::Context) {
-        self.0.push(message);
-    }
-}
-
+/// Full without any clock.
 async fn keepers(hub: Hub) -> Result<(), ApplicationError> {
-    let [strict, lossy] = [Keeper(Vec::new()).start(), Keeper(Vec::new()).start()];
+    let [strict, lossy] = [Keeper::default().start(), Keeper::default().start()];
     hub.bind(
         "clawdbot/{device_id}/strict",
         Mailbox::new(2, Overflow::Reject),
@@ -306,7 +293,7 @@ async fn a_handler_knows_who_asked_and_answers_with_one_call() {
 }
 
 async fn second_conversation(hub: Hub) -> Result<(), ApplicationError> {
-    let keeper = Keeper(Vec::new()).start();
+    let keeper = Keeper::default().start();
     hub.bind(
         "clawdbot/{device_id}/command",
         Mailbox::new(1, Overflow::Reject),

@@ -1,71 +1,19 @@
 //! Mosquitto as a bridge: two brokers that share topics, with what Mosquitto sends by default.
 
-use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-
-use tempfile::TempDir;
+use std::net::SocketAddr;
 
 use crate::support::daemon::Daemon;
-use crate::support::foreign;
+use crate::support::mosquitto::Mosquitto;
 use crate::support::raw::{RawClient, connect, packet, text};
 use crate::support::wait_for;
 
-/// A Mosquitto that is bridged to a daemon for `shared/#`, both ways.
-struct Bridge {
-    process: Child,
-    address: SocketAddr,
-    _directory: TempDir,
-}
-
-impl Bridge {
-    fn to(daemon: &Daemon) -> Option<Bridge> {
-        let mut program = foreign::mosquitto("mosquitto")?;
-        let directory = TempDir::with_prefix("mosquitto-bridge-").expect("a temporary directory");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("its address");
-        drop(listener);
-        let config = directory.path().join("mosquitto.conf");
-        write_config(&config, address, daemon.mqtt);
-        let process = program.arg("-c").arg(config);
-        let bridge = Bridge {
-            process: quiet(process).spawn().expect("Mosquitto starts"),
-            address,
-            _directory: directory,
-        };
-        wait_for("Mosquitto to listen", || TcpStream::connect(address).ok());
-        Some(bridge)
-    }
-}
-
-impl Drop for Bridge {
-    fn drop(&mut self) {
-        let _gone = self.process.kill();
-        let _status = self.process.wait();
-    }
-}
-
-/// Nothing is said of the protocol: a bridge marks itself in its level, and tells its state by its will.
-fn write_config(config: &Path, own: SocketAddr, hub: SocketAddr) {
-    let lines = [
-        "user root".to_owned(),
-        format!("listener {} 127.0.0.1", own.port()),
-        "allow_anonymous true".to_owned(),
-        "connection hub".to_owned(),
-        format!("address {hub}"),
-        "remote_clientid bridge".to_owned(),
-        "topic shared/# both 1".to_owned(),
-        "restart_timeout 1".to_owned(),
-    ];
-    fs::write(config, lines.join("\n")).expect("a configuration");
-}
-
-fn quiet(command: &mut Command) -> &mut Command {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+/// A Mosquitto that is bridged to a daemon for `shared/#`, both ways. Nothing is said of the protocol: a bridge marks
+/// itself in its level, and tells its state by its will.
+fn bridge_to(daemon: &Daemon) -> Option<Mosquitto> {
+    Mosquitto::start(&format!(
+        "connection hub\naddress {}\nremote_clientid bridge\ntopic shared/# both 1\nrestart_timeout 1",
+        daemon.mqtt
+    ))
 }
 
 /// A 3.1.1 client that is subscribed to a filter.
@@ -91,7 +39,7 @@ fn publish(retain: bool, topic: &str, payload: &str) -> Vec<u8> {
 fn a_bridge_of_mosquittos_shares_topics_without_an_echo() {
     let daemon = Daemon::launch().set("auth.mode", "none").start();
     let mut watcher = subscriber(daemon.mqtt, "watcher", "$SYS/broker/connection/#");
-    let Some(bridge) = Bridge::to(&daemon) else {
+    let Some(bridge) = bridge_to(&daemon) else {
         return;
     };
     let state = watcher.packet().expect("the bridge tells that it is connected");

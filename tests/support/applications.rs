@@ -61,7 +61,8 @@ async fn install(name: String, hub: Hub) -> Result<(), ApplicationError> {
 }
 
 /// Keeps what it gets, and so its place in the mailbox, until it is told to let go.
-struct Keeper(Vec<Received<Value>>);
+#[derive(Default)]
+pub(crate) struct Keeper(Vec<Received<Value>>);
 
 impl Actor for Keeper {
     type Context = Context<Self>;
@@ -82,7 +83,7 @@ impl Handler<Received<Value>> for Keeper {
 }
 
 async fn keeper(hub: Hub) -> Result<(), ApplicationError> {
-    let keeper = Keeper(Vec::new()).start();
+    let keeper = Keeper::default().start();
     let (strict, lossy) = (
         Mailbox::new(2, Overflow::Reject),
         Mailbox::new(2, Overflow::DropNewest),

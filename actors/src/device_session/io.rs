@@ -191,7 +191,8 @@ impl Io {
 
     /// Reads nothing more from the client until these sessions have room again.
     pub(super) fn hold_back(&mut self, crowded: Vec<Arc<SessionHandle>>) {
-        if self.leaving {
+        // The next connection must not wait for what was published on this one.
+        if self.leaving || self.connection.is_none() {
             return;
         }
         match &mut self.held_back {
@@ -496,5 +497,19 @@ impl Stream for IoStream {
             }
         };
         event.map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::Outbox;
+
+    #[actix::test]
+    async fn what_was_published_on_a_connection_that_is_gone_holds_nobody_back() {
+        let handle = SessionHandle::new("client".into(), Outbox::new(1, 1));
+        let io = Io::new(handle.clone(), Arc::default());
+        io.borrow_mut().hold_back(vec![handle]);
+        assert!(!io.borrow().is_held_back());
     }
 }

@@ -5,6 +5,7 @@
 //! become effects, effects are carried out here.
 
 mod authentication;
+mod delivering;
 mod io;
 mod publishing;
 mod sharing;
@@ -23,18 +24,16 @@ use topics::access::Decision;
 use topics::device::DeviceId;
 use topics::filter::TopicFilter;
 use topics::packet::{ClientDecoder, Connect, DecodeError, Packet, ReasonCode};
-use topics::session::{
-    Attached, Delivery, Detach, DropReason, Effect, Forward, Outcomes, Session, SessionConfig, Wanted,
-};
+use topics::session::{Attached, Detach, DropReason, Effect, Outcomes, Session, SessionConfig, Wanted};
 
 use crate::auth_checker::{Admission, AuthChecker};
 use crate::outbox::Outbox;
 use crate::presence;
 use crate::route::LastRoute;
-use crate::stats::Stats;
 use crate::switchboard::{Publisher, SessionHandle, Switchboard};
 use crate::topic_router::{Subscribe, TopicRouter, Unsubscribe};
 
+use delivering::Payloads;
 pub use io::{ByteStream, Connection};
 use io::{Io, IoEvent, IoStream};
 pub(crate) use io::{drain, poll_read_chunk};
@@ -42,13 +41,6 @@ use publishing::Publication;
 
 /// Only connections and the end of the daemon come through the mailbox; a sender waits for room.
 const MAILBOX: usize = 16;
-
-/// Deliveries handed over between a publish and its acknowledgement.
-const OWN_BATCH: usize = 16;
-
-/// Deliveries whose effects are carried out together: enough to stay in a loop, few enough that a session
-/// keeps no large buffer for them.
-const STEP_DELIVERIES: usize = 32;
 
 /// What is read of a client that is held back, for the sake of the acknowledgements in it.
 const READ_AHEAD_BYTES: usize = 256 * 1024;
@@ -435,90 +427,6 @@ impl DeviceSession {
         self.handle.undelivered.store(self.session.undelivered(), Relaxed);
     }
 
-    fn send(&mut self, packet: &Packet) {
-        let Some(version) = self.session.version() else {
-            return;
-        };
-        let stats = self.switchboard.stats();
-        match packet {
-            Packet::Publish(publish) => {
-                stats.messages_sent.add(1);
-                self.payloads.sent_bytes += publish.payload.len() as u64;
-            }
-            _ => stats.other_packets_sent.add(1),
-        }
-        if let Err(error) = packet.encode(version, self.io.borrow_mut().out()) {
-            let kind = packet.packet_type_name();
-            tracing::error!(client_id = %self.session.client_id(), kind, %error, "packet not sent");
-        }
-    }
-
-    fn forward(&mut self, message: &Forward) {
-        let Some(version) = self.session.version() else {
-            return;
-        };
-        self.switchboard.stats().messages_sent.add(1);
-        self.payloads.sent_bytes += message.payload_bytes() as u64;
-        if let Err(error) = message.encode(version, self.io.borrow_mut().out()) {
-            tracing::error!(client_id = %self.session.client_id(), %error, "message not sent");
-        }
-    }
-
-    /// A client that subscribed to its own topic has its copy before the PUBACK, as from Mosquitto:
-    /// there are programs that take the PUBACK for the end of it.
-    fn deliver_own(&mut self, ctx: &mut Context<Self>) {
-        if self.io.borrow().deliveries_wait || !self.handle.outbox.may_hold_own() {
-            return;
-        }
-        self.hand_over();
-        let mut batch = self.handle.outbox.drain(OWN_BATCH);
-        if !batch.is_empty() {
-            self.deliver(&mut batch, ctx);
-        }
-    }
-
-    fn deliver(&mut self, batch: &mut VecDeque<Delivery>, ctx: &mut Context<Self>) {
-        if !self.session.is_connected() {
-            self.hand_on_what_came_late(batch);
-        }
-        let now = Instant::now();
-        while !batch.is_empty() {
-            let mut effects = self.scratch.pop().unwrap_or_default();
-            let together = batch.len().min(STEP_DELIVERIES);
-            self.send_on(now, batch.drain(..together), &mut effects);
-            self.apply(&mut effects, ctx);
-            self.scratch.push(effects);
-        }
-        self.payloads.count(self.switchboard.stats());
-    }
-
-    /// Gives deliveries to the session. What goes to the client as it is becomes bytes right here, which is most
-    /// of it; the rest is left as effects.
-    fn send_on(
-        &mut self,
-        now: Instant,
-        deliveries: impl Iterator<Item = Delivery>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let version = self.session.version();
-        let mut io = self.io.borrow_mut();
-        let mut sent = 0;
-        for delivery in deliveries {
-            self.session
-                .deliver_at_once(now, delivery, effects, &mut |message: Forward| {
-                    let Some(version) = version else { return };
-                    sent += 1;
-                    self.payloads.sent_bytes += message.payload_bytes() as u64;
-                    if let Err(error) = message.encode(version, io.out()) {
-                        tracing::error!(client_id = %self.handle.client_id, %error, "message not sent");
-                    }
-                });
-        }
-        if sent > 0 {
-            self.switchboard.stats().messages_sent.add(sent);
-        }
-    }
-
     fn routed(&mut self, packet_id: u16, reason: ReasonCode, ctx: &mut Context<Self>) {
         if packet_id > 0 {
             self.step(ctx, |session, effects| session.routed(packet_id, reason, effects));
@@ -719,29 +627,6 @@ impl DeviceSession {
             act.io.borrow_mut().wake();
         });
         self.timer = Some((at, handle));
-    }
-}
-
-/// Payloads that came and went since they were counted last: one addition for what was read or handed over
-/// together, and not one for each packet.
-#[derive(Default)]
-struct Payloads {
-    received_bytes: u64,
-    sent_bytes: u64,
-}
-
-impl Payloads {
-    fn count(&mut self, stats: &Stats) {
-        let Self {
-            received_bytes,
-            sent_bytes,
-        } = std::mem::take(self);
-        if received_bytes > 0 {
-            stats.payload_received_bytes.add(received_bytes);
-        }
-        if sent_bytes > 0 {
-            stats.payload_sent_bytes.add(sent_bytes);
-        }
     }
 }
 
