@@ -43,7 +43,8 @@ use crate::net::{DoorError, Doors, Entrance, Room, open_files};
 use crate::security::certificates::{WatchError, WatchedCertificate};
 use crate::security::tokens::TokenKey;
 use crate::security::{DataDir, DataDirError, KeyError, crypto_provider, keys};
-use crate::settings::{AuthMode, Settings};
+use crate::settings::{AuthMode, Settings, StoreMode};
+use crate::store::{EmbeddedStore, Restored, StoreError};
 use crate::telemetry::{Metrics, metrics, observe};
 
 /// Clients whose disconnects are counted, and as many that are banned. Of an identifier no more than 256 bytes
@@ -62,6 +63,9 @@ pub enum DaemonError {
     /// The status socket, or another daemon on the same data directory.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// What outlives the daemon.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// What the external broker needs.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -108,7 +112,12 @@ impl DaemonError {
     pub fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Self::DataDir(_) | Self::Key(_) | Self::Model(_) | Self::Broker(_) | Self::Certificate(_)
+            Self::DataDir(_)
+                | Self::Key(_)
+                | Self::Model(_)
+                | Self::Broker(_)
+                | Self::Store(_)
+                | Self::Certificate(_)
         )
     }
 }
@@ -151,6 +160,9 @@ struct Prepared {
     certificate: Option<WatchedCertificate>,
     max_connections: usize,
     link: Option<ExternalBrokerConfig>,
+    stats: Arc<Stats>,
+    /// What outlives the daemon, and what did.
+    store: Option<(EmbeddedStore, Restored)>,
     http: TcpListener,
     admin: AdminListener,
     metrics: Metrics,
@@ -165,6 +177,7 @@ struct Started {
     scheduler: Addr<Scheduler>,
     supervisor: Option<Addr<Supervisor>>,
     link: Option<Addr<ExternalBroker>>,
+    store: Option<Arc<EmbeddedStore>>,
     arbiters: Vec<Arbiter>,
     served: Vec<actix_rt::task::JoinHandle<()>>,
 }
@@ -191,6 +204,12 @@ impl Prepared {
             ),
             Some(_) => (None, 0),
         };
+        let stats = Arc::<Stats>::default();
+        // Behind the status socket, which no two daemons of one data directory have.
+        let store = match (settings.store.mode, &link) {
+            (StoreMode::Embedded, None) => Some(open_store(&data_dir, stats.clone())?),
+            _ => None,
+        };
         let http = listen("metrics.listen", settings.metrics.listen).await?;
         let metrics = metrics::install()?;
         let program = own_program().map_err(DaemonError::OwnProgram)?;
@@ -202,6 +221,8 @@ impl Prepared {
             certificate,
             max_connections,
             link,
+            stats,
+            store,
             http,
             admin,
             metrics,
@@ -221,14 +242,20 @@ impl Prepared {
             certificate,
             max_connections,
             link,
+            stats,
+            store,
             http,
             admin,
             metrics,
             program,
         } = self;
         let (stop, stopped) = watch::channel(false);
-        let stats = Arc::<Stats>::default();
         let switchboard = TopicRouter::launch(retained_bounds(&settings), stats.clone());
+        let store = store.map(|(store, restored)| {
+            let store = Arc::new(store);
+            switchboard.keep_in(store.clone(), restored.retained);
+            store
+        });
         let meter = opentelemetry::global::meter("clawdbot");
 
         let gauge = Arc::<SchedulerGauge>::default();
@@ -347,6 +374,7 @@ impl Prepared {
             scheduler,
             supervisor,
             link,
+            store,
             arbiters,
             served,
         })
@@ -405,6 +433,9 @@ impl Started {
             arbiter.stop();
             // An arbiter that panicked has nothing left to stop.
             let _ = arbiter.join();
+        }
+        if let Some(store) = self.store {
+            store.finish();
         }
         tracing::info!("stopped");
     }
@@ -557,6 +588,16 @@ async fn answer(
         members.insert("broker".into(), broker);
     }
     Ok(status)
+}
+
+fn open_store(dir: &DataDir, stats: Arc<Stats>) -> Result<(EmbeddedStore, Restored), DaemonError> {
+    let (store, restored) = EmbeddedStore::open(&dir.store(), keys::master(dir)?, stats)?;
+    tracing::info!(
+        retained = restored.retained.len(),
+        damaged = restored.damaged,
+        "store opened"
+    );
+    Ok((store, restored))
 }
 
 struct Verifier(TokenKey);

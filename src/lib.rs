@@ -12,4 +12,5 @@ pub mod kept_certificate;
 pub mod net;
 pub mod security;
 pub mod settings;
+pub mod store;
 pub mod telemetry;

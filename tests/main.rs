@@ -31,6 +31,7 @@ mod paho;
 mod protocol;
 mod rumqttc;
 mod shared_subscriptions;
+mod store;
 mod support;
 mod take_over;
 mod thermostat;

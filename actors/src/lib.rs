@@ -31,6 +31,7 @@ pub mod scheduler;
 pub mod served;
 mod sharing;
 pub mod stats;
+pub mod store;
 pub mod supervisor;
 pub mod switchboard;
 pub mod topic_router;

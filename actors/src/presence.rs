@@ -1,6 +1,7 @@
 //! Presence: retained `online` while a device has at least one connection, `offline` after the
 //! last one went, on `clawdbot/{device_id}/status`.
 
+use bytes::Bytes;
 use dashmap::mapref::entry::Entry;
 use topics::device::DeviceId;
 use topics::message::Message;
@@ -27,6 +28,20 @@ pub(crate) fn went(switchboard: &Switchboard, device: &DeviceId) {
             announce(switchboard, device, "offline");
             entry.remove();
         }
+    }
+}
+
+/// A presence that was kept says who was there when the daemon ended; now nobody is.
+pub(crate) fn correct_after_restart(message: &mut Message) {
+    let mut levels = message.topic.as_str().split('/');
+    let is_presence = levels.next() == Some("clawdbot")
+        && levels
+            .next()
+            .is_some_and(|device| DeviceId::parse(device.into()).is_ok())
+        && levels.next() == Some("status")
+        && levels.next().is_none();
+    if is_presence && *message.payload == *b"online" {
+        message.payload = Bytes::from_static(b"offline");
     }
 }
 

@@ -72,6 +72,14 @@ macro_rules! stats {
 }
 
 stats! {
+    /// Times the store was written and the disk flushed.
+    store_commits => "clawdbot.store.commits",
+    /// Changes that were written.
+    store_changes => "clawdbot.store.changes",
+    /// Times the store could not be written.
+    store_failures => "clawdbot.store.failures",
+    /// Values in the store that could not be opened and were set aside.
+    store_damaged => "clawdbot.store.damaged",
     /// Connections open now.
     connections => "clawdbot.mqtt.connections",
     /// Sessions now, with and without a connection.

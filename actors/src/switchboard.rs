@@ -29,9 +29,11 @@ use crate::device_session::DeviceSession;
 use crate::external_broker::{Answering, Handling, Receipt, Uplink};
 use crate::mailbox::{MailboxRef, Overflow, OwnerCounters, Refusal, Slot};
 use crate::outbox::{Outbox, Pushed};
+use crate::presence;
 use crate::route::{LastRoute, Ownership};
 use crate::served::ServedFilters;
 use crate::stats::Stats;
+use crate::store::{Change, Store, Ticket};
 use crate::topic_router::{RouteFirst, RouteRequest, TopicRouter};
 
 /// A message on its way into the mailbox of an actor that owns its topic.
@@ -215,6 +217,17 @@ struct Inner {
     daemon: Arc<Publisher>,
     /// To the external broker, where there is one.
     uplink: OnceLock<Arc<Uplink>>,
+    /// Where retained messages are kept, if anywhere.
+    store: OnceLock<Arc<dyn Store>>,
+}
+
+/// What a publisher has to mind after a message was routed.
+#[derive(Default)]
+pub struct Aftermath {
+    /// Sessions whose outboxes are so full that the publisher should hold back its next messages.
+    pub crowded: Vec<Arc<SessionHandle>>,
+    /// What must be on disk before the message is acknowledged.
+    pub durable: Option<Ticket>,
 }
 
 impl Switchboard {
@@ -233,6 +246,7 @@ impl Switchboard {
             stats,
             daemon: Publisher::daemon(),
             uplink: OnceLock::new(),
+            store: OnceLock::new(),
         }))
     }
 
@@ -242,24 +256,29 @@ impl Switchboard {
     /// published before the retained messages are looked up: whichever comes first, the subscriber
     /// gets the message, if need be twice, never not at all.
     pub fn route(&self, message: &Arc<Message>, from: &Arc<Publisher>) -> Routed {
-        self.route_gently(message, from, &mut LastRoute::default(), &mut Vec::new())
+        self.route_gently(
+            message,
+            from,
+            &mut LastRoute::default(),
+            &mut Aftermath::default(),
+        )
     }
 
     /// As [`Switchboard::route`], for a publisher that keeps where its last message went: most often the
     /// next one goes there too, and a few of them are then handed over together. Whoever uses it calls
-    /// [`Switchboard::hand_over`] when it has no more at the moment. Names the sessions whose outboxes are so full
-    /// that the publisher should hold back its next messages.
+    /// [`Switchboard::hand_over`] when it has no more at the moment.
     pub fn route_gently(
         &self,
         message: &Arc<Message>,
         from: &Arc<Publisher>,
         last: &mut LastRoute,
-        crowded: &mut Vec<Arc<SessionHandle>>,
+        after: &mut Aftermath,
     ) -> Routed {
         // What an actor takes has been taken: requests are never retained.
         if message.retain && !self.is_owned(&message.topic) {
-            self.retain(message);
+            after.durable = self.retain(message);
         }
+        let crowded = &mut after.crowded;
         let generation = self.0.generation.load(Ordering::Acquire);
         if !last.is_of(&message.topic, generation) {
             self.hand_over_now(last, crowded);
@@ -406,7 +425,14 @@ impl Switchboard {
     /// Lets retained messages go whose time is over.
     pub(crate) fn expire_retained(&self, now: Instant) {
         let mut retained = self.0.retained.write().unwrap_or_else(PoisonError::into_inner);
-        retained.retain(|_, message| !message.is_expired(now));
+        retained.retain(|topic, message| {
+            let expired = message.is_expired(now);
+            if let (true, Some(store)) = (expired, self.store_for(topic)) {
+                // One that finds no room is let go at the next start.
+                let _ = store.submit(Change::Forget(topic.clone()));
+            }
+            !expired
+        });
     }
 
     /// Sends a new subscription the retained messages it asks for.
@@ -508,19 +534,74 @@ impl Switchboard {
         &self.0.devices
     }
 
-    fn retain(&self, message: &Arc<Message>) {
+    /// Makes it the last word on its topic. Returns what must be on disk before that is said to be so.
+    fn retain(&self, message: &Arc<Message>) -> Option<Ticket> {
+        let store = self.store_for(&message.topic);
+        // Handed to the store while this is held, so that both see changes in one order.
         let mut retained = self.0.retained.write().unwrap_or_else(PoisonError::into_inner);
         if message.payload.is_empty() {
             // An empty payload takes the retained message away [MQTT-3.3.1-6].
-            retained.remove(&message.topic);
-            return;
+            let kept = retained.get(&message.topic)?.clone();
+            return match store.map(|store| store.submit(Change::Forget(kept.topic.clone()))) {
+                Some(Err(full)) => self.not_retained(message, &full),
+                submitted => {
+                    retained.remove(&message.topic);
+                    submitted.and_then(Result::ok)
+                }
+            };
         }
         let kept = Arc::new(message.detached());
         let bytes = kept.queued_bytes();
-        if let Err(full) = retained.insert(&message.topic, kept, bytes) {
-            self.0.stats.retained_refused.add(1);
-            tracing::warn!(topic = %message.topic, "message not retained: {full}");
+        let before = match retained.insert(&message.topic, kept.clone(), bytes) {
+            Ok(before) => before,
+            Err(full) => return self.not_retained(message, &full),
+        };
+        match store.map(|store| store.submit(Change::Retain(kept))) {
+            Some(Err(full)) => {
+                match before {
+                    // It had room a moment ago.
+                    Some(before) => {
+                        drop(retained.insert(&message.topic, before.clone(), before.queued_bytes()))
+                    }
+                    None => drop(retained.remove(&message.topic)),
+                }
+                self.not_retained(message, &full)
+            }
+            submitted => submitted.and_then(Result::ok),
         }
+    }
+
+    fn not_retained(&self, message: &Message, why: &dyn std::fmt::Display) -> Option<Ticket> {
+        self.0.stats.retained_refused.add(1);
+        tracing::warn!(topic = %message.topic, "message not retained: {why}");
+        None
+    }
+
+    /// Statistics are of this run of the daemon alone.
+    fn store_for(&self, topic: &TopicName) -> Option<&Arc<dyn Store>> {
+        self.0.store.get().filter(|_| !topic.as_str().starts_with('$'))
+    }
+
+    /// Where changes to what is kept go from now on, and what was kept before. Called before the first client is
+    /// let in. No device is connected yet, whatever its last presence says.
+    pub fn keep_in(&self, store: Arc<dyn Store>, kept: Vec<Message>) {
+        for mut message in kept {
+            presence::correct_after_restart(&mut message);
+            let (topic, bytes) = (message.topic.clone(), message.queued_bytes());
+            let mut retained = self.0.retained.write().unwrap_or_else(PoisonError::into_inner);
+            if let Err(full) = retained.insert(&topic, Arc::new(message), bytes) {
+                self.0.stats.retained_refused.add(1);
+                tracing::warn!(%topic, "kept message not retained any more: {full}");
+            }
+        }
+        if self.0.store.set(store).is_err() {
+            tracing::error!("a second store: it gets nothing");
+        }
+    }
+
+    /// Where what is kept is kept.
+    pub(crate) fn store(&self) -> Option<&Arc<dyn Store>> {
+        self.0.store.get()
     }
 
     /// Hands a message to the owner of its topic, if there is one; says to how many it went.

@@ -12,7 +12,7 @@ use actors::outbox::Outbox;
 use actors::route::LastRoute;
 use actors::served::Audience;
 use actors::stats::Stats;
-use actors::switchboard::{Inbound, Publisher, Routed, SessionHandle, Switchboard};
+use actors::switchboard::{Aftermath, Inbound, Publisher, Routed, SessionHandle, Switchboard};
 use actors::topic_router::{
     Bind, BindEach, BindError, LazyActor, Retire, Retirement, RouteFirst, Subscribe, TopicRouter, Unsubscribe,
 };
@@ -355,7 +355,7 @@ async fn a_publisher_that_keeps_its_last_route_sees_each_change_of_the_map() {
     let mut last = LastRoute::default();
     let mut publish = |topic| {
         let message = Arc::new(message(topic, "x"));
-        board.route_gently(&message, &publisher, &mut last, &mut Vec::new())
+        board.route_gently(&message, &publisher, &mut last, &mut Aftermath::default())
     };
     assert_eq!(publish("a"), Routed::To(0));
     let session = subscriber("late");
@@ -422,7 +422,7 @@ async fn messages_that_go_the_same_way_are_handed_over_together_before_any_that_
     let (publisher, mut last) = (Publisher::daemon(), LastRoute::default());
     let mut publish = |topic: &str| {
         let message = Arc::new(message(topic, "x"));
-        let routed = board.route_gently(&message, &publisher, &mut last, &mut Vec::new());
+        let routed = board.route_gently(&message, &publisher, &mut last, &mut Aftermath::default());
         assert_eq!(routed, Routed::To(1));
         board.stats().deliveries.get()
     };
@@ -438,19 +438,19 @@ async fn messages_that_go_the_same_way_are_handed_over_together_before_any_that_
 #[actix::test]
 async fn a_publisher_hears_of_a_crowded_receiver_while_there_is_still_room() {
     let board = board_with(Outbox::new(100, 100_000)).await;
-    let (publisher, mut last, mut crowded) = (Publisher::daemon(), LastRoute::default(), Vec::new());
+    let (publisher, mut last, mut after) = (Publisher::daemon(), LastRoute::default(), Aftermath::default());
     let mut published = 0;
-    while crowded.is_empty() {
-        board.route_gently(&Arc::new(message("a", "x")), &publisher, &mut last, &mut crowded);
+    while after.crowded.is_empty() {
+        board.route_gently(&Arc::new(message("a", "x")), &publisher, &mut last, &mut after);
         published += 1;
     }
     assert!(published < 100, "{published}");
-    board.hand_over(&mut last, &mut crowded);
+    board.hand_over(&mut last, &mut after.crowded);
     // Others that come to it now are told by their first message.
-    crowded.clear();
+    after.crowded.clear();
     let (mut another, message) = (LastRoute::default(), Arc::new(message("a", "x")));
-    board.route_gently(&message, &publisher, &mut another, &mut crowded);
-    assert_eq!(crowded.len(), 1);
+    board.route_gently(&message, &publisher, &mut another, &mut after);
+    assert_eq!(after.crowded.len(), 1);
     assert_eq!(board.stats().dropped_outbox_full.get(), 0);
     assert_eq!(board.stats().deliveries.get(), published + 1);
 }

@@ -83,7 +83,7 @@ fn data_dir(settings: &Settings) -> Result<String, String> {
     dir.check_keys().map_err(|error| error.to_string())?;
     match keys::load(&dir) {
         Ok(_) => Ok(format!("data directory: {path} (fine, with a signing key)")),
-        Err(KeyError::Missing(_)) => Ok(format!(
+        Err(KeyError::Missing { .. }) => Ok(format!(
             "data directory: {path} (fine; serve makes the signing key)"
         )),
         Err(error) => Err(error.to_string()),

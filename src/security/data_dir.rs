@@ -90,6 +90,16 @@ impl DataDir {
         self.root.join("keys")
     }
 
+    /// The key that opens the store.
+    pub fn master_key(&self) -> PathBuf {
+        self.keys().join("master.key")
+    }
+
+    /// What outlives the daemon.
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store.redb")
+    }
+
     /// The key that signs tokens.
     pub fn token_signing_key(&self) -> PathBuf {
         self.keys().join("token-signing.key")

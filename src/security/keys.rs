@@ -1,5 +1,7 @@
-//! The key that signs tokens: 32 random bytes in a file that only the owner can read.
+//! Keys: 32 random bytes each, in a file that only the owner can read. One signs tokens; the master key opens the
+//! store.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -8,23 +10,73 @@ use std::path::{Path, PathBuf};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::{DataDir, TokenKey, random};
+use crate::store;
 
-/// Bytes of a signing key: as many as HS256's hash has, what RFC 7518 asks at least.
+/// Bytes of a key: as many as HS256's hash has, what RFC 7518 asks at least, and as AES-256 takes.
 pub const KEY_BYTES: usize = 32;
 
-/// Why the signing key cannot be used.
+/// Which key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Signs tokens.
+    Signing,
+    /// Opens the store.
+    Master,
+}
+
+impl Which {
+    fn path(self, dir: &DataDir) -> PathBuf {
+        match self {
+            Self::Signing => dir.token_signing_key(),
+            Self::Master => dir.master_key(),
+        }
+    }
+
+    /// What it means to lose it.
+    fn loss(self) -> &'static str {
+        match self {
+            Self::Signing => "a new key is made, and every token must be issued again",
+            Self::Master => "a new key is made, which opens a new store only: move store.redb away as well",
+        }
+    }
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Signing => "signing key",
+            Self::Master => "master key",
+        })
+    }
+}
+
+/// Why a key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// There is none yet, and this command does not make one.
-    #[error("there is no signing key at {} yet; `clawdbot serve` makes it at its first start", .0.display())]
-    Missing(PathBuf),
-    /// Others could sign tokens.
+    #[error("there is no {which} at {} yet; `clawdbot serve` makes it at its first start", path.display())]
+    Missing {
+        /// Which key.
+        which: Which,
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// There is none, and what it opens is there.
     #[error(
-        "the signing key {} can be read by other users (mode {mode:03o}); run: chmod 600 '{}' – and delete the file \
-         instead if somebody may have read it: a new key is made, and every token must be issued again",
-        path.display(), path.display()
+        "the master key {} is gone, and the store cannot be opened without it; put it back from a backup, or move \
+         store.redb away to begin anew",
+        .0.display()
+    )]
+    Lost(PathBuf),
+    /// Others could use it.
+    #[error(
+        "the {which} {} can be read by other users (mode {mode:03o}); run: chmod 600 '{}' – and delete the file \
+         instead if somebody may have read it: {}",
+        path.display(), path.display(), which.loss()
     )]
     TooOpen {
+        /// Which key.
+        which: Which,
         /// The key file.
         path: PathBuf,
         /// Its permission bits.
@@ -32,18 +84,19 @@ pub enum KeyError {
     },
     /// Not what this program wrote.
     #[error(
-        "the signing key {} has {found} bytes instead of {KEY_BYTES}; restore it from a backup, or delete it: a new \
-         key is made, and every token must be issued again",
-        path.display()
+        "the {which} {} has {found} bytes instead of {KEY_BYTES}; restore it from a backup, or delete it: {}",
+        path.display(), which.loss()
     )]
     WrongLength {
+        /// Which key.
+        which: Which,
         /// The key file.
         path: PathBuf,
         /// Its length.
         found: u64,
     },
     /// The system has no random numbers.
-    #[error("the system gave no random numbers for a signing key; try again when it has finished starting")]
+    #[error("the system gave no random numbers for a key; try again when it has finished starting")]
     NoRandomness,
     /// The system refused.
     #[error("{action} {} failed: {source}; check who owns the data directory and that its disk has room", path.display())]
@@ -60,18 +113,36 @@ pub enum KeyError {
 /// Reads the signing key, and makes it first where there is none. Processes that start at the same
 /// time agree on one key.
 pub fn load_or_create(dir: &DataDir) -> Result<TokenKey, KeyError> {
-    match load(dir) {
-        Err(KeyError::Missing(path)) => {
+    Ok(TokenKey::new(&read_or_create(Which::Signing, dir)?))
+}
+
+/// Reads the signing key that must be there already.
+pub fn load(dir: &DataDir) -> Result<TokenKey, KeyError> {
+    Ok(TokenKey::new(&read(Which::Signing, dir)?))
+}
+
+/// Reads the store's master key, and makes it first where neither it nor a store is there.
+pub fn master(dir: &DataDir) -> Result<store::Key, KeyError> {
+    let read = match read(Which::Master, dir) {
+        Err(KeyError::Missing { path, .. }) if dir.store().exists() => Err(KeyError::Lost(path)),
+        Err(KeyError::Missing { .. }) => read_or_create(Which::Master, dir),
+        other => other,
+    };
+    read.map(store::Key::new)
+}
+
+fn read_or_create(which: Which, dir: &DataDir) -> Result<[u8; KEY_BYTES], KeyError> {
+    match read(which, dir) {
+        Err(KeyError::Missing { path, .. }) => {
             create(&path)?;
-            load(dir)
+            read(which, dir)
         }
         other => other,
     }
 }
 
-/// Reads the signing key that must be there already.
-pub fn load(dir: &DataDir) -> Result<TokenKey, KeyError> {
-    let path = dir.token_signing_key();
+fn read(which: Which, dir: &DataDir) -> Result<[u8; KEY_BYTES], KeyError> {
+    let path = which.path(dir);
     let failed = |source| KeyError::Io {
         action: "reading",
         path: path.clone(),
@@ -79,24 +150,27 @@ pub fn load(dir: &DataDir) -> Result<TokenKey, KeyError> {
     };
     let mut file = match File::open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(KeyError::Missing(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(KeyError::Missing { which, path });
+        }
         Err(source) => return Err(failed(source)),
     };
     // Asked of the open file, so that it cannot be exchanged between the question and the reading.
     let metadata = file.metadata().map_err(failed)?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(KeyError::TooOpen { path, mode });
+        return Err(KeyError::TooOpen { which, path, mode });
     }
     if metadata.size() != KEY_BYTES as u64 {
         return Err(KeyError::WrongLength {
+            which,
             path,
             found: metadata.size(),
         });
     }
     let mut secret = [0u8; KEY_BYTES];
     file.read_exact(&mut secret).map_err(failed)?;
-    Ok(TokenKey::new(&secret))
+    Ok(secret)
 }
 
 /// Writes a whole key beside the final name and links it there: a link never replaces a file, so
@@ -165,7 +239,7 @@ mod tests {
     #[test]
     fn a_key_is_made_once_for_its_owner_alone_and_found_again() {
         let (_temp, dir) = dir();
-        assert!(matches!(load(&dir), Err(KeyError::Missing(_))));
+        assert!(matches!(load(&dir), Err(KeyError::Missing { .. })));
         let token = load_or_create(&dir)
             .unwrap()
             .issue("a", SystemTime::now(), Duration::from_secs(9))
@@ -219,6 +293,17 @@ mod tests {
             let message = load_or_create(&dir).unwrap_err().to_string();
             assert!(message.contains("chmod 600"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_master_key_is_not_made_anew_for_a_store_that_another_one_opens() {
+        let (_temp, dir) = dir();
+        master(&dir).unwrap();
+        fs::write(dir.store(), "a store").unwrap();
+        master(&dir).unwrap();
+        fs::remove_file(dir.master_key()).unwrap();
+        assert!(matches!(master(&dir), Err(KeyError::Lost(_))));
+        assert!(!dir.master_key().exists());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::raw::{Given, RawSettings};
 use super::{
     Auth, AuthMode, Conversation, Flapping, Log, LogFormat, Memory, Metrics, Model, Origin, Problem,
-    Scheduler, Settings, Shutdown, Supervisor,
+    Scheduler, Settings, Shutdown, Store, StoreMode, Supervisor,
 };
 use crate::telemetry::logging;
 
@@ -110,6 +110,14 @@ impl Checker<'_> {
                     "supervisor.heartbeat_timeout_s",
                     raw.supervisor.heartbeat_timeout_s,
                     1..=3600,
+                ),
+            },
+            store: Store {
+                mode: self.choice(
+                    "store.mode",
+                    raw.store.mode,
+                    &[("embedded", StoreMode::Embedded), ("none", StoreMode::None)],
+                    StoreMode::Embedded,
                 ),
             },
             memory: Memory {

@@ -29,6 +29,8 @@ pub struct Settings {
     pub scheduler: Scheduler,
     /// How fallen parts are started again.
     pub supervisor: Supervisor,
+    /// What outlives the daemon.
+    pub store: Store,
     /// Watching the machine's memory.
     pub memory: Memory,
     /// Health and metrics over HTTP.
@@ -278,6 +280,22 @@ pub struct Supervisor {
     pub heartbeat_timeout: Duration,
 }
 
+/// What outlives the daemon.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Store {
+    /// Where it is kept.
+    pub mode: StoreMode,
+}
+
+/// Where what outlives the daemon is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreMode {
+    /// In a file of the data directory.
+    Embedded,
+    /// Nowhere.
+    None,
+}
+
 /// Watching the machine's memory.
 #[derive(Clone, Debug)]
 pub struct Memory {
@@ -454,6 +472,9 @@ impl Settings {
                 reset_backoff_after: Duration::from_secs(60),
                 heartbeat_interval: Duration::from_secs(2),
                 heartbeat_timeout: Duration::from_secs(30),
+            },
+            store: Store {
+                mode: StoreMode::None,
             },
             memory: Memory {
                 warn_below_free_percent: 20,

@@ -27,6 +27,7 @@ pub(super) struct RawSettings {
     pub(super) conversation: RawConversation,
     pub(super) scheduler: RawScheduler,
     pub(super) supervisor: RawSupervisor,
+    pub(super) store: RawStore,
     pub(super) memory: RawMemory,
     pub(super) metrics: RawMetrics,
     pub(super) log: RawLog,
@@ -140,6 +141,12 @@ pub(super) struct RawSupervisor {
     pub(super) reset_backoff_after_s: Given<u64>,
     pub(super) heartbeat_interval_s: Given<u64>,
     pub(super) heartbeat_timeout_s: Given<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawStore {
+    pub(super) mode: Given<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -20,7 +20,10 @@ use topics::device::DeviceId;
 use topics::session::Delivery;
 
 use crate::stats::Stats;
+use crate::store::{Store, Ticket};
 use crate::switchboard::SessionHandle;
+
+use super::waits::Waits;
 
 /// Bytes to and from a client, whatever carries them.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -81,6 +84,7 @@ pub(super) struct Io {
     stats: Arc<Stats>,
     connection: Option<Connection>,
     out: BytesMut,
+    waits: Waits,
     waker: Option<Waker>,
     read_first: bool,
     /// What is to be written waits for the receivers of what the client just published, who were woken before.
@@ -130,12 +134,17 @@ impl HeldBack {
 }
 
 impl Io {
-    pub(super) fn new(handle: Arc<SessionHandle>, stats: Arc<Stats>) -> Rc<RefCell<Self>> {
+    pub(super) fn new(
+        handle: Arc<SessionHandle>,
+        stats: Arc<Stats>,
+        store: Option<Arc<dyn Store>>,
+    ) -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
             handle,
             stats,
             connection: None,
             out: BytesMut::new(),
+            waits: Waits::new(store),
             waker: None,
             read_first: false,
             receivers_first: false,
@@ -157,6 +166,11 @@ impl Io {
         &mut self.out
     }
 
+    /// What is written from now on is sent when the store has something on disk.
+    pub(super) fn send_after(&mut self, ticket: Ticket) {
+        self.waits.add(self.out.len(), ticket);
+    }
+
     /// Puts a connection in the place of none.
     pub(super) fn connect(&mut self, connection: Connection) {
         self.connection = Some(connection);
@@ -166,7 +180,7 @@ impl Io {
 
     /// Sends what is left and closes, without holding up the session.
     pub(super) fn close(&mut self) {
-        let out = std::mem::take(&mut self.out);
+        let (out, waits) = (std::mem::take(&mut self.out), self.waits.take());
         self.broken = None;
         self.stop_holding_back();
         let Some(Connection {
@@ -179,7 +193,7 @@ impl Io {
         actix_rt::spawn(async move {
             // What fails here fails for a client that is gone already.
             let _ = tokio::time::timeout(LINGER, async {
-                stream.write_all(&out).await?;
+                waits.write_all(&out, &mut stream).await?;
                 stats.sent_bytes.add(out.len() as u64);
                 stream.shutdown().await?;
                 drain(&mut stream).await
@@ -268,6 +282,7 @@ impl Io {
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<IoEvent> {
         // Nobody will read answers.
         self.out.clear();
+        self.waits.clear();
         let in_time = self
             .broken
             .as_mut()
@@ -282,6 +297,7 @@ impl Io {
     fn end(&mut self, error: Option<io::Error>) -> IoEvent {
         self.connection = None;
         self.out = BytesMut::new();
+        self.waits.clear();
         let broken = self.broken.take().map(|broken| broken.why);
         IoEvent::Closed(broken.or(error))
     }
@@ -291,18 +307,26 @@ impl Io {
             return Ok(());
         };
         while !self.out.is_empty() {
-            match Pin::new(&mut connection.stream).poll_write(cx, &self.out) {
+            let open = self.waits.open(self.out.len(), cx);
+            if open == 0 {
+                break;
+            }
+            let now = self.out.get(..open).unwrap_or_default();
+            match Pin::new(&mut connection.stream).poll_write(cx, now) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(written)) => {
                     self.stats.sent_bytes.add(written as u64);
                     self.out.advance(written);
+                    self.waits.sent(written);
                 }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => return Ok(()),
             }
         }
-        // An idle session holds no buffer.
-        write_buffer::give_back(std::mem::take(&mut self.out));
+        if self.out.is_empty() {
+            // An idle session holds no buffer.
+            write_buffer::give_back(std::mem::take(&mut self.out));
+        }
         match Pin::new(&mut connection.stream).poll_flush(cx) {
             Poll::Ready(Err(error)) => Err(error),
             _ => Ok(()),
@@ -508,7 +532,7 @@ mod tests {
     #[actix::test]
     async fn what_was_published_on_a_connection_that_is_gone_holds_nobody_back() {
         let handle = SessionHandle::new("client".into(), Outbox::new(1, 1));
-        let io = Io::new(handle.clone(), Arc::default());
+        let io = Io::new(handle.clone(), Arc::default(), None);
         io.borrow_mut().hold_back(vec![handle]);
         assert!(!io.borrow().is_held_back());
     }

@@ -9,6 +9,7 @@ mod delivering;
 mod io;
 mod publishing;
 mod sharing;
+mod waits;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -101,7 +102,11 @@ impl DeviceSession {
         Self {
             session: Session::new(config.clone(), client_id),
             decoder: ClientDecoder::new(config.max_packet_bytes),
-            io: Io::new(handle.clone(), switchboard.stats().clone()),
+            io: Io::new(
+                handle.clone(),
+                switchboard.stats().clone(),
+                switchboard.store().cloned(),
+            ),
             handle,
             switchboard,
             admission,

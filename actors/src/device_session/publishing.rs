@@ -8,7 +8,7 @@ use topics::name::TopicName;
 use topics::packet::{QoS, ReasonCode};
 
 use super::DeviceSession;
-use crate::switchboard::Routed;
+use crate::switchboard::{Aftermath, Routed};
 use crate::topic_router::RouteFirst;
 
 impl DeviceSession {
@@ -19,12 +19,15 @@ impl DeviceSession {
             return self.routed(packet_id, ReasonCode::NotAuthorized, ctx);
         }
         let message = Arc::new(message);
-        let mut crowded = Vec::new();
+        let mut after = Aftermath::default();
         let routed =
             self.switchboard
-                .route_gently(&message, &self.publisher, &mut self.last_route, &mut crowded);
-        if !crowded.is_empty() {
-            self.io.borrow_mut().hold_back(crowded);
+                .route_gently(&message, &self.publisher, &mut self.last_route, &mut after);
+        if !after.crowded.is_empty() {
+            self.io.borrow_mut().hold_back(after.crowded);
+        }
+        if let (Some(ticket), true) = (after.durable, packet_id > 0) {
+            self.io.borrow_mut().send_after(ticket);
         }
         match routed {
             Routed::First => {

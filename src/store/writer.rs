@@ -1,0 +1,197 @@
+//! The thread that writes: everything that waits, in one commit.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use actors::stats::Stats;
+use actors::store::{Change, StoreFull, Ticket};
+
+use super::database::SealedDatabase;
+
+/// What may wait to be written, as messages weigh in queues.
+const MAX_WAITING_BYTES: usize = 32 * 1024 * 1024;
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// How long the end waits for a disk that takes nothing.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// What a change weighs beside its message.
+const CHANGE_BYTES: usize = 64;
+
+pub(super) struct Writer {
+    desk: Arc<Desk>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Between those who hand in and the thread that writes.
+struct Desk {
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+    /// The newest ticket whose change is on disk.
+    durable: AtomicU64,
+    stats: Arc<Stats>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    changes: Vec<Change>,
+    /// Of `changes`, and of those that are being written.
+    bytes: usize,
+    newest: u64,
+    wakers: Vec<(Ticket, Waker)>,
+    ends: bool,
+}
+
+impl Writer {
+    pub(super) fn start(database: SealedDatabase, stats: Arc<Stats>) -> Writer {
+        let desk = Arc::new(Desk {
+            waiting: Mutex::default(),
+            filled: Condvar::new(),
+            durable: AtomicU64::new(0),
+            stats,
+        });
+        let desk_there = desk.clone();
+        let thread = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || desk_there.write_until_the_end(database));
+        if let Err(error) = &thread {
+            tracing::error!(%error, "the store's thread could not be started: nothing is kept");
+        }
+        Writer {
+            desk,
+            thread: Mutex::new(thread.ok()),
+        }
+    }
+
+    pub(super) fn submit(&self, change: Change) -> Result<Ticket, StoreFull> {
+        let mut waiting = self.desk.waiting();
+        let bytes = weight(&change);
+        if waiting.bytes + bytes > MAX_WAITING_BYTES {
+            return Err(StoreFull);
+        }
+        waiting.bytes += bytes;
+        waiting.newest += 1;
+        if waiting.changes.is_empty() {
+            self.desk.filled.notify_one();
+        }
+        waiting.changes.push(change);
+        Ok(Ticket(waiting.newest))
+    }
+
+    pub(super) fn poll_durable(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<()> {
+        if self.desk.is_durable(ticket) {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.desk.waiting();
+        // It may have come to be since, and then nobody would wake this waker.
+        if self.desk.is_durable(ticket) {
+            return Poll::Ready(());
+        }
+        let waker = cx.waker();
+        if !waiting
+            .wakers
+            .iter()
+            .any(|(known, other)| *known <= ticket && other.will_wake(waker))
+        {
+            waiting.wakers.push((ticket, waker.clone()));
+        }
+        Poll::Pending
+    }
+}
+
+impl Writer {
+    /// Writes what waits, and ends. What is handed in afterwards is not written.
+    pub(super) fn finish(&self) {
+        self.desk.waiting().ends = true;
+        self.desk.filled.notify_one();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A writer that panicked has said so, and there is nothing left to wait for.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl Desk {
+    fn write_until_the_end(&self, mut database: SealedDatabase) {
+        let mut ending_since = None;
+        while let Some((changes, newest)) = self.take_all() {
+            let mut pause = FIRST_RETRY;
+            while let Err(error) = database.write(&changes) {
+                self.stats.store_failures.add(1);
+                if pause == FIRST_RETRY {
+                    tracing::error!(%error, waiting = changes.len(),
+                        "the store cannot be written; what waits for it is tried again, and not acknowledged before");
+                }
+                if self.waiting().ends && ending_since.get_or_insert_with(Instant::now).elapsed() > LAST_WORDS
+                {
+                    tracing::error!(lost = changes.len(), "the store was not written to its end");
+                    return;
+                }
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(LAST_RETRY);
+            }
+            if pause > FIRST_RETRY {
+                tracing::info!("the store can be written again");
+            }
+            self.stats.store_commits.add(1);
+            self.stats.store_changes.add(changes.len() as u64);
+            self.tell(newest, changes.iter().map(weight).sum());
+        }
+    }
+
+    /// Waits for something to write; None at the end, when all is written.
+    fn take_all(&self) -> Option<(Vec<Change>, u64)> {
+        let mut waiting = self.waiting();
+        while waiting.changes.is_empty() {
+            if waiting.ends {
+                return None;
+            }
+            waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        Some((std::mem::take(&mut waiting.changes), waiting.newest))
+    }
+
+    fn tell(&self, newest: u64, written_bytes: usize) {
+        let mut waiting = self.waiting();
+        waiting.bytes -= written_bytes;
+        self.durable.store(newest, Ordering::Release);
+        let (due, wakers) = std::mem::take(&mut waiting.wakers)
+            .into_iter()
+            .partition(|(ticket, _)| ticket.0 <= newest);
+        waiting.wakers = wakers;
+        drop(waiting);
+        let due: Vec<(Ticket, Waker)> = due;
+        due.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    fn is_durable(&self, ticket: Ticket) -> bool {
+        self.durable.load(Ordering::Acquire) >= ticket.0
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics while it is held.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn weight(change: &Change) -> usize {
+    CHANGE_BYTES
+        + match change {
+            Change::Retain(message) => message.queued_bytes(),
+            Change::Forget(topic) => topic.as_str().len(),
+            Change::Put(record) => record.name.len() + record.value.len(),
+            Change::Remove(_, name) => name.len(),
+        }
+}
