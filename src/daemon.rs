@@ -21,8 +21,10 @@ use actors::metrics::RequestMetrics;
 use actors::policy::backoff::BackoffConfig;
 use actors::policy::flapping::FlappingConfig;
 use actors::reception::Reception;
+use actors::restoration;
 use actors::scheduler::{Drain, GetStatus, Scheduler, SchedulerGauge};
 use actors::stats::Stats;
+use actors::store::{RestoredSessions, Store as _};
 use actors::supervisor::{StopSupervisor, Supervisor};
 use actors::switchboard::Switchboard;
 use actors::topic_router::TopicRouter;
@@ -251,9 +253,11 @@ impl Prepared {
         } = self;
         let (stop, stopped) = watch::channel(false);
         let switchboard = TopicRouter::launch(retained_bounds(&settings), stats.clone());
+        let (mut kept_sessions, mut accepted) = (RestoredSessions::default(), Vec::new());
         let store = store.map(|(store, restored)| {
             let store = Arc::new(store);
             switchboard.keep_in(store.clone(), restored.retained);
+            (kept_sessions, accepted) = (restored.sessions, restored.accepted);
             store
         });
         let meter = opentelemetry::global::meter("clawdbot");
@@ -341,6 +345,13 @@ impl Prepared {
                 reception: Arc::new(reception),
             }
         };
+        let rooms: Vec<_> = arbiters.iter().map(room).collect();
+        let homes: Vec<_> = rooms
+            .iter()
+            .map(|room| (room.arbiter.clone(), room.reception.auth.clone()))
+            .collect();
+        restoration::restore(kept_sessions, &switchboard, &sessions, &homes).await;
+        restoration::resume(accepted, &switchboard).await;
         let entrance = Entrance::new(
             Permits::new(max_connections, settings.mqtt.max_connections_per_address),
             if settings.mqtt.allow_beyond_private_network {
@@ -348,7 +359,7 @@ impl Prepared {
             } else {
                 Reach::PrivateNetworks
             },
-            arbiters.iter().map(room).collect(),
+            rooms,
             stats.clone(),
         );
         let served = serve(
@@ -383,12 +394,16 @@ impl Prepared {
 
 impl Started {
     async fn stop(self) {
-        let timeout = self.timeout;
+        let (timeout, store) = (self.timeout, self.store.clone());
         if tokio::time::timeout(timeout, self.stop_in_order()).await.is_err() {
             tracing::warn!(
                 timeout_s = timeout.as_secs(),
                 "stopped without waiting any longer"
             );
+            if let Some(store) = store {
+                store.close();
+                store.finish();
+            }
         }
     }
 
@@ -428,6 +443,10 @@ impl Started {
         }
         for served in self.served {
             let _ = served.await;
+        }
+        if let Some(store) = &self.store {
+            // What sessions hold from now on stays where it is.
+            store.close();
         }
         for arbiter in self.arbiters {
             arbiter.stop();
@@ -594,6 +613,9 @@ fn open_store(dir: &DataDir, stats: Arc<Stats>) -> Result<(EmbeddedStore, Restor
     let (store, restored) = EmbeddedStore::open(&dir.store(), keys::master(dir)?, stats)?;
     tracing::info!(
         retained = restored.retained.len(),
+        sessions = restored.sessions.sessions.len(),
+        messages = restored.sessions.deliveries.len(),
+        requests = restored.accepted.len(),
         damaged = restored.damaged,
         "store opened"
     );

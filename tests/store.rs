@@ -1,5 +1,9 @@
 //! What was acknowledged outlives the daemon, however it ends.
 
+mod crash;
+mod peer;
+mod requests;
+
 use rustix::process::Signal;
 
 use crate::support::PATIENCE;

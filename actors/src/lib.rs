@@ -26,6 +26,7 @@ pub mod policy;
 mod presence;
 pub mod received;
 pub mod reception;
+pub mod restoration;
 pub mod route;
 pub mod scheduler;
 pub mod served;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use actix::Recipient;
+use topics::packet::QoS;
 
 use crate::switchboard::Inbound;
 
@@ -21,12 +22,47 @@ pub struct Mailbox {
     pub bound: usize,
     /// What happens when there are that many.
     pub overflow: Overflow,
+    /// Whether what it was given outlives the daemon.
+    pub durability: Durability,
+}
+
+/// Which messages outlive the daemon, and come again at the next start if their actor had not let go of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Those that are acknowledged: QoS 1 and 2.
+    #[default]
+    Acknowledged,
+    /// Every one.
+    Always,
+    /// None: questions that are worth nothing later, and secrets.
+    Never,
+}
+
+impl Durability {
+    pub(crate) fn covers(self, qos: QoS) -> bool {
+        match self {
+            Self::Acknowledged => qos != QoS::AtMostOnce,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
 }
 
 impl Mailbox {
     /// A mailbox for this many messages.
     pub const fn new(bound: usize, overflow: Overflow) -> Self {
-        Self { bound, overflow }
+        Self {
+            bound,
+            overflow,
+            durability: Durability::Acknowledged,
+        }
+    }
+
+    /// The same with messages that outlive the daemon otherwise than by the default.
+    #[must_use]
+    pub const fn durable(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
     }
 }
 

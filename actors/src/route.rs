@@ -64,6 +64,7 @@ impl Receiver {
             retain: message.retain && self.retain_as_published,
             subscription_identifiers: self.subscription_identifiers.clone(),
             share: None,
+            kept: None,
         }
     }
 }

@@ -11,7 +11,8 @@ use topics::session::Delivery;
 use topics::shared::{Group, Readiness};
 
 use crate::outbox::{Pushed, Room};
-use crate::switchboard::{SessionHandle, Subscriber, Switchboard};
+use crate::store::Ticket;
+use crate::switchboard::{Aftermath, SessionHandle, Subscriber, Switchboard};
 
 /// A member chosen may be gone or full a moment later, and another is asked; but not without end.
 const MAX_CHOICES: usize = 4;
@@ -31,16 +32,18 @@ impl Switchboard {
         &self,
         groups: &[(Arc<TopicFilter>, Group<u64, Subscriber>)],
         message: &Arc<Message>,
-        crowded: &mut Vec<Arc<SessionHandle>>,
+        after: &mut Aftermath,
     ) -> usize {
         let mut taken = 0;
         for (share, group) in groups {
-            match give(share, group, message, Heirs::Any, None) {
-                Ok((session, Pushed::Crowded)) => {
-                    crowded.push(session.clone());
+            match self.give(share, group, message, Heirs::Any, None) {
+                Ok((session, pushed, ticket)) => {
+                    if pushed == Pushed::Crowded {
+                        after.crowded.push(session.clone());
+                    }
+                    after.await_ticket(ticket);
                     taken += 1;
                 }
-                Ok(_) => taken += 1,
                 Err(Unwanted::Full) => self.stats().dropped_outbox_full.add(1),
                 Err(Unwanted::NobodyThere) => self.stats().dropped_offline.add(1),
             }
@@ -57,45 +60,51 @@ impl Switchboard {
         let Some(group) = routes.shared.group(share) else {
             return false;
         };
-        give(share, group, &delivery.message, heirs, Some(leaving)).is_ok()
+        self.give(share, group, &delivery.message, heirs, Some(leaving))
+            .is_ok()
+    }
+
+    fn give<'a>(
+        &self,
+        share: &Arc<TopicFilter>,
+        group: &'a Group<u64, Subscriber>,
+        message: &Arc<Message>,
+        heirs: Heirs,
+        leaving: Option<&SessionHandle>,
+    ) -> Result<Given<'a>, Unwanted> {
+        let mut unwanted = Unwanted::NobodyThere;
+        for _ in 0..MAX_CHOICES {
+            let chosen = group.choose(|key, member| {
+                let may = leaving.is_none_or(|leaving| leaving.key != *key);
+                may.then(|| readiness(member, message, heirs)).flatten()
+            });
+            let Some((_, member)) = chosen else { break };
+            let delivery = Delivery {
+                message: message.clone(),
+                qos: message.qos.min(member.options.qos),
+                retain: message.retain && member.options.retain_as_published,
+                subscription_identifiers: member.identifier.into_iter().collect(),
+                share: Some(share.clone()),
+                kept: None,
+            };
+            match self.push(&member.session, delivery) {
+                (Pushed::Dropped, _) => unwanted = Unwanted::Full,
+                // It ended between the choice and now, and is not chosen again.
+                (Pushed::Closed, _) => {}
+                (pushed, ticket) => return Ok((&member.session, pushed, ticket)),
+            }
+        }
+        Err(unwanted)
     }
 }
+
+/// Who has it, how it was taken, and what must be on disk.
+type Given<'a> = (&'a Arc<SessionHandle>, Pushed, Option<Ticket>);
 
 /// Why no member has a message.
 enum Unwanted {
     Full,
     NobodyThere,
-}
-
-fn give<'a>(
-    share: &Arc<TopicFilter>,
-    group: &'a Group<u64, Subscriber>,
-    message: &Arc<Message>,
-    heirs: Heirs,
-    leaving: Option<&SessionHandle>,
-) -> Result<(&'a Arc<SessionHandle>, Pushed), Unwanted> {
-    let mut unwanted = Unwanted::NobodyThere;
-    for _ in 0..MAX_CHOICES {
-        let chosen = group.choose(|key, member| {
-            let may = leaving.is_none_or(|leaving| leaving.key != *key);
-            may.then(|| readiness(member, message, heirs)).flatten()
-        });
-        let Some((_, member)) = chosen else { break };
-        let delivery = Delivery {
-            message: message.clone(),
-            qos: message.qos.min(member.options.qos),
-            retain: message.retain && member.options.retain_as_published,
-            subscription_identifiers: member.identifier.into_iter().collect(),
-            share: Some(share.clone()),
-        };
-        match member.session.outbox.push(delivery) {
-            Pushed::Dropped => unwanted = Unwanted::Full,
-            // It ended between the choice and now, and is not chosen again.
-            Pushed::Closed => {}
-            pushed => return Ok((&member.session, pushed)),
-        }
-    }
-    Err(unwanted)
 }
 
 fn readiness(member: &Subscriber, message: &Message, heirs: Heirs) -> Option<Readiness> {

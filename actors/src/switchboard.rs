@@ -18,10 +18,10 @@ use topics::device::DeviceId;
 use topics::filter::TopicFilter;
 use topics::message::Message;
 use topics::name::TopicName;
-use topics::packet::{ReasonCode, RetainHandling, SubscriptionOptions};
+use topics::packet::{QoS, ReasonCode, RetainHandling, SubscriptionOptions};
 use topics::pattern::{Params, TopicPattern};
 use topics::retained::RetainedStore;
-use topics::session::Delivery;
+use topics::session::{Delivery, SessionConfig};
 use topics::shared::SharedSubscriptions;
 use topics::subscriptions::SubscriptionTree;
 
@@ -30,10 +30,10 @@ use crate::external_broker::{Answering, Handling, Receipt, Uplink};
 use crate::mailbox::{MailboxRef, Overflow, OwnerCounters, Refusal, Slot};
 use crate::outbox::{Outbox, Pushed};
 use crate::presence;
-use crate::route::{LastRoute, Ownership};
+use crate::route::{LastRoute, Ownership, Receiver};
 use crate::served::ServedFilters;
 use crate::stats::Stats;
-use crate::store::{Change, Store, Ticket};
+use crate::store::{Acceptance, Change, Place, Store, Ticket};
 use crate::topic_router::{RouteFirst, RouteRequest, TopicRouter};
 
 /// A message on its way into the mailbox of an actor that owns its topic.
@@ -53,6 +53,8 @@ pub struct Inbound {
     pub receipt: Option<Receipt>,
     /// The same for an actor that knows nothing of receipts.
     pub(crate) handling: Option<Handling>,
+    /// Its place in the store, where it outlives the daemon.
+    pub(crate) acceptance: Option<Arc<Acceptance>>,
 }
 
 /// Who publishes: a client, or the daemon itself.
@@ -117,9 +119,17 @@ pub struct SessionHandle {
     pub undelivered: AtomicUsize,
     /// Whether it ended; its subscriptions are being removed.
     pub ended: AtomicBool,
+    /// Whether it outlives its connection, so that its messages must outlive the daemon.
+    pub persistent: AtomicBool,
 }
 
 impl SessionHandle {
+    /// The handle of a client's session with the bounds of the daemon.
+    pub(crate) fn of(client_id: ByteString, config: &SessionConfig) -> Arc<Self> {
+        let outbox = Outbox::new(config.max_queued_messages.max(64), config.max_queued_bytes);
+        Self::new(client_id, outbox)
+    }
+
     /// A handle with a key of its own.
     pub fn new(client_id: ByteString, outbox: Outbox) -> Arc<Self> {
         static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
@@ -130,6 +140,7 @@ impl SessionHandle {
             online: AtomicBool::new(false),
             undelivered: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
+            persistent: AtomicBool::new(false),
         })
     }
 }
@@ -221,6 +232,16 @@ struct Inner {
     store: OnceLock<Arc<dyn Store>>,
 }
 
+/// What is owed for a message to an actor.
+enum Owed<'a> {
+    /// A receipt.
+    Receipt(Receipt),
+    /// It is in the store already.
+    Kept(Arc<Acceptance>),
+    /// Nothing yet; where the store takes it, this says when it has it.
+    Nothing(&'a mut Option<Ticket>),
+}
+
 /// What a publisher has to mind after a message was routed.
 #[derive(Default)]
 pub struct Aftermath {
@@ -228,6 +249,12 @@ pub struct Aftermath {
     pub crowded: Vec<Arc<SessionHandle>>,
     /// What must be on disk before the message is acknowledged.
     pub durable: Option<Ticket>,
+}
+
+impl Aftermath {
+    pub(crate) fn await_ticket(&mut self, ticket: Option<Ticket>) {
+        self.durable = self.durable.max(ticket);
+    }
 }
 
 impl Switchboard {
@@ -276,27 +303,28 @@ impl Switchboard {
     ) -> Routed {
         // What an actor takes has been taken: requests are never retained.
         if message.retain && !self.is_owned(&message.topic) {
-            after.durable = self.retain(message);
+            after.await_ticket(self.retain(message));
         }
-        let crowded = &mut after.crowded;
         let generation = self.0.generation.load(Ordering::Acquire);
         if !last.is_of(&message.topic, generation) {
-            self.hand_over_now(last, crowded);
+            self.hand_over_now(last, after);
             let route = self.0.routes.load().find(&message.topic, &from.client_id);
             last.replace(message.topic.clone(), generation, route);
         }
         let Some(route) = last.route() else {
             return Routed::Gone;
         };
-        let owned = match self.hand_to_owner(&route.owner, message, from, None) {
+        let owned = match self.hand_to_owner(&route.owner, message, from, Owed::Nothing(&mut after.durable)) {
             Ok(owned) => owned,
             Err(refused) => return refused,
         };
-        let by_groups = self.hand_to_groups(&route.groups, message, crowded);
+        let by_groups = self.hand_to_groups(&route.groups, message, after);
         self.0.stats.deliveries.add(route.groups.len() as u64);
         let (spares_the_publisher, receivers) = (route.spares_the_publisher, route.receivers.len());
-        let copies = if receivers > 0 && last.wait(message.clone()) {
-            self.hand_over_now(last, crowded)
+        // What is kept is handed in before its publisher's acknowledgement is written.
+        let is_kept = self.is_kept(message, &route.receivers);
+        let copies = if receivers > 0 && (last.wait(message.clone()) || is_kept) {
+            self.hand_over_now(last, after)
         } else {
             receivers
         };
@@ -307,30 +335,38 @@ impl Switchboard {
     }
 
     /// Hands over what [`Switchboard::route_gently`] has let wait.
-    pub fn hand_over(&self, last: &mut LastRoute, crowded: &mut Vec<Arc<SessionHandle>>) {
-        self.hand_over_now(last, crowded);
+    pub fn hand_over(&self, last: &mut LastRoute, after: &mut Aftermath) {
+        self.hand_over_now(last, after);
         // Until the next message others may fill what has room now.
         last.handed_over(false);
     }
 
     /// Returns how many receivers there still were.
-    fn hand_over_now(&self, last: &mut LastRoute, crowded: &mut Vec<Arc<SessionHandle>>) -> usize {
+    fn hand_over_now(&self, last: &mut LastRoute, after: &mut Aftermath) -> usize {
         let (Some(route), messages) = (last.route(), last.waiting()) else {
             return 0;
         };
         if messages.is_empty() {
             return 0;
         }
-        let (mut there, mut dropped, crowded_before) = (0, 0, crowded.len());
+        let (mut there, mut dropped, crowded_before) = (0, 0, after.crowded.len());
         for receiver in &route.receivers {
-            let deliveries = messages.iter().map(|message| receiver.delivery(message));
+            let store = self.store_of(&receiver.session);
+            let (client_id, durable) = (&receiver.session.client_id, &mut after.durable);
+            let deliveries = messages.iter().map(|message| {
+                let mut delivery = receiver.delivery(message);
+                if let Some(store) = store {
+                    *durable = (*durable).max(Place::take(store, client_id, &mut delivery));
+                }
+                delivery
+            });
             // None: its session has ended, and its subscriptions are about to.
             let Some(handed) = receiver.session.outbox.push_all(deliveries) else {
                 continue;
             };
             there += 1;
             if handed.crowded {
-                crowded.push(receiver.session.clone());
+                after.crowded.push(receiver.session.clone());
             }
             if handed.dropped > 0 {
                 dropped += handed.dropped;
@@ -341,8 +377,29 @@ impl Switchboard {
         if dropped > 0 {
             self.0.stats.dropped_outbox_full.add(dropped as u64);
         }
-        last.handed_over(dropped == 0 && crowded.len() == crowded_before);
+        last.handed_over(dropped == 0 && after.crowded.len() == crowded_before);
         there
+    }
+
+    /// Puts a delivery into a session's outbox, and into the store where the session outlives its connection. Also
+    /// says what must be on disk before it is in safe hands.
+    pub(crate) fn push(&self, session: &SessionHandle, mut delivery: Delivery) -> (Pushed, Option<Ticket>) {
+        let ticket = self
+            .store_of(session)
+            .and_then(|store| Place::take(store, &session.client_id, &mut delivery));
+        (session.outbox.push(delivery), ticket)
+    }
+
+    /// Whether any of these receivers has its messages kept.
+    fn is_kept(&self, message: &Message, receivers: &[Receiver]) -> bool {
+        message.qos != QoS::AtMostOnce
+            && receivers
+                .iter()
+                .any(|receiver| self.store_of(&receiver.session).is_some())
+    }
+
+    fn store_of(&self, session: &SessionHandle) -> Option<&Arc<dyn Store>> {
+        self.0.store.get().filter(|_| session.persistent.load(Relaxed))
     }
 
     /// Publishes a message of the daemon's own. The first message for a topic of its own pattern
@@ -385,9 +442,15 @@ impl Switchboard {
             message,
             from,
             receipt,
+            acceptance,
         } = request;
         let owner = self.0.routes.load().owner(&message.topic);
-        self.hand_to_owner(&owner, message, from, receipt.clone())
+        let owed = match (receipt, acceptance) {
+            (_, Some(acceptance)) => Owed::Kept(acceptance.clone()),
+            (Some(receipt), None) => Owed::Receipt(receipt.clone()),
+            (None, None) => Owed::Nothing(&mut None),
+        };
+        self.hand_to_owner(&owner, message, from, owed)
             .map_or_else(|refused| refused, Routed::To)
     }
 
@@ -413,6 +476,22 @@ impl Switchboard {
             });
         routes.shared.matches(topic, &mut |_, group| {
             found |= group.iter().any(|member| !member.session.ended.load(Relaxed));
+        });
+        found
+    }
+
+    /// Whether a session that outlives its connection, and so the daemon, would receive a message on this topic.
+    pub(crate) fn has_lasting_receiver(&self, topic: &TopicName) -> bool {
+        let lasts = |session: &SessionHandle| self.store_of(session).is_some();
+        let routes = self.0.routes.load();
+        let mut found = false;
+        routes
+            .subscriptions
+            .matches(topic, &mut |_, subscriber: &Subscriber| {
+                found |= lasts(&subscriber.session);
+            });
+        routes.shared.matches(topic, &mut |_, group| {
+            found |= group.iter().any(|member| lasts(&member.session));
         });
         found
     }
@@ -461,11 +540,20 @@ impl Switchboard {
                 retain: true,
                 subscription_identifiers: subscriber.identifier.into_iter().collect(),
                 share: None,
+                kept: None,
                 message,
             };
-            if self.push(&subscriber.session, delivery) != Pushed::Closed {
-                self.0.stats.deliveries.add(1);
+            // The SUBACK waits for all that was handed in before it.
+            match self.push(&subscriber.session, delivery).0 {
+                Pushed::Closed => continue,
+                Pushed::Dropped => {
+                    self.0.stats.dropped_outbox_full.add(1);
+                    let client_id = &subscriber.session.client_id;
+                    tracing::debug!(%client_id, "outbox full, newest message dropped");
+                }
+                Pushed::Taken | Pushed::Crowded => {}
             }
+            self.0.stats.deliveries.add(1);
         }
     }
 
@@ -610,7 +698,7 @@ impl Switchboard {
         owner: &Ownership,
         message: &Arc<Message>,
         from: &Arc<Publisher>,
-        receipt: Option<Receipt>,
+        owed: Owed<'_>,
     ) -> Result<usize, Routed> {
         let (owner, params) = match owner {
             Ownership::Nobody => return Ok(0),
@@ -618,7 +706,27 @@ impl Switchboard {
             Ownership::Actor(owner, params) => (owner, params),
         };
         let (counters, stats) = (&owner.counters, &self.0.stats);
-        let may_wait = receipt.is_some() && owner.mailbox.mailbox().overflow == Overflow::Reject;
+        let mailbox = owner.mailbox.mailbox();
+        let (receipt, acceptance) = match owed {
+            Owed::Receipt(receipt) => (Some(receipt), None),
+            Owed::Kept(acceptance) => (None, Some(acceptance)),
+            Owed::Nothing(durable) => {
+                let store = self
+                    .0
+                    .store
+                    .get()
+                    .filter(|_| mailbox.durability.covers(message.qos));
+                let taken = store.and_then(|store| Acceptance::take(store, message, from));
+                (
+                    None,
+                    taken.map(|(acceptance, ticket)| {
+                        *durable = (*durable).max(Some(ticket));
+                        acceptance
+                    }),
+                )
+            }
+        };
+        let may_wait = receipt.is_some() && mailbox.overflow == Overflow::Reject;
         let put = owner.mailbox.put(counters, |slot| Inbound {
             message: message.clone(),
             params: params.clone(),
@@ -626,6 +734,7 @@ impl Switchboard {
             slot,
             receipt,
             handling: None,
+            acceptance,
         });
         match put {
             Ok(()) => Ok(1),
@@ -656,14 +765,5 @@ impl Switchboard {
                 Err(Routed::Malformed)
             }
         }
-    }
-
-    fn push(&self, session: &SessionHandle, delivery: Delivery) -> Pushed {
-        let pushed = session.outbox.push(delivery);
-        if pushed == Pushed::Dropped {
-            self.0.stats.dropped_outbox_full.add(1);
-            tracing::debug!(client_id = %session.client_id, "outbox full, newest message dropped");
-        }
-        pushed
     }
 }

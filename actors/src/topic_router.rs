@@ -22,6 +22,7 @@ use crate::external_broker::Receipt;
 use crate::mailbox::{Entrance, Mailbox, MailboxRef, OwnerCounters};
 use crate::served::Audience;
 use crate::stats::Stats;
+use crate::store::Acceptance;
 use crate::switchboard::{
     Owner, PatternRoute, Publisher, Routed, Routes, SessionHandle, Subscriber, Switchboard,
 };
@@ -452,7 +453,7 @@ impl Handler<RouteFirst> for TopicRouter {
     }
 }
 
-/// As [`RouteFirst`], for a message that an external broker brought.
+/// As [`RouteFirst`], for a message that an external broker brought, or that the last daemon left.
 #[derive(Clone, Message)]
 #[rtype(result = "Routed")]
 pub struct RouteRequest {
@@ -462,6 +463,8 @@ pub struct RouteRequest {
     pub from: Arc<Publisher>,
     /// Owed to the broker.
     pub receipt: Option<Receipt>,
+    /// Its place in the store, where it was kept before.
+    pub acceptance: Option<Arc<Acceptance>>,
 }
 
 impl Handler<RouteRequest> for TopicRouter {

@@ -90,7 +90,7 @@ impl Handler<Received<Telemetry>> for Reader {
 }
 
 fn mailbox(bound: usize, overflow: Overflow) -> Mailbox {
-    Mailbox { bound, overflow }
+    Mailbox::new(bound, overflow)
 }
 
 fn board() -> Switchboard {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
-use actors::mailbox::{Mailbox, Overflow};
+use actors::mailbox::{Durability, Mailbox, Overflow};
 use actors::outbox::Outbox;
 use actors::route::LastRoute;
 use actors::served::Audience;
@@ -88,6 +88,7 @@ fn message(name: &str, payload: &str) -> AppMessage {
 
 fn mailbox(bound: usize) -> Mailbox {
     Mailbox {
+        durability: Durability::default(),
         bound,
         overflow: Overflow::Reject,
     }
@@ -431,7 +432,7 @@ async fn messages_that_go_the_same_way_are_handed_over_together_before_any_that_
     assert_eq!(publish("b"), 4, "what waited, and the first of the new way");
     assert_eq!(publish("b"), 4);
     assert_eq!((0..100).map(|_| publish("b")).max(), Some(100));
-    board.hand_over(&mut last, &mut Vec::new());
+    board.hand_over(&mut last, &mut Aftermath::default());
     assert_eq!(board.stats().deliveries.get(), 105);
 }
 
@@ -445,7 +446,7 @@ async fn a_publisher_hears_of_a_crowded_receiver_while_there_is_still_room() {
         published += 1;
     }
     assert!(published < 100, "{published}");
-    board.hand_over(&mut last, &mut after.crowded);
+    board.hand_over(&mut last, &mut after);
     // Others that come to it now are told by their first message.
     after.crowded.clear();
     let (mut another, message) = (LastRoute::default(), Arc::new(message("a", "x")));

@@ -474,7 +474,7 @@ impl Settings {
                 heartbeat_timeout: Duration::from_secs(30),
             },
             store: Store {
-                mode: StoreMode::None,
+                mode: StoreMode::Embedded,
             },
             memory: Memory {
                 warn_below_free_percent: 20,

@@ -1,10 +1,17 @@
 //! The tables, and what lies in them: sealed values under names that tell nothing.
 
-use actors::store::{Change, Record, Table};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+
+use actors::store::{Change, Keeping, RestoredDelivery};
+use bytestring::ByteString;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use topics::session::Stage;
 
 use super::Restored;
-use super::record::{self, Moment, RecordError, Value};
+use super::record::{
+    self, ACCEPTED, DELIVERIES, Moment, RECEIVED, RETAINED, RecordError, SESSIONS, STAGES, Value, tables,
+};
 use super::vault::{Key, OPENING_BYTES, Opening, Vault, VaultError, new_opening};
 
 /// What this program writes. An older one that is met is brought up to date at the opening.
@@ -18,15 +25,9 @@ const DAMAGED: TableDefinition<(&str, &[u8]), &[u8]> = TableDefinition::new("dam
 
 const DATA_KEY: &str = "data key";
 const SCHEMA: &str = "schema";
-const RETAINED: &str = "retained";
 
 /// A table of sealed values.
 type Sealed = TableDefinition<'static, &'static [u8; 16], &'static [u8]>;
-
-/// Every table of sealed values.
-fn tables() -> impl Iterator<Item = &'static str> {
-    std::iter::once(RETAINED).chain(Table::ALL.map(Table::name))
-}
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -167,7 +168,7 @@ fn begin(database: &Database, master: &Key) -> Result<Vault, DatabaseError> {
 /// Reads everything. What cannot be opened is set aside, and what is out of date is let go.
 fn read_all(database: &Database, vault: &Vault) -> Result<Restored, DatabaseError> {
     let now = Moment::now();
-    let mut restored = Restored::default();
+    let (mut restored, mut gathered) = (Restored::default(), Gathered::default());
     let (mut expired, mut damaged) = (Vec::new(), Vec::new());
     let reading = database.begin_read()?;
     for table in tables() {
@@ -179,8 +180,7 @@ fn read_all(database: &Database, vault: &Vault) -> Result<Restored, DatabaseErro
                 .map_err(|error| error.to_string())
                 .and_then(|bytes| record::decode(table, bytes, now).map_err(|error| error.to_string()));
             match opened {
-                Ok(Some(Value::Retained(message))) => restored.retained.push(message),
-                Ok(Some(Value::Record(record))) => restored.records.push(record),
+                Ok(Some(value)) => gathered.take(value, &mut restored),
                 Ok(None) => expired.push((table, name)),
                 Err(error) => {
                     tracing::error!(table, error, "a value in the store is damaged and is set aside");
@@ -190,6 +190,7 @@ fn read_all(database: &Database, vault: &Vault) -> Result<Restored, DatabaseErro
         }
     }
     restored.damaged = damaged.len();
+    gathered.put_together(&mut restored);
     if !expired.is_empty() || !damaged.is_empty() {
         let transaction = database.begin_write()?;
         {
@@ -207,32 +208,78 @@ fn read_all(database: &Database, vault: &Vault) -> Result<Restored, DatabaseErro
     Ok(restored)
 }
 
+/// Messages and their stages, which lie apart.
+#[derive(Default)]
+struct Gathered {
+    messages: Vec<Keeping>,
+    stages: HashMap<u64, Stage>,
+}
+
+impl Gathered {
+    fn take(&mut self, value: Value, restored: &mut Restored) {
+        match value {
+            Value::Retained(message) => restored.retained.push(message),
+            Value::Record(record) => restored.records.push(record),
+            Value::Session(session) => restored.sessions.sessions.push(session),
+            Value::Received(client_id, packet_id) => restored.sessions.received.push((client_id, packet_id)),
+            Value::Delivery(keeping) => self.messages.push(keeping),
+            Value::Accepted(accepted) => restored.accepted.push(accepted),
+            Value::Stage(id, stage) => {
+                self.stages.insert(id, stage);
+            }
+        }
+    }
+
+    fn put_together(mut self, restored: &mut Restored) {
+        self.messages.sort_by_key(|kept| kept.id);
+        restored.accepted.sort_by_key(|accepted| accepted.id);
+        let ids = self.messages.iter().map(|kept| kept.id);
+        let ids = ids.chain(restored.accepted.iter().map(|accepted| accepted.id));
+        restored.newest_id = ids.chain(self.stages.keys().copied()).max().unwrap_or(0);
+        let with_stage = self.messages.into_iter().map(|kept| RestoredDelivery {
+            stage: self.stages.get(&kept.id).copied().unwrap_or(Stage::Waiting),
+            kept,
+        });
+        restored.sessions.deliveries = with_stage.collect();
+    }
+}
+
 fn write(database: &Database, vault: &Vault, changes: &[Change]) -> Result<(), DatabaseError> {
     let now = Moment::now();
+    // What came and went since the last commit was never here.
+    let done: HashSet<u64> = changes.iter().filter_map(done_of).collect();
     let transaction = database.begin_write()?;
-    for table in tables() {
-        let mut open = None;
-        for change in changes.iter().filter(|change| table_of(change) == table) {
-            let open = match &mut open {
-                Some(open) => open,
-                none => none.insert(transaction.open_table(Sealed::new(table))?),
-            };
-            let name = vault.name(table, name_of(change));
-            match value_of(change, now) {
-                None => {
+    {
+        let mut tables: HashMap<&'static str, SealedTable<'_>> = HashMap::new();
+        for change in changes {
+            match change {
+                Change::Keep(keeping) if done.contains(&keeping.id) => continue,
+                Change::Stage(id, _) if done.contains(id) => continue,
+                Change::Accept(accepted) if done.contains(&accepted.id) => continue,
+                _ => {}
+            }
+            for Step { table, name, value } in steps_of(change, now).into_iter().flatten() {
+                let name = match name {
+                    Name::Hidden(name) => vault.name(table, &name),
+                    Name::Number(id) => u128::from(id).to_be_bytes(),
+                };
+                let open = match tables.entry(table) {
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => entry.insert(transaction.open_table(Sealed::new(table))?),
+                };
+                let Some(value) = value else {
                     open.remove(&name)?;
-                }
-                Some(value) => {
-                    let sealed = value
-                        .map_err(DatabaseError::from)
-                        .and_then(|value| Ok(vault.seal(table, &name, &value)?));
-                    match sealed {
-                        Ok(sealed) => {
-                            open.insert(&name, &*sealed)?;
-                        }
-                        // Trying again would not help it, and would hold up all others.
-                        Err(error) => tracing::error!(table, %error, "something is not kept"),
+                    continue;
+                };
+                let sealed = value
+                    .map_err(DatabaseError::from)
+                    .and_then(|value| Ok(vault.seal(table, &name, &value)?));
+                match sealed {
+                    Ok(sealed) => {
+                        open.insert(&name, &*sealed)?;
                     }
+                    // Trying again would not help it, and would hold up all others.
+                    Err(error) => tracing::error!(table, %error, "something is not kept"),
                 }
             }
         }
@@ -241,26 +288,85 @@ fn write(database: &Database, vault: &Vault, changes: &[Change]) -> Result<(), D
     Ok(())
 }
 
-fn table_of(change: &Change) -> &'static str {
+type SealedTable<'t> = redb::Table<'t, &'static [u8; 16], &'static [u8]>;
+
+/// One value written, or taken away.
+struct Step {
+    table: &'static str,
+    name: Name,
+    value: Option<Result<Vec<u8>, RecordError>>,
+}
+
+/// How a value is found again.
+enum Name {
+    /// By a name that could tell something about a person, and is not shown.
+    Hidden(Vec<u8>),
+    /// By its number.
+    Number(u64),
+}
+
+fn done_of(change: &Change) -> Option<u64> {
     match change {
-        Change::Retain(_) | Change::Forget(_) => RETAINED,
-        Change::Put(Record { table, .. }) | Change::Remove(table, _) => table.name(),
+        Change::Done { id, .. } | Change::Handled(id) => Some(*id),
+        _ => None,
     }
 }
 
-fn name_of(change: &Change) -> &[u8] {
-    match change {
-        Change::Retain(message) => message.topic.as_str().as_bytes(),
-        Change::Forget(topic) => topic.as_str().as_bytes(),
-        Change::Put(Record { name, .. }) | Change::Remove(_, name) => name.as_bytes(),
-    }
-}
-
-/// None takes it away.
-fn value_of(change: &Change, now: Moment) -> Option<Result<Vec<u8>, RecordError>> {
-    match change {
-        Change::Retain(message) => Some(record::encode_message(message, now)),
-        Change::Put(record) => Some(record::encode_record(record)),
-        Change::Forget(_) | Change::Remove(..) => None,
-    }
+fn steps_of(change: &Change, now: Moment) -> [Option<Step>; 2] {
+    let hidden = |table, name: &[u8], value| Step {
+        table,
+        name: Name::Hidden(name.to_vec()),
+        value,
+    };
+    let numbered = |table, id, value| Step {
+        table,
+        name: Name::Number(id),
+        value,
+    };
+    let received = |client_id: &ByteString, packet_id: u16| {
+        [&packet_id.to_be_bytes()[..], client_id.as_bytes()].concat()
+    };
+    let first = match change {
+        Change::Retain(message) => hidden(
+            RETAINED,
+            message.topic.as_str().as_bytes(),
+            Some(record::encode_retained(message, now)),
+        ),
+        Change::Forget(topic) => hidden(RETAINED, topic.as_str().as_bytes(), None),
+        Change::Put(record) => hidden(
+            record.table.name(),
+            record.name.as_bytes(),
+            Some(record::encode_record(record)),
+        ),
+        Change::Remove(table, name) => hidden(table.name(), name.as_bytes(), None),
+        Change::Session(session) => hidden(
+            SESSIONS,
+            session.client_id.as_bytes(),
+            Some(record::encode_session(session, now)),
+        ),
+        Change::EndSession(client_id) => hidden(SESSIONS, client_id.as_bytes(), None),
+        Change::Keep(keeping) => numbered(
+            DELIVERIES,
+            keeping.id,
+            Some(record::encode_delivery(keeping, now)),
+        ),
+        Change::Stage(id, stage) => numbered(STAGES, *id, Some(Ok(record::encode_stage(*id, *stage)))),
+        Change::Done { id, staged } => {
+            let stage = staged.then(|| numbered(STAGES, *id, None));
+            return [Some(numbered(DELIVERIES, *id, None)), stage];
+        }
+        Change::Accept(accepted) => numbered(
+            ACCEPTED,
+            accepted.id,
+            Some(record::encode_accepted(accepted, now)),
+        ),
+        Change::Handled(id) => numbered(ACCEPTED, *id, None),
+        Change::Received(client_id, packet_id) => hidden(
+            RECEIVED,
+            &received(client_id, *packet_id),
+            Some(record::encode_received(client_id, *packet_id)),
+        ),
+        Change::Released(client_id, packet_id) => hidden(RECEIVED, &received(client_id, *packet_id), None),
+    };
+    [Some(first), None]
 }

@@ -16,11 +16,12 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, RwLockReadGuard};
 use std::task::{Context, Poll};
 
 use actors::stats::Stats;
-use actors::store::{Change, Record, Store, StoreFull, Ticket};
+use actors::store::{Accepted, Change, Record, RestoredSessions, Store, StoreFull, Ticket};
 use topics::message::Message;
 
 pub use database::DatabaseError;
@@ -58,6 +59,7 @@ pub enum StoreError {
 /// The store at work. It writes what it has when it is dropped.
 pub struct EmbeddedStore {
     writer: Writer,
+    next_id: AtomicU64,
 }
 
 /// What was kept.
@@ -67,6 +69,12 @@ pub struct Restored {
     pub retained: Vec<Message>,
     /// Records of every table, in no order.
     pub records: Vec<Record>,
+    /// Sessions that outlive their connections, with their messages.
+    pub sessions: RestoredSessions,
+    /// Messages for actors, in the order in which they came.
+    pub accepted: Vec<Accepted>,
+    /// The greatest number that a message has.
+    newest_id: u64,
     /// Values that could not be opened. They are set aside in the store, and everything else goes on.
     pub damaged: usize,
 }
@@ -114,6 +122,7 @@ impl EmbeddedStore {
         stats.store_damaged.add(restored.damaged as u64);
         let store = EmbeddedStore {
             writer: Writer::start(database, stats),
+            next_id: AtomicU64::new(restored.newest_id + 1),
         };
         Ok((store, restored))
     }
@@ -127,6 +136,30 @@ impl EmbeddedStore {
 impl Store for EmbeddedStore {
     fn submit(&self, change: Change) -> Result<Ticket, StoreFull> {
         self.writer.submit(change)
+    }
+
+    fn newest(&self) -> Ticket {
+        self.writer.newest()
+    }
+
+    fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Relaxed)
+    }
+
+    fn together(&self) -> RwLockReadGuard<'_, ()> {
+        self.writer.together()
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.writer.is_crowded()
+    }
+
+    fn is_full(&self) -> bool {
+        self.writer.is_full()
+    }
+
+    fn close(&self) {
+        self.writer.close();
     }
 
     fn poll_durable(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<()> {

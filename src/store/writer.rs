@@ -1,7 +1,7 @@
 //! The thread that writes: everything that waits, in one commit.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,8 +32,14 @@ pub(super) struct Writer {
 struct Desk {
     waiting: Mutex<Waiting>,
     filled: Condvar,
+    /// Held by those who hand in what belongs together, and against them to take it all.
+    together: RwLock<()>,
+    /// The newest ticket that was given out.
+    newest: AtomicU64,
     /// The newest ticket whose change is on disk.
     durable: AtomicU64,
+    is_crowded: AtomicBool,
+    is_full: AtomicBool,
     stats: Arc<Stats>,
 }
 
@@ -42,8 +48,9 @@ struct Waiting {
     changes: Vec<Change>,
     /// Of `changes`, and of those that are being written.
     bytes: usize,
-    newest: u64,
     wakers: Vec<(Ticket, Waker)>,
+    /// Nothing is taken any more.
+    closed: bool,
     ends: bool,
 }
 
@@ -52,7 +59,11 @@ impl Writer {
         let desk = Arc::new(Desk {
             waiting: Mutex::default(),
             filled: Condvar::new(),
+            together: RwLock::new(()),
+            newest: AtomicU64::new(0),
             durable: AtomicU64::new(0),
+            is_crowded: AtomicBool::new(false),
+            is_full: AtomicBool::new(false),
             stats,
         });
         let desk_there = desk.clone();
@@ -71,16 +82,36 @@ impl Writer {
     pub(super) fn submit(&self, change: Change) -> Result<Ticket, StoreFull> {
         let mut waiting = self.desk.waiting();
         let bytes = weight(&change);
-        if waiting.bytes + bytes > MAX_WAITING_BYTES {
+        if waiting.closed || (waiting.bytes + bytes > MAX_WAITING_BYTES && !change.only_removes()) {
             return Err(StoreFull);
         }
         waiting.bytes += bytes;
-        waiting.newest += 1;
+        self.desk.note_room(&waiting);
         if waiting.changes.is_empty() {
             self.desk.filled.notify_one();
         }
         waiting.changes.push(change);
-        Ok(Ticket(waiting.newest))
+        Ok(Ticket(self.desk.newest.fetch_add(1, Ordering::Release) + 1))
+    }
+
+    pub(super) fn newest(&self) -> Ticket {
+        Ticket(self.desk.newest.load(Ordering::Acquire))
+    }
+
+    pub(super) fn together(&self) -> RwLockReadGuard<'_, ()> {
+        self.desk.together.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_crowded(&self) -> bool {
+        self.desk.is_crowded.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.desk.is_full.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn close(&self) {
+        self.desk.waiting().closed = true;
     }
 
     pub(super) fn poll_durable(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<()> {
@@ -160,12 +191,26 @@ impl Desk {
             }
             waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
-        Some((std::mem::take(&mut waiting.changes), waiting.newest))
+        drop(waiting);
+        // What belongs together is here as a whole when nobody is about to hand in more of it.
+        let _nobody = self.together.write().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting();
+        let newest = self.newest.load(Ordering::Acquire);
+        Some((std::mem::take(&mut waiting.changes), newest))
+    }
+
+    fn note_room(&self, waiting: &Waiting) {
+        self.is_crowded
+            .store(waiting.bytes > MAX_WAITING_BYTES / 2, Ordering::Relaxed);
+        // Whoever asks now finds room for what it may have in hand.
+        self.is_full
+            .store(waiting.bytes > MAX_WAITING_BYTES / 4 * 3, Ordering::Relaxed);
     }
 
     fn tell(&self, newest: u64, written_bytes: usize) {
         let mut waiting = self.waiting();
         waiting.bytes -= written_bytes;
+        self.note_room(&waiting);
         self.durable.store(newest, Ordering::Release);
         let (due, wakers) = std::mem::take(&mut waiting.wakers)
             .into_iter()
@@ -193,5 +238,18 @@ fn weight(change: &Change) -> usize {
             Change::Forget(topic) => topic.as_str().len(),
             Change::Put(record) => record.name.len() + record.value.len(),
             Change::Remove(_, name) => name.len(),
+            Change::Session(record) => {
+                let filters = record.session.subscriptions.iter();
+                let will = record.session.will.as_ref();
+                record.client_id.len()
+                    + filters.map(|(filter, _)| filter.as_str().len()).sum::<usize>()
+                    + will.map_or(0, |will| will.message.queued_bytes())
+            }
+            Change::Keep(keeping) => keeping.delivery.message.queued_bytes(),
+            Change::EndSession(client_id)
+            | Change::Received(client_id, _)
+            | Change::Released(client_id, _) => client_id.len(),
+            Change::Accept(accepted) => accepted.client_id.len() + accepted.message.queued_bytes(),
+            Change::Stage(..) | Change::Done { .. } | Change::Handled(_) => 0,
         }
 }

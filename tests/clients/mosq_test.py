@@ -33,7 +33,6 @@ NEEDLESS = {
     ("allow_anonymous", "true"),
     ("log_type", "debug"),
     ("per_listener_settings", "false"),
-    ("persistence", "true"),
 }
 NEEDLESS_OPTIONS = {"autosave_interval", "persistence_file"}
 
@@ -63,7 +62,9 @@ def settings(path):
         words_of = [line.split() for line in lines if line.strip() and not line.startswith("#")]
     for option, *values in words_of:
         value = " ".join(values)
-        if option in SETTINGS:
+        if (option, value) == ("persistence", "true"):
+            found["STORE__MODE"] = "embedded"
+        elif option in SETTINGS:
             found[SETTINGS[option]] = value
         elif option in ("listener", "port"):
             ports += 1
@@ -95,6 +96,8 @@ def start_broker(filename, cmd=None, port=0, use_conf=False, expect_fail=False, 
         "CLAWDBOT__METRICS__LISTEN": "127.0.0.1:0",
         "CLAWDBOT__AUTH__MODE": "none",
         "CLAWDBOT__LOG__LEVEL": "warn",
+        # Mosquitto keeps nothing unless it is told to.
+        "CLAWDBOT__STORE__MODE": found.get("STORE__MODE", "none"),
     }
     log_path = os.path.join(HOME.name, "log")
 

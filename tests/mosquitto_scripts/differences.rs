@@ -45,12 +45,6 @@ pub(crate) const DIFFERENCES: &[(&str, &str)] = &[
         "MQTT-3.1.2-8 (3.1.1), MQTT 5 3.1.4: whoever is taken over without a DISCONNECT has its will published, \
          unless a delay lets the session go on first; Mosquitto keeps it to itself if both sessions last",
     ),
-    ("11-message-expiry", RESTART),
-    ("11-persistent-subscription", RESTART),
-    ("11-persistent-subscription-no-local", RESTART),
-    ("11-persistent-subscription-v5", RESTART),
-    ("11-pub-props", RESTART),
-    ("11-subscription-id", RESTART),
     (
         "12-prop-assigned-client-identifier",
         "MQTT-3.1.3-6, MQTT 5 3.2.2.3: the identifier and the limits are the server's to choose; the script \
@@ -72,9 +66,6 @@ const SESSION_ENDS_FIRST: &str = "MQTT 5 3.1.2.5: the will goes out when its del
 
 const CONNACK_SAYS_WHY: &str = "MQTT 5 3.1.4, 4.13: a CONNACK with the reason may be sent before a malformed \
     CONNECT's connection is closed; Mosquitto 2.0 closes without a word, 2.1 and its sequences send it";
-
-const RESTART: &str =
-    "sessions and retained messages live in memory for now, and these begin the broker again";
 
 const TOO_LARGE_FOR_IT: &str = "MQTT-3.1.2-24: the client takes 20 bytes at most, and Mosquitto sends it a PUBLISH \
     of 21";

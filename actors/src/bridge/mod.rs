@@ -14,13 +14,15 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::hub::{Hub, PublishError, PublishOptions};
-use crate::mailbox::{Mailbox, Overflow};
+use crate::mailbox::{Durability, Mailbox, Overflow};
 use crate::received::{own, response_topic};
 use crate::switchboard::Inbound;
 use crate::topic_router::BindError;
 
 /// Questions that wait; each is answered within a moment.
+// A question is worth nothing to the next daemon.
 const MAILBOX: Mailbox = Mailbox {
+    durability: Durability::Never,
     bound: 64,
     overflow: Overflow::Reject,
 };

@@ -10,8 +10,15 @@ pub(super) struct Item<'a> {
     pub(super) id: &'a str,
     pub(super) seq: u64,
     pub(super) delta: &'a str,
+    /// Above 1 where an earlier daemon had begun the answer: it begins anew.
+    #[serde(skip_serializing_if = "is_first")]
+    pub(super) attempt: u32,
     #[serde(flatten)]
     pub(super) end: Option<End<'a>>,
+}
+
+fn is_first(attempt: &u32) -> bool {
+    *attempt <= 1
 }
 
 #[derive(Debug, Serialize)]

@@ -26,9 +26,10 @@ use topics::packet::{PublishProperties, QoS};
 use topics::pattern::{Params, TopicPattern};
 
 use crate::external_broker::{Answering, Receipt};
-use crate::mailbox::{Mailbox, Overflow};
+use crate::mailbox::{Durability, Mailbox, Overflow};
 use crate::scheduler::{CancelJob, JobId, Progress, SHUTTING_DOWN, Scheduler, Submit};
 use crate::served::Audience;
+use crate::store::Acceptance;
 use crate::switchboard::{Inbound, Switchboard};
 use crate::topic_router::{BindEach, LazyActor, Retire, Retirement, RouteFirst, RouteRequest};
 
@@ -85,6 +86,16 @@ struct ReplyTo {
     correlation_data: Option<Bytes>,
     /// Owed to the external broker that brought the request; the last item pays it.
     receipt: Option<Receipt>,
+    /// Let go of when the answer has ended.
+    acceptance: Option<Arc<Acceptance>>,
+}
+
+impl ReplyTo {
+    fn attempt(&self) -> u32 {
+        self.acceptance
+            .as_ref()
+            .map_or(1, |acceptance| acceptance.attempt())
+    }
 }
 
 struct Pending {
@@ -145,6 +156,8 @@ impl Conversation {
         let mailbox = Mailbox {
             bound,
             overflow: Overflow::Reject,
+            // A request that was taken is answered, whatever its QoS.
+            durability: Durability::Always,
         };
         Ok(BindEach {
             actor: "Conversation",
@@ -173,14 +186,15 @@ impl Handler<Inbound> for Conversation {
             let (message, from, router) = (msg.message, msg.from, self.switchboard.router().clone());
             let asked = async move {
                 // A request that is lost here drops its receipt, and comes again.
-                let _ = match msg.receipt {
-                    None => router.send(RouteFirst { message, from }).await,
-                    receipt => {
+                let _ = match (msg.receipt, msg.acceptance) {
+                    (None, None) => router.send(RouteFirst { message, from }).await,
+                    (receipt, acceptance) => {
                         router
                             .send(RouteRequest {
                                 message,
                                 from,
                                 receipt,
+                                acceptance,
                             })
                             .await
                     }
@@ -225,6 +239,7 @@ impl Handler<Progress> for Conversation {
                         id: &running.id,
                         seq: running.seq,
                         delta: &text,
+                        attempt: running.reply.attempt(),
                         end: None,
                     },
                 );
@@ -255,9 +270,7 @@ impl Handler<Progress> for Conversation {
                 retry_after_ms,
                 ..
             } => {
-                // An external broker brings the request again, to us when we are back or to another
-                // daemon: no answer for now is better than an apology.
-                if code == SHUTTING_DOWN && running.reply.receipt.is_some() {
+                if code == SHUTTING_DOWN && self.is_left_to_the_next_daemon(&running.reply) {
                     drop(running);
                     return self.next(ctx);
                 }
@@ -274,6 +287,19 @@ impl Handler<Progress> for Conversation {
 }
 
 impl Conversation {
+    /// An external broker brings the request again, to us when we are back or to another daemon, and so does the store
+    /// where somebody can still hear the answer then: none for now is better than an apology.
+    fn is_left_to_the_next_daemon(&self, reply: &ReplyTo) -> bool {
+        let lasting = |_: &&Arc<Acceptance>| self.switchboard.has_lasting_receiver(&reply.topic);
+        match reply.acceptance.as_ref().filter(lasting) {
+            Some(acceptance) => {
+                acceptance.leave();
+                true
+            }
+            None => reply.receipt.is_some(),
+        }
+    }
+
     fn command(&mut self, msg: &Inbound, ctx: &mut Context<Self>) {
         let Some(reply) = self.reply_to(msg) else { return };
         let request = match request::parse(&msg.message.payload, &self.config.limits) {
@@ -445,6 +471,7 @@ impl Conversation {
                 topic: fallback,
                 correlation_data,
                 receipt: msg.receipt.clone(),
+                acceptance: msg.acceptance.clone(),
             });
         };
         let topic = TopicName::parse(asked.clone()).map(|topic| topic.detached());
@@ -462,6 +489,7 @@ impl Conversation {
                     topic,
                     correlation_data,
                     receipt: msg.receipt.clone(),
+                    acceptance: msg.acceptance.clone(),
                 })
             }
             _ => {
@@ -472,6 +500,7 @@ impl Conversation {
                     topic: fallback,
                     correlation_data,
                     receipt: msg.receipt.clone(),
+                    acceptance: msg.acceptance.clone(),
                 };
                 let error = ItemError {
                     code: "not_authorized",
@@ -525,6 +554,7 @@ impl Conversation {
                 id,
                 seq,
                 delta: "",
+                attempt: reply.attempt(),
                 end: Some(end),
             },
         );

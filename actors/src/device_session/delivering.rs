@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use actix::prelude::*;
 use bytes::BytesMut;
-use topics::packet::{Packet, ProtocolVersion};
+use topics::packet::{Packet, ProtocolVersion, QoS};
 use topics::session::{Delivery, Effect, Forward};
 
 use super::DeviceSession;
@@ -25,6 +25,7 @@ impl DeviceSession {
         let Some(version) = self.session.version() else {
             return;
         };
+        self.keep_before(packet);
         let stats = self.switchboard.stats();
         match packet {
             Packet::Publish(publish) => {
@@ -46,6 +47,9 @@ impl DeviceSession {
         };
         self.switchboard.stats().messages_sent.add(1);
         self.payloads.sent_bytes += message.payload_bytes() as u64;
+        if message.qos() == QoS::ExactlyOnce && self.session.is_persistent() {
+            self.send_after(self.switchboard.store().map(|store| store.newest()));
+        }
         write(message, version, self.io.borrow_mut().out(), &self.handle);
     }
 
@@ -86,6 +90,7 @@ impl DeviceSession {
         effects: &mut Vec<Effect>,
     ) {
         let version = self.session.version();
+        let store = self.switchboard.store().filter(|_| self.session.is_persistent());
         let mut io = self.io.borrow_mut();
         let mut sent = 0;
         for delivery in deliveries {
@@ -94,6 +99,9 @@ impl DeviceSession {
                     let Some(version) = version else { return };
                     sent += 1;
                     self.payloads.sent_bytes += message.payload_bytes() as u64;
+                    if let (QoS::ExactlyOnce, Some(store)) = (message.qos(), store) {
+                        io.send_after(store.newest());
+                    }
                     write(&message, version, io.out(), &self.handle);
                 });
         }

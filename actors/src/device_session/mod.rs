@@ -7,6 +7,7 @@
 mod authentication;
 mod delivering;
 mod io;
+mod keeping;
 mod publishing;
 mod sharing;
 mod waits;
@@ -28,7 +29,6 @@ use topics::packet::{ClientDecoder, Connect, DecodeError, Packet, ReasonCode};
 use topics::session::{Attached, Detach, DropReason, Effect, Outcomes, Session, SessionConfig, Wanted};
 
 use crate::auth_checker::{Admission, AuthChecker};
-use crate::outbox::Outbox;
 use crate::presence;
 use crate::route::LastRoute;
 use crate::switchboard::{Publisher, SessionHandle, Switchboard};
@@ -85,6 +85,8 @@ pub struct DeviceSession {
     connected: bool,
     /// The daemon stops, and every session with it.
     stopping: bool,
+    /// Whether the store has a record of the session.
+    is_recorded: bool,
 }
 
 impl DeviceSession {
@@ -96,17 +98,40 @@ impl DeviceSession {
         admission: Admission,
         auth: Addr<AuthChecker>,
     ) -> Self {
-        let outbox = Outbox::new(config.max_queued_messages.max(64), config.max_queued_bytes);
-        let handle = SessionHandle::new(client_id.clone(), outbox);
-        let publisher = publisher(&client_id, &admission);
+        let handle = SessionHandle::of(client_id.clone(), config);
+        let session = Session::new(config.clone(), client_id);
+        Self::with(session, handle, config, switchboard, admission, auth)
+    }
+
+    /// A session that was kept, and waits for its next connection.
+    pub(crate) fn restored(
+        session: Session,
+        handle: Arc<SessionHandle>,
+        config: &Arc<SessionConfig>,
+        switchboard: Switchboard,
+        admission: Admission,
+        auth: Addr<AuthChecker>,
+    ) -> Self {
         Self {
-            session: Session::new(config.clone(), client_id),
+            is_recorded: true,
+            ..Self::with(session, handle, config, switchboard, admission, auth)
+        }
+    }
+
+    fn with(
+        session: Session,
+        handle: Arc<SessionHandle>,
+        config: &Arc<SessionConfig>,
+        switchboard: Switchboard,
+        admission: Admission,
+        auth: Addr<AuthChecker>,
+    ) -> Self {
+        let publisher = publisher(session.client_id(), &admission);
+        let store = switchboard.store().cloned();
+        Self {
+            session,
             decoder: ClientDecoder::new(config.max_packet_bytes),
-            io: Io::new(
-                handle.clone(),
-                switchboard.stats().clone(),
-                switchboard.store().cloned(),
-            ),
+            io: Io::new(handle.clone(), switchboard.stats().clone(), store),
             handle,
             switchboard,
             admission,
@@ -125,6 +150,7 @@ impl DeviceSession {
             timer: None,
             connected: false,
             stopping: false,
+            is_recorded: false,
         }
     }
 
@@ -141,6 +167,16 @@ impl Actor for DeviceSession {
         ctx.set_mailbox_capacity(MAILBOX);
         ctx.add_stream(IoStream(self.io.clone()));
         self.switchboard.stats().sessions.add(1);
+        if self.is_recorded {
+            // Restored: what waits is told, and the time until its end begins.
+            self.switchboard
+                .stats()
+                .deliveries
+                .add(self.session.undelivered() as u64);
+            self.keep_session();
+            self.apply(&mut Vec::new(), ctx);
+            self.arm_timer(ctx);
+        }
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
@@ -260,6 +296,7 @@ impl DeviceSession {
                     // What was routed to the session before, and not taken in yet, is as much a part of the past.
                     self.bequeath(self.handle.outbox.extract(|_| true));
                 }
+                self.keep_session();
                 self.connected = true;
                 self.handle.online.store(true, Relaxed);
                 self.switchboard.stats().connections.add(1);
@@ -555,6 +592,9 @@ impl DeviceSession {
             session.detach(Instant::now(), Detach::Lost, effects)
         });
         self.hand_on_what_waits();
+        if !self.handle.ended.load(Relaxed) {
+            self.keep_session();
+        }
         if self.connected {
             self.disconnected();
         }
@@ -592,6 +632,7 @@ impl DeviceSession {
         if self.handle.ended.swap(true, Relaxed) {
             return;
         }
+        self.forget_session();
         self.leave();
         let me = ctx.address();
         self.switchboard

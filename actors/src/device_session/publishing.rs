@@ -18,17 +18,30 @@ impl DeviceSession {
             self.switchboard.stats().messages_rejected.add(1);
             return self.routed(packet_id, ReasonCode::NotAuthorized, ctx);
         }
+        if packet_id > 0 && self.store_is_full() {
+            self.switchboard.stats().messages_rejected.add(1);
+            return self.turn_away(ctx);
+        }
         let message = Arc::new(message);
         let mut after = Aftermath::default();
-        let routed =
-            self.switchboard
-                .route_gently(&message, &self.publisher, &mut self.last_route, &mut after);
+        let switchboard = self.switchboard.clone();
+        // That a QoS 2 message was received survives with what became of it, or neither does.
+        let notes = switchboard
+            .store()
+            .filter(|_| message.qos == QoS::ExactlyOnce && self.session.is_persistent());
+        let together = notes.map(|store| store.together());
+        let routed = switchboard.route_gently(&message, &self.publisher, &mut self.last_route, &mut after);
+        if let (Some(_), Routed::To(_) | Routed::Spared) = (notes, routed) {
+            after.await_ticket(self.note_received(packet_id));
+        }
+        drop(together);
         if !after.crowded.is_empty() {
             self.io.borrow_mut().hold_back(after.crowded);
         }
-        if let (Some(ticket), true) = (after.durable, packet_id > 0) {
-            self.io.borrow_mut().send_after(ticket);
+        if packet_id > 0 {
+            self.send_after(after.durable);
         }
+        self.pause_for_the_store();
         match routed {
             Routed::First => {
                 let first = RouteFirst {
@@ -38,6 +51,9 @@ impl DeviceSession {
                 self.ask_router(first, ctx, move |act, routed, ctx| {
                     let routed = routed.unwrap_or(Routed::Full);
                     act.count_routed(routed);
+                    if let Routed::To(_) | Routed::Spared = routed {
+                        act.await_first(packet_id);
+                    }
                     act.routed(packet_id, routed.reason(), ctx);
                 });
             }
@@ -55,10 +71,10 @@ impl DeviceSession {
     /// Hands over what was published and waits for more that goes the same way. To be called before anything that
     /// must not overtake it.
     pub(super) fn hand_over(&mut self) {
-        let mut crowded = Vec::new();
-        self.switchboard.hand_over(&mut self.last_route, &mut crowded);
-        if !crowded.is_empty() {
-            self.io.borrow_mut().hold_back(crowded);
+        let mut after = Aftermath::default();
+        self.switchboard.hand_over(&mut self.last_route, &mut after);
+        if !after.crowded.is_empty() {
+            self.io.borrow_mut().hold_back(after.crowded);
         }
     }
 

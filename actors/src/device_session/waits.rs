@@ -29,7 +29,10 @@ impl Waits {
 
     /// Whatever comes behind so many bytes waits for a ticket.
     pub(super) fn add(&mut self, bytes: usize, ticket: Ticket) {
-        self.until.push_back((bytes, ticket));
+        // Whatever an earlier byte waits for, later ones wait for as well.
+        if self.until.back().is_none_or(|(_, before)| *before < ticket) {
+            self.until.push_back((bytes, ticket));
+        }
     }
 
     /// So many bytes left the front of the buffer.

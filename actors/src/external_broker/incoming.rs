@@ -109,6 +109,7 @@ impl ExternalBroker {
             }
         }
         let request = RouteRequest {
+            acceptance: None,
             from: publisher(&message.topic),
             message,
             receipt,

@@ -115,7 +115,11 @@ impl Subscribe {
 }
 
 impl SubscriptionOptions {
-    fn from_byte(options: u8, version: ProtocolVersion) -> Result<Self, DecodeError> {
+    /// From the byte of a SUBSCRIBE.
+    ///
+    /// # Errors
+    /// Where a bit is set that this version reserves.
+    pub fn from_byte(options: u8, version: ProtocolVersion) -> Result<Self, DecodeError> {
         let qos = QoS::try_from(options & 0b11)?;
         let reserved = if version == ProtocolVersion::V5 {
             0b1100_0000
@@ -139,7 +143,8 @@ impl SubscriptionOptions {
         })
     }
 
-    fn to_byte(self, version: ProtocolVersion) -> u8 {
+    /// The byte of a SUBSCRIBE. Before MQTT 5 it has room for the QoS alone.
+    pub fn to_byte(self, version: ProtocolVersion) -> u8 {
         let qos = self.qos as u8;
         if version < ProtocolVersion::V5 {
             return qos;

@@ -89,6 +89,11 @@ impl Forward {
         .encode(version, out)
     }
 
+    /// At which QoS it goes.
+    pub fn qos(&self) -> QoS {
+        self.qos
+    }
+
     /// How much of the PUBLISH is payload.
     pub fn payload_bytes(&self) -> usize {
         self.message.payload.len()

@@ -100,6 +100,23 @@ impl Inbound {
         self.counted = 0;
     }
 
+    /// Identifiers that the client used at QoS 2 and did not release: what comes under them comes again.
+    pub(super) fn restore(&mut self, received: impl IntoIterator<Item = u16>) {
+        self.unfinished.extend(received.into_iter().map(|packet_id| {
+            let entry = Unfinished {
+                progress: Progress::Received,
+                counted: false,
+            };
+            (packet_id, entry)
+        }));
+    }
+
+    pub(super) fn is_received(&self, packet_id: u16) -> bool {
+        self.unfinished
+            .get(&packet_id)
+            .is_some_and(|entry| entry.progress != Progress::Routing1)
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

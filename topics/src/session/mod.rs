@@ -12,6 +12,7 @@ mod authentication;
 mod effect;
 mod explain;
 mod inbound;
+mod kept;
 mod outbound;
 mod packet_ids;
 mod rate;
@@ -31,6 +32,7 @@ use crate::packet::{Ack, Disconnect, Packet, ProtocolVersion, QoS, ReasonCode, S
 pub use attach::{Attached, Welcome};
 pub use effect::{Effect, Forward, Secret, Wanted};
 pub use explain::refusal;
+pub use kept::{Grant, Kept, KeptSession, KeptWill, Stage};
 pub use outbound::{Delivery, DropReason, Outcomes};
 pub use rate::RateLimit;
 
@@ -110,7 +112,7 @@ pub struct Session {
     link: Option<Link>,
     /// Seconds the session outlives its connection; `u32::MAX` is forever [MQTT5 3.1.2.11.2].
     expiry_s: u32,
-    subscriptions: HashMap<TopicFilter, QoS>,
+    subscriptions: HashMap<TopicFilter, Grant>,
     inbound: Inbound,
     outbound: Outbound,
     will: Option<Will>,
@@ -268,7 +270,11 @@ impl Session {
     ) {
         for (wanted, reason) in wanted.iter().zip(&reasons) {
             if let (Ok(filter), false) = (&wanted.filter, reason.is_error()) {
-                self.subscriptions.insert(filter.clone(), wanted.options.qos);
+                let grant = Grant {
+                    options: wanted.options,
+                    identifier: wanted.identifier,
+                };
+                self.subscriptions.insert(filter.clone(), grant);
             }
         }
         let answer = SubAck {
@@ -416,6 +422,11 @@ impl Session {
     /// Whether the session outlives its connection.
     pub fn is_persistent(&self) -> bool {
         self.expiry_s > 0
+    }
+
+    /// Whether the client's publish with this identifier is taken over, or about to be, at QoS 2.
+    pub fn is_received(&self, packet_id: u16) -> bool {
+        self.inbound.is_received(packet_id)
     }
 
     /// The protocol version of the connection at hand.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::aliases::Aliases;
 use super::effect::{Effect, Forward};
+use super::kept::{Kept, Stage};
 use crate::filter::TopicFilter;
 use crate::message::Message;
 use crate::packet::{Ack, Packet, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode};
@@ -24,6 +25,8 @@ pub struct Delivery {
     pub subscription_identifiers: Vec<u32>,
     /// The shared subscription that it came by: another member may have it instead.
     pub share: Option<Arc<TopicFilter>>,
+    /// Where it is kept, if anywhere, until the client has it.
+    pub kept: Option<Arc<dyn Kept>>,
 }
 
 /// Why a message accepted by the broker did not reach this session's client.
@@ -78,6 +81,8 @@ struct Inflight {
     delivery: Option<Delivery>,
     /// Whether the connection at hand has it; the next one starts with all of them unsent.
     sent: bool,
+    /// Let go when the handshake has ended.
+    kept: Option<Arc<dyn Kept>>,
 }
 
 /// What a member of shared subscriptions leaves.
@@ -136,6 +141,37 @@ pub(super) struct Outbound {
 }
 
 impl Outbound {
+    /// What an earlier process had, in its order. What was begun at QoS 2 goes on under its identifier; the rest begins
+    /// anew.
+    pub(super) fn restore(deliveries: impl IntoIterator<Item = (Delivery, Stage)>) -> Self {
+        let mut outbound = Self::default();
+        for (mut delivery, stage) in deliveries {
+            let (packet_id, awaits) = match stage {
+                Stage::Waiting => {
+                    outbound.queued_bytes += delivery.message.queued_bytes();
+                    outbound.earliest_expiry = earlier(outbound.earliest_expiry, delivery.message.expires_at);
+                    outbound.queue.push_back(delivery);
+                    continue;
+                }
+                Stage::Sent(packet_id) => (packet_id, Await::Rec),
+                Stage::TakenOver(packet_id) => (packet_id, Await::Comp),
+            };
+            // The next step at which the identifier would have been given out.
+            let behind = (PACKET_IDS + u64::from(packet_id) - 1 - outbound.steps % PACKET_IDS) % PACKET_IDS;
+            outbound.steps += behind + 1;
+            outbound.taken_over += usize::from(awaits == Await::Comp);
+            outbound.inflight.push_back(Inflight {
+                step: outbound.steps,
+                packet_id,
+                awaits,
+                kept: delivery.kept.take(),
+                delivery: (awaits == Await::Rec).then_some(delivery),
+                sent: false,
+            });
+        }
+        outbound
+    }
+
     /// Takes a delivery in, to be sent by `pump` when the window allows. A full queue first lets go of
     /// what nobody wants any more.
     pub(super) fn enqueue(
@@ -230,7 +266,7 @@ impl Outbound {
     }
 
     /// A message that is sent now and must be acknowledged; returns its packet identifier.
-    fn begin(&mut self, delivery: Delivery) -> u16 {
+    fn begin(&mut self, mut delivery: Delivery) -> u16 {
         let step = self.next_step();
         let packet_id = packet_id_of(step);
         let awaits = if delivery.qos == QoS::AtLeastOnce {
@@ -238,12 +274,17 @@ impl Outbound {
         } else {
             Await::Rec
         };
+        let kept = delivery.kept.take();
+        if let (Some(kept), Await::Rec) = (&kept, awaits) {
+            kept.sent(packet_id);
+        }
         self.inflight.push_back(Inflight {
             step,
             packet_id,
             awaits,
             delivery: Some(delivery),
             sent: true,
+            kept,
         });
         self.on_the_wire += 1;
         packet_id
@@ -308,6 +349,9 @@ impl Outbound {
                     && entry.delivery.take().is_some()
                 {
                     entry.awaits = Await::Comp;
+                    if let Some(kept) = &entry.kept {
+                        kept.taken_over(packet_id);
+                    }
                     self.taken_over += 1;
                     self.outcomes.note(ReasonCode::Success);
                 }

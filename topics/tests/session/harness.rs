@@ -205,6 +205,7 @@ pub(crate) fn delivery(payload: &str, qos: QoS) -> Delivery {
         retain: false,
         subscription_identifiers: Vec::new(),
         share: None,
+        kept: None,
     }
 }
 
@@ -222,6 +223,7 @@ pub(crate) fn on(topic: &str, payload: &str) -> Delivery {
 pub(crate) fn shared(payload: &str, qos: QoS) -> Delivery {
     Delivery {
         share: Some(Arc::new("$share/g/topic".parse().unwrap())),
+        kept: None,
         ..delivery(payload, qos)
     }
 }

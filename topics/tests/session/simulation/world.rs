@@ -448,6 +448,7 @@ fn copy(message: Arc<Message>, granted: QoS, retain: bool) -> Delivery {
         retain,
         subscription_identifiers: Vec::new(),
         share: None,
+        kept: None,
     }
 }
 
