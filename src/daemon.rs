@@ -11,7 +11,9 @@ use actors::auth_checker::{Admittance, AuthChecker, Identity, TokenVerifier};
 use actors::bans::Bans;
 use actors::bridge::Bridge;
 use actors::broker_statistics::BrokerStatistics;
-use actors::conversation::{Conversation, ConversationConfig, RequestLimits};
+use actors::conversation::{
+    Conversation, ConversationConfig, Memory, MemoryConfig, MemoryKeeper, RequestLimits,
+};
 use actors::device_session::ShutDown;
 use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, LinkGauge, OpenLink, StopLink};
 use actors::hub::Hub;
@@ -24,7 +26,7 @@ use actors::reception::Reception;
 use actors::restoration;
 use actors::scheduler::{Drain, GetStatus, Scheduler, SchedulerGauge};
 use actors::stats::Stats;
-use actors::store::{RestoredSessions, Store as _};
+use actors::store::{Record, RestoredSessions, Store as _, Table};
 use actors::supervisor::{StopSupervisor, Supervisor};
 use actors::switchboard::Switchboard;
 use actors::topic_router::TopicRouter;
@@ -254,10 +256,12 @@ impl Prepared {
         let (stop, stopped) = watch::channel(false);
         let switchboard = TopicRouter::launch(retained_bounds(&settings), stats.clone());
         let (mut kept_sessions, mut accepted) = (RestoredSessions::default(), Vec::new());
+        let mut records = Vec::new();
         let store = store.map(|(store, restored)| {
             let store = Arc::new(store);
             switchboard.keep_in(store.clone(), restored.retained);
             (kept_sessions, accepted) = (restored.sessions, restored.accepted);
+            records = restored.records;
             store
         });
         let meter = opentelemetry::global::meter("clawdbot");
@@ -293,7 +297,10 @@ impl Prepared {
         });
 
         let binding = Conversation::binding(
-            conversation_config(&settings),
+            conversation_config(
+                &settings,
+                remembered(&settings, model.as_ref(), records, &switchboard),
+            ),
             switchboard.clone(),
             scheduler.clone(),
         )
@@ -715,7 +722,28 @@ fn bans(settings: &Settings, stats: Arc<Stats>) -> Option<Arc<Bans>> {
     (settings.auth.mode == AuthMode::Token && flapping.max_disconnects > 0).then(|| Bans::new(config, stats))
 }
 
-fn conversation_config(settings: &Settings) -> ConversationConfig {
+/// What is remembered of conversations. A model without a chat template continues texts, and has none.
+fn remembered(
+    settings: &Settings,
+    model: Option<&ModelSummary>,
+    records: Vec<Record>,
+    switchboard: &Switchboard,
+) -> Option<Memory> {
+    let model = model.filter(|model| model.has_chat_template)?;
+    let config = MemoryConfig {
+        // The rest of the context is for what is asked now, and its answer.
+        most_tokens: settings.conversation.history_tokens.min(model.context_length / 2),
+        retention: settings.conversation.retention,
+    };
+    let conversations = records
+        .into_iter()
+        .filter(|record| record.table == Table::Conversations);
+    let memory = Memory::new(config, conversations, switchboard.clone());
+    MemoryKeeper(memory.clone()).start();
+    (config.most_tokens > 0).then_some(memory)
+}
+
+fn conversation_config(settings: &Settings, memory: Option<Memory>) -> ConversationConfig {
     let conversation = &settings.conversation;
     ConversationConfig {
         limits: RequestLimits {
@@ -726,6 +754,7 @@ fn conversation_config(settings: &Settings) -> ConversationConfig {
         max_queued: conversation.max_queued,
         undeliverable_grace: conversation.undeliverable_grace,
         idle: conversation.idle,
+        memory,
     }
 }
 

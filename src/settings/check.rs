@@ -16,6 +16,7 @@ use crate::telemetry::logging;
 
 /// A day, the longest that anything here waits; longer is a slip of the finger or the wrong unit.
 pub(super) const DAY_S: u64 = 24 * 60 * 60;
+const DAY: Duration = Duration::from_secs(DAY_S);
 /// A gibibyte; room for one machine's queues and far from overflowing anything.
 pub(super) const GIB: u64 = 1 << 30;
 /// A million: more connections, messages or tokens than one machine has.
@@ -88,6 +89,17 @@ impl Checker<'_> {
                     0..=DAY_S,
                 ),
                 idle: self.seconds("conversation.idle_s", raw.conversation.idle_s, 1..=DAY_S),
+                history_tokens: self.number(
+                    "conversation.history_tokens",
+                    raw.conversation.history_tokens,
+                    0..=MILLION,
+                ),
+                retention: DAY
+                    * self.number(
+                        "conversation.retention_days",
+                        raw.conversation.retention_days,
+                        1..=36_500,
+                    ),
             },
             scheduler: Scheduler {
                 max_queued: self.number("scheduler.max_queued", raw.scheduler.max_queued, 1..=MILLION),

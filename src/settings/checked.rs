@@ -254,6 +254,10 @@ pub struct Conversation {
     pub undeliverable_grace: Duration,
     /// How long a conversation with nothing to do stays in memory.
     pub idle: Duration,
+    /// Tokens of what was said before that a prompt is given along with; 0 remembers nothing.
+    pub history_tokens: usize,
+    /// How long what was said is remembered.
+    pub retention: Duration,
 }
 
 /// The queue before the model.
@@ -463,6 +467,8 @@ impl Settings {
                 max_tokens_limit: 4096,
                 undeliverable_grace: Duration::from_secs(30),
                 idle: Duration::from_secs(300),
+                history_tokens: 1024,
+                retention: Duration::from_secs(30 * 24 * 3600),
             },
             scheduler: Scheduler { max_queued: 1024 },
             supervisor: Supervisor {

@@ -124,6 +124,8 @@ pub(super) struct RawConversation {
     pub(super) max_tokens_limit: Given<u64>,
     pub(super) undeliverable_grace_s: Given<u64>,
     pub(super) idle_s: Given<u64>,
+    pub(super) history_tokens: Given<u64>,
+    pub(super) retention_days: Given<u64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -362,6 +362,8 @@ fn every_number_has_a_range_that_is_told() {
         ("conversation.max_tokens_limit", "0", "1 to 1000000"),
         ("conversation.undeliverable_grace_s", "86401", "0 to 86400"),
         ("conversation.idle_s", "0", "1 to 86400"),
+        ("conversation.history_tokens", "1000001", "0 to 1000000"),
+        ("conversation.retention_days", "0", "1 to 36500"),
         ("scheduler.max_queued", "0", "1 to 1000000"),
         ("supervisor.min_backoff_ms", "0", "1 to 86400000"),
         ("supervisor.max_backoff_ms", "0", "1 to 86400000"),

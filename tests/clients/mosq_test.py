@@ -34,7 +34,7 @@ NEEDLESS = {
     ("log_type", "debug"),
     ("per_listener_settings", "false"),
 }
-NEEDLESS_OPTIONS = {"autosave_interval", "persistence_file"}
+NEEDLESS_OPTIONS = {"autosave_interval"}
 
 # What tells a limit or a choice of the broker's own, with its length: Session Expiry Interval, Receive Maximum,
 # Topic Alias Maximum, Maximum QoS, Retain Available, Maximum Packet Size, and whether wildcards, subscription
@@ -55,6 +55,16 @@ def not_ours(why):
     os._exit(NOT_OURS)
 
 
+def begin_store(path):
+    """Where the script has taken Mosquitto's file away, ours goes, too."""
+    if not os.path.exists(path):
+        with open(path, "wb"):
+            pass
+        ours = os.path.join(HOME.name, "data", "store.redb")
+        if os.path.exists(ours):
+            os.remove(ours)
+
+
 def settings(path):
     """What a configuration of Mosquitto's means to us."""
     found, ports, words_of = {}, 0, []
@@ -64,6 +74,8 @@ def settings(path):
         value = " ".join(values)
         if (option, value) == ("persistence", "true"):
             found["STORE__MODE"] = "embedded"
+        elif option == "persistence_file":
+            begin_store(value)
         elif option in SETTINGS:
             found[SETTINGS[option]] = value
         elif option in ("listener", "port"):

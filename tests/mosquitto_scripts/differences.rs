@@ -46,6 +46,11 @@ pub(crate) const DIFFERENCES: &[(&str, &str)] = &[
          unless a delay lets the session go on first; Mosquitto keeps it to itself if both sessions last",
     ),
     (
+        "11-persistent-subscription-no-local",
+        "MQTT 5 2.2.1: packet identifiers are the sender's own to choose; Mosquitto goes on counting over a restart, and \
+         ours begin anew",
+    ),
+    (
         "12-prop-assigned-client-identifier",
         "MQTT-3.1.3-6, MQTT 5 3.2.2.3: the identifier and the limits are the server's to choose; the script \
          compares the length of both with Mosquitto's",

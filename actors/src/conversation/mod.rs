@@ -1,12 +1,14 @@
-//! The actor that owns `clawdbot/{device_id}/command` and `clawdbot/{device_id}/cancel` of one
-//! device: it reads requests, asks the [`Scheduler`] for one answer at a time, and publishes the
-//! answer item by item.
+//! The actor that owns `clawdbot/{device_id}/command`, `…/cancel` and `…/conversation/reset` of one
+//! device: it reads requests, asks the [`Scheduler`] for one answer at a time, publishes the
+//! answer item by item, and remembers what was said.
 //!
 //! A request accepted here ends with exactly one item that has `done`: complete, failed or
 //! cancelled. It is cancelled early only by an explicit cancel, or when for a grace time nobody,
 //! connected or with a session that outlives its connection, could receive its reply topic.
 
+mod history;
 mod item;
+mod memory;
 mod request;
 
 use std::collections::VecDeque;
@@ -14,11 +16,11 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use actix::prelude::*;
 use bytes::Bytes;
-use models::FinishReason;
+use models::{FinishReason, Prompt};
 use topics::device::DeviceId;
 use topics::message::Message as AppMessage;
 use topics::name::TopicName;
@@ -33,8 +35,10 @@ use crate::store::Acceptance;
 use crate::switchboard::{Inbound, Switchboard};
 use crate::topic_router::{BindEach, LazyActor, Retire, Retirement, RouteFirst, RouteRequest};
 
+use history::Turn;
 use item::{End, Item, ItemError, finish_reason};
 pub use item::{Timings, Usage};
+pub use memory::{Memory, MemoryConfig, MemoryKeeper};
 pub use request::RequestLimits;
 use request::{CancelTarget, Invalid, Request};
 
@@ -44,6 +48,9 @@ const MAILBOX_BEYOND_QUEUE: usize = 128;
 
 /// Room in the mailbox that no publisher can take up, for what the scheduler says.
 const MAILBOX_FOR_PROGRESS: usize = 128;
+
+/// As the engine says that a prompt does not fit its context.
+const PROMPT_TOO_LONG: &str = "prompt_too_long";
 
 /// How often a request's receivers are looked for.
 const RECEIVER_CHECK: Duration = Duration::from_secs(1);
@@ -59,6 +66,8 @@ pub struct ConversationConfig {
     pub undeliverable_grace: Duration,
     /// How long a conversation with nothing to do is kept.
     pub idle: Duration,
+    /// What was said before, where it is remembered.
+    pub memory: Option<Memory>,
 }
 
 impl ConversationConfig {
@@ -72,6 +81,7 @@ pub struct Conversation {
     config: ConversationConfig,
     switchboard: Switchboard,
     scheduler: Addr<Scheduler>,
+    device: String,
     default_reply_topic: Option<TopicName>,
     current: Option<Running>,
     queue: VecDeque<Pending>,
@@ -100,6 +110,8 @@ impl ReplyTo {
 
 struct Pending {
     id: String,
+    /// Its prompt alone fills the context.
+    without_history: bool,
     request: Request,
     reply: ReplyTo,
     expires_at: Option<Instant>,
@@ -113,6 +125,18 @@ struct Running {
     reply: ReplyTo,
     seq: u64,
     last_receiver_seen: Instant,
+    /// What is remembered when it has ended; None where nothing is.
+    remembered: Option<Remembered>,
+    /// The request once more, if it was asked with a history that it may not have room for.
+    again: Option<Pending>,
+}
+
+/// A turn that is not over.
+struct Remembered {
+    user: String,
+    assistant: String,
+    /// Tokens of the turns before it.
+    tokens_before: usize,
 }
 
 impl Conversation {
@@ -132,6 +156,10 @@ impl Conversation {
                 TopicPattern::parse("clawdbot/{device_id}/cancel")?,
                 Audience::EveryDaemon,
             ),
+            (
+                TopicPattern::parse("clawdbot/{device_id}/conversation/reset")?,
+                Audience::EveryDaemon,
+            ),
         ];
         let idle = config.idle;
         let bound = config.inbound_bound();
@@ -141,6 +169,7 @@ impl Conversation {
                 config: config.clone(),
                 switchboard: switchboard.clone(),
                 scheduler: scheduler.clone(),
+                device: device.to_owned(),
                 default_reply_topic: reply_topic(device),
                 current: None,
                 queue: VecDeque::new(),
@@ -209,6 +238,11 @@ impl Handler<Inbound> for Conversation {
             if let Some(receipt) = &msg.receipt {
                 receipt.done();
             }
+        } else if msg.message.topic.as_str().ends_with("/conversation/reset") {
+            self.reset();
+            if let Some(receipt) = &msg.receipt {
+                receipt.done();
+            }
         } else {
             self.command(&msg, ctx);
         }
@@ -233,6 +267,11 @@ impl Handler<Progress> for Conversation {
         };
         match progress {
             Progress::Text { text, .. } => {
+                // Only before the first text may it begin anew.
+                running.again = None;
+                if let Some(turn) = &mut running.remembered {
+                    turn.assistant.push_str(&text);
+                }
                 self.publish(
                     &running.reply,
                     &Item {
@@ -253,6 +292,10 @@ impl Handler<Progress> for Conversation {
                 model,
                 ..
             } => {
+                // Kept before the last item is: whoever has that finds the turn remembered.
+                if let Some(turn) = running.remembered.take() {
+                    self.remember(turn, usage);
+                }
                 let end = End {
                     done: true,
                     finish_reason: finish_reason(reason),
@@ -272,6 +315,10 @@ impl Handler<Progress> for Conversation {
             } => {
                 if code == SHUTTING_DOWN && self.is_left_to_the_next_daemon(&running.reply) {
                     drop(running);
+                    return self.next(ctx);
+                }
+                if let (PROMPT_TOO_LONG, Some(again)) = (code.as_str(), running.again.take()) {
+                    self.queue.push_front(again);
                     return self.next(ctx);
                 }
                 let error = ItemError {
@@ -322,6 +369,7 @@ impl Conversation {
         }
         self.queue.push_back(Pending {
             id,
+            without_history: false,
             request,
             reply,
             expires_at: msg.message.expires_at,
@@ -350,7 +398,17 @@ impl Conversation {
                 self.fail(&pending.reply, &pending.id, 0, error);
                 continue;
             }
+            let (prompt, remembered) = self.with_history(&pending);
+            let again = remembered.as_ref().filter(|turn| turn.tokens_before > 0);
+            let again = again.map(|_| Pending {
+                id: pending.id.clone(),
+                without_history: true,
+                request: pending.request.clone(),
+                reply: pending.reply.clone(),
+                ..pending
+            });
             let mut request = pending.request.generate;
+            request.prompt = prompt;
             // The engine has no source of chance of its own; a seed asked for is kept.
             request.sampling.seed.get_or_insert_with(random);
             let job = JobId::next();
@@ -377,11 +435,58 @@ impl Conversation {
                 reply: pending.reply,
                 seq: 0,
                 last_receiver_seen: pending.last_receiver_seen,
+                remembered,
+                again,
             });
             return;
         }
         if let Some(watch) = self.watch.take() {
             ctx.cancel_future(watch);
+        }
+    }
+
+    /// What the model is given, and what of it will be remembered: a prompt is the next turn of the conversation, while
+    /// messages say themselves what was before.
+    fn with_history(&self, pending: &Pending) -> (Prompt, Option<Remembered>) {
+        let prompt = &pending.request.generate.prompt;
+        let (Prompt::Text(text), Some(memory), true) = (prompt, &self.config.memory, pending.request.history)
+        else {
+            return (prompt.clone(), None);
+        };
+        let (messages, tokens_before) = if pending.without_history {
+            (memory::alone(text), 0)
+        } else {
+            memory.recall(&self.device, text)
+        };
+        let remembered = Remembered {
+            user: text.clone(),
+            assistant: String::new(),
+            tokens_before,
+        };
+        (Prompt::Messages(messages), Some(remembered))
+    }
+
+    fn remember(&self, turn: Remembered, usage: Usage) {
+        let Some(memory) = self.config.memory.as_ref().filter(|_| !turn.assistant.is_empty()) else {
+            return;
+        };
+        let tokens = (usage.prompt_tokens + usage.completion_tokens).saturating_sub(turn.tokens_before);
+        let turn = Turn {
+            user: turn.user,
+            assistant: turn.assistant,
+            tokens,
+            at_s: memory::unix_s(SystemTime::now()),
+        };
+        memory.note(&self.device, turn);
+    }
+
+    /// Nothing of what was said is remembered, and nothing of what is being said will be.
+    fn reset(&mut self) {
+        if let Some(running) = &mut self.current {
+            running.remembered = None;
+        }
+        if let Some(memory) = &self.config.memory {
+            memory.reset(&self.device);
         }
     }
 

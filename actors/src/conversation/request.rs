@@ -27,6 +27,9 @@ pub(super) struct Request {
     pub priority: Priority,
     /// What to generate.
     pub generate: GenerateRequest,
+    /// Whether a prompt is the next turn of the device's conversation; otherwise it is asked without, and not
+    /// remembered.
+    pub history: bool,
 }
 
 /// What is wrong with a request.
@@ -60,6 +63,7 @@ struct RawRequest {
     seed: Option<u64>,
     #[serde(default)]
     stop: StopTexts,
+    history: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -136,6 +140,7 @@ impl RawRequest {
             repetition_window: None,
             seed: None,
             stop: StopTexts::None,
+            history: None,
         }
     }
 
@@ -215,6 +220,7 @@ impl RawRequest {
             id,
             priority: self.priority,
             generate,
+            history: self.history.unwrap_or(true),
         })
     }
 }

@@ -234,6 +234,23 @@ impl Handler<ShutDown> for DeviceSession {
     type Result = ();
 
     fn handle(&mut self, _: ShutDown, ctx: &mut Self::Context) {
+        if !self.session.is_connected() {
+            return self.shut_down(ctx);
+        }
+        // What has reached this machine was said before the end: an acknowledgement above all, or the next daemon sends
+        // the message again.
+        let turn = self.io.borrow().reactor_turn();
+        ctx.wait(turn.into_actor(self).map(|(), act, ctx| {
+            if act.session.is_connected() {
+                act.hear_out(ctx);
+            }
+            act.shut_down(ctx);
+        }));
+    }
+}
+
+impl DeviceSession {
+    fn shut_down(&mut self, ctx: &mut Context<Self>) {
         // What was routed here before the end is said before the goodbye: the last item of an answer
         // that ended because the daemon stops came a moment ago.
         let mut batch = self.handle.outbox.drain(usize::MAX);
