@@ -34,6 +34,7 @@ use models::ModelSummary;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use topics::access::AccessPolicy;
 use topics::retained::RetainedBounds;
 use topics::session::{RateLimit, SessionConfig};
 
@@ -338,8 +339,9 @@ impl Prepared {
             .map(|_| Arbiter::try_with_tokio_rt(session_runtime))
             .collect::<Result<Vec<_>, _>>()
             .map_err(DaemonError::Threads)?;
+        let policy = AccessPolicy::new(settings.access.clone());
         let room = |arbiter: &Arbiter| {
-            let checker = AuthChecker::new(admittance.clone(), stats.clone());
+            let checker = AuthChecker::new(admittance.clone(), stats.clone()).with_policy(policy.clone());
             let reception = Reception {
                 switchboard: switchboard.clone(),
                 auth: AuthChecker::start_in_arbiter(&arbiter.handle(), |_| checker),

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use actix::prelude::*;
 use bytes::Bytes;
 use bytestring::ByteString;
-use topics::access::{AccessRules, AclEntry, Substitutions};
+use topics::access::{AccessPolicy, AccessRules, AclEntry, Substitutions};
 use topics::device::DeviceId;
 use topics::packet::ReasonCode;
 
@@ -48,13 +48,23 @@ pub enum Admittance {
 /// See the module.
 pub struct AuthChecker {
     admittance: Admittance,
+    policy: AccessPolicy,
     stats: Arc<Stats>,
 }
 
 impl AuthChecker {
     /// An actor not started yet.
     pub fn new(admittance: Admittance, stats: Arc<Stats>) -> Self {
-        Self { admittance, stats }
+        Self {
+            admittance,
+            policy: AccessPolicy::default(),
+            stats,
+        }
+    }
+
+    /// With rules of the configuration, which come beside those of tokens.
+    pub fn with_policy(self, policy: AccessPolicy) -> Self {
+        Self { policy, ..self }
     }
 }
 
@@ -128,8 +138,9 @@ impl AuthChecker {
         let token = match (token, &msg.certified) {
             (Some(token), _) => token,
             (None, Some(device_id)) => {
+                let rules = self.rules(msg, device_id, Vec::new()).map_err(refused)?;
                 return Ok(Admission {
-                    rules: Arc::new(AccessRules::device_default(device_id)),
+                    rules: Arc::new(rules),
                     device_id: Some(device_id.clone()),
                 });
             }
@@ -155,36 +166,32 @@ impl AuthChecker {
                  of one device"
             )));
         }
-        let rules = compile_rules(msg, &device_id, identity.acl).map_err(bad)?;
+        let rules = self.rules(msg, &device_id, identity.acl).map_err(bad)?;
         Ok(Admission {
             device_id: Some(device_id),
             rules: Arc::new(rules),
         })
     }
-}
 
-/// The token's rules, then what every device may do with its own topics.
-fn compile_rules(
-    msg: &Authenticate,
-    device_id: &DeviceId,
-    acl: Vec<serde_json::Value>,
-) -> Result<AccessRules, String> {
-    if acl.is_empty() {
-        return Ok(AccessRules::device_default(device_id));
+    /// The configuration's rules and the token's, and what every device may do with its own topics.
+    fn rules(
+        &self,
+        msg: &Authenticate,
+        device_id: &DeviceId,
+        acl: Vec<serde_json::Value>,
+    ) -> Result<AccessRules, String> {
+        let acl = acl
+            .into_iter()
+            .map(serde_json::from_value)
+            .collect::<Result<Vec<AclEntry>, _>>()
+            .map_err(|e| format!("the token's acl claim: {e}"))?;
+        let client = Substitutions {
+            client_id: &msg.client_id,
+            username: msg.username.as_deref(),
+            device_id,
+        };
+        AccessRules::for_client(&self.policy, &acl, &client).map_err(|e| e.to_string())
     }
-    let own = serde_json::json!({"permission": "allow", "action": "all", "topic": "clawdbot/${device_id}/#"});
-    let entries = acl
-        .into_iter()
-        .chain([own])
-        .map(serde_json::from_value)
-        .collect::<Result<Vec<AclEntry>, _>>()
-        .map_err(|e| format!("the token's acl claim: {e}"))?;
-    let substitutions = Substitutions {
-        client_id: &msg.client_id,
-        username: msg.username.as_deref(),
-        device_id,
-    };
-    AccessRules::compile(&entries, &substitutions).map_err(|e| format!("the token's acl claim: {e}"))
 }
 
 /// Without tokens a device is who it proves to be by a certificate, or says it is, by its user name; most

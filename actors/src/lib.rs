@@ -13,6 +13,7 @@ pub mod bridge;
 pub mod broker_statistics;
 pub mod certificate_keeper;
 pub mod conversation;
+pub mod denials;
 pub mod device_session;
 pub mod external_broker;
 pub mod hub;

@@ -11,6 +11,7 @@ use topics::message::Message;
 use topics::name::TopicName;
 use topics::packet::QoS;
 
+use crate::denials::Denied;
 use crate::hub::{Hub, PublishError, PublishOptions};
 use crate::switchboard::{Inbound, Publisher, Switchboard};
 
@@ -116,15 +117,20 @@ pub(crate) fn response_topic(
         topic: asked.to_string(),
     };
     let topic = TopicName::parse(asked.clone()).map_err(|_| refused())?;
-    let rules = &inbound.from.rules;
-    let allowed = rules
-        .may_publish(&topic, QoS::AtLeastOnce as u8, false)
-        .is_allowed();
-    // An answer into an actor's mailbox would be the next request.
-    if !allowed || switchboard.is_owned(&topic) {
+    if !may_answer_on(switchboard, &inbound.from, &topic) {
         return Err(refused());
     }
     Ok(Some(topic.detached()))
+}
+
+/// Whether an answer may be published where this publisher wants it.
+pub(crate) fn may_answer_on(switchboard: &Switchboard, from: &Publisher, topic: &TopicName) -> bool {
+    let decision = from.rules.may_publish(topic, QoS::AtLeastOnce as u8, false);
+    if !decision.is_allowed() {
+        switchboard.denied(Denied::ResponseTopic, from, topic.as_str(), &decision);
+    }
+    // An answer into an actor's mailbox would be the next request.
+    decision.is_allowed() && !switchboard.is_owned(topic)
 }
 
 /// A copy that does not hold the buffer it came in.

@@ -23,8 +23,9 @@ use topics::session::{SessionConfig, refusal};
 
 use crate::auth_checker::{AUTHENTICATION_METHOD, Admission, AuthChecker, Authenticate};
 use crate::bans::{Bans, Visitor};
+use crate::denials::Denied;
 use crate::device_session::{Attach, Connection, DeviceSession, drain, poll_read_chunk};
-use crate::switchboard::{SessionEntry, Switchboard};
+use crate::switchboard::{Publisher, SessionEntry, Switchboard};
 
 /// What receiving a connection needs. One for each session arbiter.
 pub struct Reception {
@@ -152,10 +153,16 @@ impl Reception {
                 .map_err(|e| (ReasonCode::TopicNameInvalid, format!("the will's topic: {e}")))?;
             let decision = admission.rules.may_publish(&topic, will.qos as u8, will.retain);
             if !decision.is_allowed() {
-                self.switchboard.stats().access_denied.add(1);
+                let client = Publisher {
+                    client_id: client_id.clone(),
+                    device_id: admission.device_id.clone(),
+                    rules: admission.rules.clone(),
+                };
+                self.switchboard
+                    .denied(Denied::Will, &client, topic.as_str(), &decision);
                 return Err((
                     ReasonCode::NotAuthorized,
-                    format!("the will's topic {topic}: {decision}"),
+                    format!("the access rules do not allow this client the will's topic {topic}"),
                 ));
             }
         }

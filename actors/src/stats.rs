@@ -155,8 +155,14 @@ stats! {
     dropped_owner_gone => "clawdbot.mqtt.messages.dropped.owner_gone",
     /// Retained messages refused because the store is full.
     retained_refused => "clawdbot.mqtt.retained.refused",
-    /// Publishes and subscriptions the access rules refused.
-    access_denied => "clawdbot.mqtt.access.denied",
+    /// Publishes the access rules refused.
+    access_denied_publish => "clawdbot.mqtt.access.denied.publish",
+    /// Subscriptions the access rules refused.
+    access_denied_subscribe => "clawdbot.mqtt.access.denied.subscribe",
+    /// Wills the access rules refused, at CONNECT or when they were to be told.
+    access_denied_will => "clawdbot.mqtt.access.denied.will",
+    /// Requests whose Response Topic the access rules refused.
+    access_denied_response_topic => "clawdbot.mqtt.access.denied.response_topic",
     /// Connections refused for their token.
     authentication_failures => "clawdbot.mqtt.authentication.failures",
     /// Connections ended for breaking the protocol.

@@ -5,6 +5,7 @@
 //! the map under a lock of their own: see [`Switchboard::route`] for the order that keeps a
 //! subscriber from missing one.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
@@ -25,6 +26,7 @@ use topics::session::{Delivery, SessionConfig};
 use topics::shared::SharedSubscriptions;
 use topics::subscriptions::SubscriptionTree;
 
+use crate::denials::{Denials, Denied};
 use crate::device_session::DeviceSession;
 use crate::external_broker::{Answering, Handling, Receipt, Uplink};
 use crate::mailbox::{MailboxRef, Overflow, OwnerCounters, Refusal, Slot};
@@ -225,6 +227,7 @@ struct Inner {
     devices: DashMap<DeviceId, usize>,
     router: Addr<TopicRouter>,
     stats: Arc<Stats>,
+    denials: Denials,
     daemon: Arc<Publisher>,
     /// To the external broker, where there is one.
     uplink: OnceLock<Arc<Uplink>>,
@@ -271,6 +274,7 @@ impl Switchboard {
             devices: DashMap::new(),
             router,
             stats,
+            denials: Denials::default(),
             daemon: Publisher::daemon(),
             uplink: OnceLock::new(),
             store: OnceLock::new(),
@@ -560,6 +564,13 @@ impl Switchboard {
     /// The topic router.
     pub fn router(&self) -> &Addr<TopicRouter> {
         &self.0.router
+    }
+
+    /// Counts what the access rules refused a client, and logs it with the rule unless too much was logged of its
+    /// device lately.
+    pub(crate) fn denied(&self, denied: Denied, from: &Publisher, topic: &str, rule: &dyn fmt::Display) {
+        let who = (from.device_id.as_ref(), &*from.client_id);
+        self.0.denials.tell(&self.0.stats, denied, who, topic, rule);
     }
 
     /// The counters.

@@ -7,10 +7,11 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::access::{self, AccessList};
 use super::raw::{Given, RawSettings};
 use super::{
-    Auth, AuthMode, Conversation, Flapping, Log, LogFormat, Memory, Metrics, Model, Origin, Problem,
-    Scheduler, Settings, Shutdown, Store, StoreMode, Supervisor,
+    Auth, AuthMode, BrokerMode, Conversation, Flapping, Log, LogFormat, Memory, Metrics, Model, Origin,
+    Problem, Scheduler, Settings, Shutdown, Store, StoreMode, Supervisor,
 };
 use crate::telemetry::logging;
 
@@ -33,7 +34,8 @@ pub(super) struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    pub(super) fn settings(&mut self, raw: RawSettings) -> Settings {
+    pub(super) fn settings(&mut self, raw: RawSettings, access: Option<AccessList>) -> Settings {
+        let (access_origin, access) = access.map(|list| (list.origin, list.entries)).unzip();
         let data_dir = self.data_dir(raw.data_dir);
         let settings = Settings {
             mqtt: self.mqtt(raw.mqtt, &data_dir),
@@ -57,6 +59,7 @@ impl Checker<'_> {
                 ),
                 token_lifetime: self.seconds("auth.token_lifetime_s", raw.auth.token_lifetime_s, 1..=DAY_S),
             },
+            access: access.unwrap_or_default(),
             model: Model {
                 path: self.optional_path("model.path", raw.model.path),
                 max_sequences: self.number("model.max_sequences", raw.model.max_sequences, 1..=1024),
@@ -163,8 +166,32 @@ impl Checker<'_> {
             self.exposure(&settings);
             self.agreement(&settings);
             self.broker_agreement(&settings.broker);
+            if let Some(origin) = access_origin {
+                self.access_agreement(&settings, origin);
+            }
         }
         settings
+    }
+
+    /// Rules that nobody would hold to are worse than none.
+    fn access_agreement(&mut self, settings: &Settings, origin: Origin) {
+        let reason = match (settings.auth.mode, settings.broker.mode) {
+            _ if settings.access.is_empty() => return,
+            (AuthMode::None, _) => {
+                "with auth.mode = \"none\" everybody may do everything; take the rules out, or use \"token\""
+            }
+            (_, BrokerMode::External) => {
+                "an external broker has an access list of its own, which alone counts; write them there, see \
+                 config/external-broker/README.md"
+            }
+            _ => return,
+        };
+        self.problems.push(Problem {
+            key: access::KEY.to_owned(),
+            value: format!("{} entries", settings.access.len()),
+            origin,
+            reason: reason.to_owned(),
+        });
     }
 
     /// What would let strangers in.

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use topics::access::PolicyEntry;
+
 use super::Origin;
 
 /// Everything that can be set, checked. `config/default.toml` explains each value in words.
@@ -21,6 +23,8 @@ pub struct Settings {
     pub broker: Broker,
     /// Who may connect.
     pub auth: Auth,
+    /// Who may publish and subscribe to what, beyond the defaults; in the order of the list.
+    pub access: Vec<PolicyEntry>,
     /// The model file and its process.
     pub model: Model,
     /// What one device may ask for.
@@ -455,6 +459,7 @@ impl Settings {
                 mode: AuthMode::Token,
                 token_lifetime: Duration::from_secs(900),
             },
+            access: Vec::new(),
             model: Model {
                 path: None,
                 max_sequences: 4,

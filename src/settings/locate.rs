@@ -11,6 +11,7 @@ use config::{ConfigError, Environment, Map, Source, Value, ValueKind};
 use directories::ProjectDirs;
 use toml::de::{DeTable, DeValue};
 
+use super::access::{self, AccessList};
 use super::{DEFAULT_TOML, Problem};
 
 /// Name of the settings file in the directories where it is looked for.
@@ -62,9 +63,11 @@ pub enum Origin {
 }
 
 /// The settings of one source.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Layer {
     pub(super) entries: Vec<Entry>,
+    /// The one list among the settings, if this source has it.
+    pub(super) access: Option<AccessList>,
 }
 
 /// One setting of one source.
@@ -98,15 +101,10 @@ impl Sources {
             .settings_file(&environment, &flags)
             .map(|path| file_layer(&path, problems));
         let defaults = parse(DEFAULT_TOML, |_| Origin::Default).unwrap_or_default();
-        [
-            Some(Layer { entries: defaults }),
-            file,
-            Some(environment),
-            Some(flags),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        [Some(defaults), file, Some(environment), Some(flags)]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     fn settings_file(&self, environment: &Layer, flags: &Layer) -> Option<PathBuf> {
@@ -162,7 +160,7 @@ impl Sources {
             .collect();
         // The environment has no order of its own; messages should have one.
         entries.sort_by(|left, right| left.key.cmp(&right.key));
-        Layer { entries }
+        Layer::of_texts(entries)
     }
 
     fn flag_layer(&self) -> Layer {
@@ -171,9 +169,7 @@ impl Sources {
             kind: ValueKind::String(flag.value.clone()),
             origin: Origin::Flag(flag.name),
         };
-        Layer {
-            entries: self.flags.iter().map(entry).collect(),
-        }
+        Layer::of_texts(self.flags.iter().map(entry).collect())
     }
 }
 
@@ -193,7 +189,7 @@ fn file_layer(path: &Path, problems: &mut Vec<Problem>) -> Layer {
             origin,
             reason,
         });
-        Layer { entries: Vec::new() }
+        Layer::default()
     };
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -203,7 +199,7 @@ fn file_layer(path: &Path, problems: &mut Vec<Problem>) -> Layer {
         }
     };
     match parse(&text, |line| Origin::Line(path.to_path_buf(), line)) {
-        Ok(entries) => Layer { entries },
+        Ok(layer) => layer,
         Err((line, message)) => refuse(
             Origin::Line(path.to_path_buf(), line),
             format!(
@@ -214,7 +210,7 @@ fn file_layer(path: &Path, problems: &mut Vec<Problem>) -> Layer {
 }
 
 /// The settings of a TOML text, flat, each with its line; or the line of the first syntax error.
-fn parse(text: &str, origin: impl Fn(usize) -> Origin) -> Result<Vec<Entry>, (usize, String)> {
+fn parse(text: &str, origin: impl Fn(usize) -> Origin) -> Result<Layer, (usize, String)> {
     let line_of = |offset: usize| {
         1 + text.as_bytes()[..offset.min(text.len())]
             .iter()
@@ -227,6 +223,10 @@ fn parse(text: &str, origin: impl Fn(usize) -> Origin) -> Result<Vec<Entry>, (us
             error.message().trim().to_owned(),
         )
     })?;
+    let access = table
+        .get_ref()
+        .get(access::KEY)
+        .map(|list| access::read(list, &|offset| origin(line_of(offset))));
     let mut entries = Vec::new();
     flatten(table.get_ref(), "", &mut |key, offset, kind| {
         entries.push((
@@ -240,7 +240,10 @@ fn parse(text: &str, origin: impl Fn(usize) -> Origin) -> Result<Vec<Entry>, (us
     });
     // Tables are sorted by name; messages follow the file.
     entries.sort_by_key(|(offset, _)| *offset);
-    Ok(entries.into_iter().map(|(_, entry)| entry).collect())
+    Ok(Layer {
+        entries: entries.into_iter().map(|(_, entry)| entry).collect(),
+        access,
+    })
 }
 
 fn flatten(table: &DeTable<'_>, prefix: &str, emit: &mut impl FnMut(String, usize, ValueKind)) {
@@ -251,6 +254,7 @@ fn flatten(table: &DeTable<'_>, prefix: &str, emit: &mut impl FnMut(String, usiz
             format!("{prefix}.{}", name.get_ref())
         };
         match value.get_ref() {
+            _ if key == access::KEY => {}
             DeValue::Table(inner) if prefix.is_empty() => flatten(inner, &key, emit),
             scalar => emit(key, name.span().start, kind_of(scalar)),
         }
@@ -274,6 +278,19 @@ fn kind_of(value: &DeValue<'_>) -> ValueKind {
 }
 
 impl Layer {
+    /// Of a source that knows only text.
+    fn of_texts(mut entries: Vec<Entry>) -> Layer {
+        let lists = entries.extract_if(.., |entry| entry.key == access::KEY);
+        // The last one is the strongest.
+        let access = lists
+            .filter_map(|entry| match &entry.kind {
+                ValueKind::String(text) => Some(access::read_text(text, &entry.origin)),
+                _ => None,
+            })
+            .last();
+        Layer { entries, access }
+    }
+
     fn text(&self, key: &str) -> Option<&str> {
         self.entries
             .iter()

@@ -5,6 +5,7 @@
 //! raw settings into checked ones; everything that is wrong comes out at once, each with the
 //! place it was written at.
 
+mod access;
 mod broker;
 mod check;
 mod checked;
@@ -40,6 +41,13 @@ pub fn load(sources: &Sources) -> Result<Settings, SettingsError> {
     refuse_unknown_keys(&mut layers, &mut problems);
 
     // Later layers are stronger, so what they insert is what remains.
+    let mut access = None;
+    for layer in &mut layers {
+        if let Some(mut list) = layer.access.take() {
+            problems.append(&mut list.problems);
+            access = Some(list);
+        }
+    }
     let origins: HashMap<String, Origin> = layers
         .iter()
         .flat_map(|layer| &layer.entries)
@@ -68,7 +76,7 @@ pub fn load(sources: &Sources) -> Result<Settings, SettingsError> {
         platform_data_dir,
         problems: Vec::new(),
     };
-    let settings = checker.settings(raw);
+    let settings = checker.settings(raw, access);
     problems.append(&mut checker.problems);
     if problems.is_empty() {
         Ok(settings)
@@ -80,7 +88,8 @@ pub fn load(sources: &Sources) -> Result<Settings, SettingsError> {
 /// Takes out the keys that do not exist, so that the others can still be checked.
 fn refuse_unknown_keys(layers: &mut [Layer], problems: &mut Vec<Problem>) {
     let [defaults, given @ ..] = layers else { return };
-    let known: Vec<&str> = defaults.entries.iter().map(|entry| entry.key.as_str()).collect();
+    let keys = defaults.entries.iter().map(|entry| entry.key.as_str());
+    let known: Vec<&str> = keys.chain([access::KEY]).collect();
     for layer in given {
         layer.entries.retain(|entry| {
             let is_known = known.contains(&entry.key.as_str());

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
+mod access;
+
 struct Setup {
     temp: tempfile::TempDir,
     sources: Sources,

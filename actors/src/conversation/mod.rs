@@ -29,6 +29,7 @@ use topics::pattern::{Params, TopicPattern};
 
 use crate::external_broker::{Answering, Receipt};
 use crate::mailbox::{Durability, Mailbox, Overflow};
+use crate::received::may_answer_on;
 use crate::scheduler::{CancelJob, JobId, Progress, SHUTTING_DOWN, Scheduler, Submit};
 use crate::served::Audience;
 use crate::store::Acceptance;
@@ -581,22 +582,12 @@ impl Conversation {
         };
         let topic = TopicName::parse(asked.clone()).map(|topic| topic.detached());
         match topic {
-            // An answer into an actor's mailbox would be the next request.
-            Ok(topic)
-                if !self.switchboard.is_owned(&topic)
-                    && msg
-                        .from
-                        .rules
-                        .may_publish(&topic, QoS::AtLeastOnce as u8, false)
-                        .is_allowed() =>
-            {
-                Some(ReplyTo {
-                    topic,
-                    correlation_data,
-                    receipt: msg.receipt.clone(),
-                    acceptance: msg.acceptance.clone(),
-                })
-            }
+            Ok(topic) if may_answer_on(&self.switchboard, &msg.from, &topic) => Some(ReplyTo {
+                topic,
+                correlation_data,
+                receipt: msg.receipt.clone(),
+                acceptance: msg.acceptance.clone(),
+            }),
             _ => {
                 let message = format!(
                     "the Response Topic {asked} is not this device's to use; choose another under its own topics"

@@ -2,6 +2,7 @@
 
 use actix::prelude::*;
 use bytestring::ByteString;
+use topics::access::Judgements;
 use topics::device::DeviceId;
 use topics::packet::{Connect, ProtocolVersion, ReasonCode};
 use topics::session::{Secret, Welcome};
@@ -35,7 +36,7 @@ impl DeviceSession {
                 tracing::debug!(%client_id, "admission renewed");
                 self.publisher = publisher(client_id, &admission);
                 self.admission = admission;
-                self.last_allowed = None;
+                self.judgements = Judgements::default();
                 Ok(())
             }
             Some(Ok(_)) => {

@@ -22,13 +22,14 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use bytes::BytesMut;
 use bytestring::ByteString;
-use topics::access::Decision;
+use topics::access::Judgements;
 use topics::device::DeviceId;
 use topics::filter::TopicFilter;
 use topics::packet::{ClientDecoder, Connect, DecodeError, Packet, ReasonCode};
 use topics::session::{Attached, Detach, DropReason, Effect, Outcomes, Session, SessionConfig, Wanted};
 
 use crate::auth_checker::{Admission, AuthChecker};
+use crate::denials::Denied;
 use crate::presence;
 use crate::route::LastRoute;
 use crate::switchboard::{Publisher, SessionHandle, Switchboard};
@@ -38,7 +39,6 @@ use delivering::Payloads;
 pub use io::{ByteStream, Connection};
 use io::{Io, IoEvent, IoStream};
 pub(crate) use io::{drain, poll_read_chunk};
-use publishing::Publication;
 
 /// Only connections and the end of the daemon come through the mailbox; a sender waits for room.
 const MAILBOX: usize = 16;
@@ -68,9 +68,10 @@ pub struct DeviceSession {
     publisher: Arc<Publisher>,
     io: Rc<RefCell<Io>>,
     input: BytesMut,
-    /// Where the client's last publish went, and that it was allowed to go there.
+    /// Where the client's last publish went.
     last_route: LastRoute,
-    last_allowed: Option<Publication>,
+    /// What the rules allowed it to publish before.
+    judgements: Judgements,
     /// Read while the client is held back; acknowledgements among them were handled at once.
     deferred: VecDeque<Packet>,
     deferred_bytes: usize,
@@ -140,7 +141,7 @@ impl DeviceSession {
             publisher,
             input: BytesMut::new(),
             last_route: LastRoute::default(),
-            last_allowed: None,
+            judgements: Judgements::default(),
             deferred: VecDeque::new(),
             deferred_bytes: 0,
             payloads: Payloads::default(),
@@ -302,7 +303,7 @@ impl DeviceSession {
         }
         self.publisher = publisher(self.session.client_id(), &msg.admission);
         self.admission = msg.admission;
-        self.last_allowed = None;
+        self.judgements = Judgements::default();
         let mut effects = Vec::new();
         let welcome = authentication::welcome(&msg.connect, &self.admission, msg.assigned);
         self.username = msg.connect.username.as_ref().map(|name| name.to_string().into());
@@ -500,7 +501,9 @@ impl DeviceSession {
                 .rules
                 .may_subscribe(filter, wanted.options.qos as u8);
             if !decision.is_allowed() {
-                self.denied("subscribe", filter.as_str(), &decision);
+                let filter = filter.as_str();
+                self.switchboard
+                    .denied(Denied::Subscribe, &self.publisher, filter, &decision);
                 wanted.filter = Err(ReasonCode::NotAuthorized);
             }
         }
@@ -576,11 +579,6 @@ impl DeviceSession {
         });
     }
 
-    fn denied(&self, action: &'static str, topic: &str, decision: &Decision) {
-        self.switchboard.stats().access_denied.add(1);
-        tracing::info!(client_id = %self.session.client_id(), action, topic, rule = %decision, "not authorized");
-    }
-
     fn count_drop(&self, reason: DropReason) {
         let stats = self.switchboard.stats();
         match reason {
@@ -600,7 +598,7 @@ impl DeviceSession {
         self.hand_over();
         self.input = BytesMut::new();
         self.last_route = LastRoute::default();
-        self.last_allowed = None;
+        self.judgements = Judgements::default();
         self.deferred = VecDeque::new();
         self.deferred_bytes = 0;
         self.handle.online.store(false, Relaxed);

@@ -8,6 +8,7 @@ use topics::name::TopicName;
 use topics::packet::{QoS, ReasonCode};
 
 use super::DeviceSession;
+use crate::denials::Denied;
 use crate::switchboard::{Aftermath, Routed};
 use crate::topic_router::RouteFirst;
 
@@ -88,35 +89,37 @@ impl DeviceSession {
         .add(1);
     }
 
-    /// Judges a publication by the access rules; one like the last is not judged again.
+    /// Judges a publication by the access rules; what was allowed lately is not judged again.
     fn may_publish(&mut self, message: &AppMessage) -> bool {
-        if self
-            .last_allowed
-            .as_ref()
-            .is_some_and(|last| last.is_like(message))
-        {
+        let (topic, qos, retain) = (&message.topic, message.qos as u8, message.retain);
+        if self.judgements.know(topic, qos, retain) {
             return true;
         }
-        let allowed = self.is_allowed("publish", message);
-        self.last_allowed = allowed.then(|| Publication::of(message));
+        let allowed = self.is_allowed(Denied::Publish, message);
+        if allowed {
+            let rules = &self.admission.rules;
+            self.judgements.remember(rules, topic, qos, retain);
+        }
         allowed
     }
 
-    fn is_allowed(&self, action: &'static str, message: &AppMessage) -> bool {
+    fn is_allowed(&self, denied: Denied, message: &AppMessage) -> bool {
+        let topic = message.topic.as_str();
         if is_for_the_server_only(&message.topic) {
-            self.switchboard.stats().access_denied.add(1);
+            let rule = "only the hub publishes there, whatever the rules say";
+            self.switchboard.denied(denied, &self.publisher, topic, &rule);
             return false;
         }
         let rules = &self.admission.rules;
         let decision = rules.may_publish(&message.topic, message.qos as u8, message.retain);
         if !decision.is_allowed() {
-            self.denied(action, message.topic.as_str(), &decision);
+            self.switchboard.denied(denied, &self.publisher, topic, &decision);
         }
         decision.is_allowed()
     }
 
     pub(super) fn publish_will(&mut self, will: AppMessage) {
-        if !self.is_allowed("will", &will) {
+        if !self.is_allowed(Denied::Will, &will) {
             return;
         }
         self.hand_over();
@@ -130,28 +133,6 @@ impl DeviceSession {
                 let _ = asked.await;
             });
         }
-    }
-}
-
-/// What access rules judge of a message.
-#[derive(Debug)]
-pub(super) struct Publication {
-    topic: TopicName,
-    qos: QoS,
-    retain: bool,
-}
-
-impl Publication {
-    fn of(message: &AppMessage) -> Self {
-        Self {
-            topic: message.topic.clone(),
-            qos: message.qos,
-            retain: message.retain,
-        }
-    }
-
-    fn is_like(&self, message: &AppMessage) -> bool {
-        self.qos == message.qos && self.retain == message.retain && self.topic == message.topic
     }
 }
 

@@ -3,4 +3,5 @@
 pub mod backoff;
 pub mod expiry;
 pub mod flapping;
+pub mod log_quota;
 pub mod queue;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::filter::FilterError;
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde::de::value::{Error as ValueError, MapDeserializer};
@@ -296,7 +297,7 @@ fn broken_entries_say_which_and_why() {
     let error = with_qos(vec![0, 3]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        r#"acl entry 2 ("b"): there is no QoS 3; use 0, 1 and 2"#
+        r#"the token's acl claim: entry 2 ("b"): there is no QoS 3; use 0, 1 and 2"#
     );
     assert!(matches!(
         with_qos(vec![]),
@@ -326,12 +327,12 @@ fn a_decision_names_its_rule() {
     let decision = rules.may_publish(&name("b/c"), 0, true);
     assert_eq!(
         decision.to_string(),
-        "decided by rule 2: allow publish b/# qos 0,1 retain true"
+        "decided by rule 2 of the token: allow publish b/# qos 0,1 retain true"
     );
-    assert_eq!(decision.rule().unwrap().1.permission(), Permission::Allow);
+    assert_eq!(decision.rule().unwrap().permission(), Permission::Allow);
     assert_eq!(
         rules.may_subscribe(&filter("a"), 0).to_string(),
-        "decided by rule 1: deny all a"
+        "decided by rule 1 of the token: deny all a"
     );
 }
 
