@@ -144,6 +144,18 @@ impl Reader<'_> {
             }
             self.truth(key, value)
         });
+        if permission == Some(Permission::Allow)
+            && let Some(topic) = topics.iter().find(|topic| lets_choose_a_device(topic))
+        {
+            let reason = "clients choose their identifiers and user names, and would choose another device's name; write \
+                          ${device_id} there";
+            self.refuse_at(
+                value.span().start,
+                format!("{key}.topics"),
+                format!("{topic:?}"),
+                reason,
+            );
+        }
         if permission == Some(Permission::Allow) && who.is_by_own_choice() {
             let reason = "client identifiers and user names are what clients say they are, so that this would be allowed \
                           to every device; name the devices too";
@@ -285,6 +297,15 @@ impl Reader<'_> {
         };
         self.problems.push((offset, problem));
     }
+}
+
+/// Whether the level that says whose a topic is would be what a client says.
+fn lets_choose_a_device(topic: &str) -> bool {
+    let mut levels = topic.split('/');
+    matches!(levels.next(), Some("clawdbot" | "+"))
+        && levels
+            .next()
+            .is_some_and(|level| level.contains("${clientid}") || level.contains("${username}"))
 }
 
 fn one_or_more<'a, 'i>(value: &'a Spanned<DeValue<'i>>) -> Vec<&'a Spanned<DeValue<'i>>> {

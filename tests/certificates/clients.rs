@@ -111,7 +111,10 @@ fn a_client_with_a_certificate_is_the_device_of_its_common_name_and_needs_no_tok
         denied.stderr.contains("Not authorized") || !denied.status.success(),
         "{denied:#?}"
     );
-    assert_eq!(daemon.metric("clawdbot_mqtt_access_denied_total"), Some(1.0));
+    assert_eq!(
+        daemon.metric("clawdbot_mqtt_access_denied_publish_total"),
+        Some(1.0)
+    );
     let refused = publish(&daemon, Some(&tablet), &with_token).expect("it was there");
     assert!(!refused.status.success(), "{refused:#?}");
     refused.assert_says(&["Not authorized"]);

@@ -1,7 +1,11 @@
 //! What is spoken on the ports of TLS, by probes and by Mosquitto's clients.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
 use super::{initialised, launch, own_of, publisher, s_client};
-use crate::support::process;
+use crate::support::foreign::openssl;
+use crate::support::{PATIENCE, process};
 
 #[test]
 fn versions_1_2_and_1_3_are_spoken_and_nothing_older() {
@@ -73,4 +77,86 @@ fn mosquitto_pub_trusts_the_authority_alone_and_only_by_the_names_in_the_certifi
     let finished = process::finish(publisher.args(["-u", "phone", "-P", &token]));
     assert!(!finished.status.success(), "{finished:#?}");
     assert_eq!(daemon.metric("clawdbot_mqtt_messages_received_total"), Some(2.0));
+}
+
+#[test]
+fn a_connection_is_not_negotiated_anew_by_its_client() {
+    let daemon = launch(initialised()).start();
+    for listener in ["tls", "secure websocket"] {
+        let address = daemon.listener(listener).to_string();
+        let Some(mut client) = openssl() else { return };
+        client.args(["s_client", "-tls1_2", "-connect", &address]);
+        // A line with an R makes it ask for another handshake.
+        let asked = process::finish_with_input(&mut client, "R\n");
+        let said = format!("{}{}", asked.stdout, asked.stderr);
+        assert!(said.contains("RENEGOTIATING"), "{asked:#?}");
+        assert!(said.contains("no renegotiation"), "{asked:#?}");
+        // Nor is it open to somebody in between who began it (RFC 5746).
+        assert!(said.contains("Secure Renegotiation IS supported"), "{asked:#?}");
+        assert!(said.contains("Compression: NONE"), "{asked:#?}");
+    }
+}
+
+/// A ClientHello by hand, since no program of today offers these.
+fn client_hello(record_version: [u8; 2], version: [u8; 2], compression_methods: &[u8]) -> Vec<u8> {
+    let vector = |length_bytes: usize, bytes: &[u8]| {
+        let length = bytes.len().to_be_bytes();
+        [&length[length.len() - length_bytes..], bytes].concat()
+    };
+    // ECDHE_RSA_WITH_AES_128_GCM_SHA256, and that renegotiation is known of.
+    let ciphers = [0xC0, 0x2F, 0x00, 0xFF];
+    let extension = |kind: u8, body: &[u8]| [&[0, kind][..], &vector(2, body)].concat();
+    let extensions = [
+        // X25519 and P-256; uncompressed points; RSA with SHA-256, PSS and PKCS#1; extended master secret.
+        extension(10, &vector(2, &[0, 0x1D, 0, 0x17])),
+        extension(11, &vector(1, &[0])),
+        extension(13, &vector(2, &[8, 4, 4, 1])),
+        extension(23, &[]),
+    ];
+    let body = [
+        &version[..],
+        &[7; 32],
+        &vector(1, &[]),
+        &vector(2, &ciphers),
+        &vector(1, compression_methods),
+        &vector(2, &extensions.concat()),
+    ];
+    let handshake = [&[1][..], &vector(3, &body.concat())].concat();
+    [&[22][..], &record_version, &vector(2, &handshake)].concat()
+}
+
+/// The first record that comes back: its type and its body.
+fn answer(address: SocketAddr, hello: &[u8]) -> (u8, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).expect("the daemon accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream.write_all(hello).expect("a socket");
+    let mut header = [0; 5];
+    stream.read_exact(&mut header).expect("an answer");
+    let mut body = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
+    stream.read_exact(&mut body).expect("all of it");
+    (header[0], body)
+}
+
+#[test]
+fn compression_is_not_agreed_to_nor_a_version_before_tls() {
+    const ALERT: u8 = 21;
+    const HANDSHAKE: u8 = 22;
+    let daemon = launch(initialised()).start();
+    for listener in ["tls", "secure websocket"] {
+        let address = daemon.listener(listener);
+        let (tls_1_0, tls_1_2, ssl_3) = ([3, 1], [3, 3], [3, 0]);
+        // Deflate first, and nothing as well.
+        let (kind, hello) = answer(address, &client_hello(tls_1_0, tls_1_2, &[1, 0]));
+        assert_eq!((kind, hello[0]), (HANDSHAKE, 2), "{hello:02x?}");
+        let session_id_bytes = usize::from(hello[4 + 2 + 32]);
+        let cipher = 4 + 2 + 32 + 1 + session_id_bytes;
+        assert_eq!(hello[cipher..cipher + 3], [0xC0, 0x2F, 0], "{hello:02x?}");
+        // Deflate alone.
+        let (kind, alert) = answer(address, &client_hello(tls_1_0, tls_1_2, &[1]));
+        assert_eq!((kind, alert[0]), (ALERT, 2), "{alert:02x?}");
+        for old in [ssl_3, tls_1_0, [3, 2]] {
+            let (kind, alert) = answer(address, &client_hello(ssl_3, old, &[0]));
+            assert_eq!((kind, alert[0]), (ALERT, 2), "{old:?}: {alert:02x?}");
+        }
+    }
 }

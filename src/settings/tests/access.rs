@@ -136,6 +136,20 @@ fn what_anybody_could_call_itself_is_granted_nothing() {
         assert_says(&rule("allow").message(), &["name the devices too"]);
         assert_eq!(rule("deny").settings().access.len(), 1);
     }
+    let topic = |permission: &str, topic: &str| {
+        setup().file(&format!(
+            "[[access]]\npermission = \"{permission}\"\ntopics = \"{topic}\"\n"
+        ))
+    };
+    for choice in [
+        "clawdbot/${clientid}/#",
+        "clawdbot/x-${username}",
+        "+/${clientid}/status",
+    ] {
+        assert_says(&topic("allow", choice).message(), &["write ${device_id} there"]);
+        assert_eq!(topic("deny", choice).settings().access.len(), 1);
+    }
+    assert_eq!(topic("allow", "house/${clientid}/#").settings().access.len(), 1);
 }
 
 #[test]
