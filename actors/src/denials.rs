@@ -2,10 +2,13 @@
 //! the log with it.
 
 use std::fmt;
+use std::hash::Hash;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use topics::device::DeviceId;
+use topics::packet::ReasonCode;
 
 use crate::policy::log_quota::{Line, LogQuota, LogQuotaConfig};
 use crate::stats::Stats;
@@ -18,6 +21,9 @@ const QUOTA: LogQuotaConfig = LogQuotaConfig {
     max_speakers: 1_000,
 };
 
+/// Connections that are refused, by the address they come from: a proxy's brings many clients.
+const REFUSED_QUOTA: LogQuotaConfig = LogQuotaConfig { lines: 100, ..QUOTA };
+
 /// Topics, identifiers and rules may have 64 KiB each; what is logged of one is enough to find it by.
 const MAX_LOGGED_CHARACTERS: usize = 200;
 
@@ -25,6 +31,7 @@ const MAX_LOGGED_CHARACTERS: usize = 200;
 #[derive(Debug)]
 pub struct Denials {
     quota: Mutex<LogQuota<Option<DeviceId>>>,
+    refused: Mutex<LogQuota<Option<IpAddr>>>,
 }
 
 /// What a client was not allowed.
@@ -55,11 +62,27 @@ impl Default for Denials {
     fn default() -> Self {
         Self {
             quota: Mutex::new(LogQuota::new(QUOTA)),
+            refused: Mutex::new(LogQuota::new(REFUSED_QUOTA)),
         }
     }
 }
 
 impl Denials {
+    /// Logs that a connection was refused, unless that was said often enough of its address lately. It is counted
+    /// where the reason is known.
+    pub(crate) fn connection_refused(
+        &self,
+        peer: Option<SocketAddr>,
+        client_id: &str,
+        reason: ReasonCode,
+        why: &str,
+    ) {
+        if let Some(silence_s) = speak(&self.refused, peer.map(|peer| peer.ip())) {
+            let client_id = shortened(client_id);
+            tracing::info!(?peer, %client_id, %reason, why, only_counted_for_s = silence_s, "connection refused");
+        }
+    }
+
     /// Counts a refusal and, if this device was not the subject of too many lines lately, logs it.
     pub(crate) fn tell(
         &self,
@@ -76,15 +99,8 @@ impl Denials {
             Denied::ResponseTopic => &stats.access_denied_response_topic,
         }
         .add(1);
-        let line = {
-            // Nothing panics while it is held; if something did, a line too many would be the worst of it.
-            let mut quota = self.quota.lock().unwrap_or_else(PoisonError::into_inner);
-            quota.speak(Instant::now(), device.cloned())
-        };
-        let silence = match line {
-            Line::LeftOut => return,
-            Line::Written => None,
-            Line::Last(silence) => Some(silence.as_secs() + 1),
+        let Some(silence_s) = speak(&self.quota, device.cloned()) else {
+            return;
         };
         tracing::info!(
             device = device.map_or("", DeviceId::as_str),
@@ -92,9 +108,20 @@ impl Denials {
             action = %denied,
             topic = %shortened(topic),
             rule = %shortened(&rule.to_string()),
-            only_counted_for_s = silence,
+            only_counted_for_s = silence_s,
             "not authorized"
         );
+    }
+}
+
+/// None where nothing is to be logged; else for how many seconds nothing more will be, if this is the last line.
+fn speak<K: Eq + Hash>(quota: &Mutex<LogQuota<K>>, who: K) -> Option<Option<u64>> {
+    // Nothing panics while it is held; if something did, a line too many would be the worst of it.
+    let mut quota = quota.lock().unwrap_or_else(PoisonError::into_inner);
+    match quota.speak(Instant::now(), who) {
+        Line::LeftOut => None,
+        Line::Written => Some(None),
+        Line::Last(silence) => Some(Some(silence.as_secs() + 1)),
     }
 }
 

@@ -79,7 +79,8 @@ impl Reception {
                     .await;
             }
             Err((reason, why)) => {
-                tracing::info!(?peer, client_id = %connect.client_id, %reason, why, "connection refused");
+                let denials = self.switchboard.denials();
+                denials.connection_refused(peer, &connect.client_id, reason, &why);
                 self.refuse(connection, &connect, reason, &why).await;
             }
         }
@@ -160,10 +161,8 @@ impl Reception {
                 };
                 self.switchboard
                     .denied(Denied::Will, &client, topic.as_str(), &decision);
-                return Err((
-                    ReasonCode::NotAuthorized,
-                    format!("the access rules do not allow this client the will's topic {topic}"),
-                ));
+                let why = "the access rules do not allow this client the topic of its will".to_owned();
+                return Err((ReasonCode::NotAuthorized, why));
             }
         }
         Ok((client_id, assigned, admission))

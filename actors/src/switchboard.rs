@@ -573,6 +573,11 @@ impl Switchboard {
         self.0.denials.tell(&self.0.stats, denied, who, topic, rule);
     }
 
+    /// What is refused, for the log.
+    pub(crate) fn denials(&self) -> &Denials {
+        &self.0.denials
+    }
+
     /// The counters.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.0.stats

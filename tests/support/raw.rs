@@ -79,7 +79,9 @@ impl RawClient {
     pub(crate) fn connack_code(&mut self) -> u8 {
         let packet = self.packet().expect("a CONNACK");
         assert_eq!(packet[0], 0x20, "{packet:02x?} is no CONNACK");
-        packet[3]
+        // A reason told at length makes its length longer, too.
+        let length_bytes = packet[1..].iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
+        packet[1 + length_bytes + 1]
     }
 
     /// The reason of the DISCONNECT that must come now, after which the daemon must close.
