@@ -1,5 +1,6 @@
 //! What it costs to find a topic's subscribers: exactly one among 10,000, through wildcards, and 50 of one
-//! topic. This is paid once a message, by the publishing session, on a snapshot of the tree.
+//! topic. This is paid once a message, by the publishing session, on a snapshot of the tree. And what it costs to
+//! judge a publication by the access rules, with few and many of them, anew and as a session keeps its judgements.
 
 #![allow(
     clippy::expect_used,
@@ -10,6 +11,7 @@ use std::hint::black_box;
 
 use bytestring::ByteString;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use topics::access::{AccessPolicy, AccessRules, AclEntry, Action, Judgements, Permission, Substitutions};
 use topics::filter::TopicFilter;
 use topics::name::TopicName;
 use topics::subscriptions::SubscriptionTree;
@@ -97,5 +99,78 @@ fn changes(c: &mut Criterion) {
     });
 }
 
-criterion_group!(routing, lookups, changes);
+/// So many rules of a token, of one room each, and the default one behind them.
+fn rules(of_the_token: usize) -> AccessRules {
+    let entries: Vec<AclEntry> = (0..of_the_token)
+        .map(|room| AclEntry {
+            permission: Permission::Allow,
+            action: Action::All,
+            topic: format!("clawdbot/room{room}/+/status"),
+            qos: None,
+            retain: None,
+        })
+        .collect();
+    let device_id = "phone".parse().expect("a device id");
+    let client = Substitutions {
+        client_id: "phone_1",
+        username: None,
+        device_id: &device_id,
+    };
+    AccessRules::for_client(&AccessPolicy::default(), &entries, &client).expect("rules")
+}
+
+/// A message at QoS 1 that is allowed, as a session judges it.
+fn judge(rules: &AccessRules, kept: &mut Judgements, topic: &TopicName) -> bool {
+    if kept.know(topic, 1, false) {
+        return true;
+    }
+    let allowed = rules.may_publish(topic, 1, false).is_allowed();
+    if allowed {
+        kept.remember(rules, topic, 1, false);
+    }
+    allowed
+}
+
+fn access(c: &mut Criterion) {
+    let mut group = c.benchmark_group("access");
+    for (name, of_the_token) in [
+        ("the default rule", 0),
+        ("9 rules", 8),
+        ("20 rules", 19),
+        ("256 rules", 255),
+    ] {
+        let rules = rules(of_the_token);
+        // Under the last rule, after all others were asked.
+        let own = topic("clawdbot/phone/lamp/status");
+        group.bench_function(format!("{name}, judged anew, the last applies"), |b| {
+            b.iter(|| rules.may_publish(black_box(&own), 1, false).is_allowed());
+        });
+        let topics: Vec<TopicName> = (0..32)
+            .map(|number| match of_the_token {
+                0 => topic(&format!("clawdbot/phone/lamp{number}/status")),
+                rooms => topic(&format!(
+                    "clawdbot/room{}/lamp{number}/status",
+                    number * 7 % rooms
+                )),
+            })
+            .collect();
+        let mut turn = topics.iter().cycle();
+        group.bench_function(format!("{name}, judged anew, 32 topics in turn"), |b| {
+            b.iter(|| {
+                turn.next()
+                    .map(|topic| rules.may_publish(topic, 1, false).is_allowed())
+            });
+        });
+        let mut kept = Judgements::default();
+        group.bench_function(format!("{name}, kept, 32 topics in turn"), |b| {
+            b.iter(|| turn.next().map(|topic| judge(&rules, &mut kept, topic)));
+        });
+        group.bench_function(format!("{name}, kept, the same topic"), |b| {
+            b.iter(|| judge(&rules, &mut kept, black_box(&own)));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(routing, lookups, changes, access);
 criterion_main!(routing);
