@@ -231,6 +231,35 @@ fn a_will_that_was_allowed_is_not_told_when_the_rules_have_changed() {
 }
 
 #[test]
+fn a_subscription_does_not_outlive_the_rule_that_allowed_it() {
+    let daemon = Daemon::launch().start();
+    let publishes = json!([{"permission": "allow", "action": "publish", "topic": "house/+"}]);
+    let mut house = Peer::with_acl(&daemon, VICTIM, &publishes);
+    let reads = json!([{"permission": "allow", "action": "subscribe", "topic": "house/#"}]);
+    let (wide, narrow) = (token_with(&daemon, ATTACKER, &reads), daemon.token(ATTACKER));
+    let hello = |token| Hello {
+        client_id: "reader",
+        token: Some(token),
+        keeps: true,
+        ..Hello::default()
+    };
+    let mut reader = Peer::connect(&daemon, hello(&wide)).expect("let in");
+    let filters = ["house/#", "$share/group/house/door", "clawdbot/tablet/x"];
+    assert_eq!(reader.subscribe_all(&filters), [0, 0, 0]);
+    house.publish("house/door", "heard");
+    assert_eq!(reader.everything().len(), 2);
+
+    // The same session, with a token that allows less.
+    let mut reader = Peer::connect(&daemon, hello(&narrow)).expect("let in");
+    reader.everything();
+    const NOBODY_SUBSCRIBED: u8 = 0x10;
+    assert_eq!(house.publish("house/door", "private"), NOBODY_SUBSCRIBED);
+    assert_eq!(reader.publish("clawdbot/tablet/x", "own"), 0);
+    assert_eq!(reader.everything().len(), 1, "what is allowed it still has");
+    assert_eq!(denied(&daemon, "subscribe"), 2.0);
+}
+
+#[test]
 fn a_shared_subscription_takes_no_share_of_what_is_anothers() {
     let daemon = Daemon::launch().start();
     let mut victim = Peer::of(&daemon, VICTIM, VICTIM);

@@ -24,11 +24,13 @@ impl DeviceSession {
         self.ask(&checker, ask, ctx, |act, answer, ctx| {
             let verdict = act.renew(answer);
             act.step(ctx, |session, effects| session.authenticated(verdict, effects));
+            if verdict.is_ok() {
+                act.withdraw_subscriptions(ctx);
+            }
         });
     }
 
-    /// What was allowed so far and is not any more ends with the next publish or subscribe; what the client
-    /// has subscribed to it keeps.
+    /// What was allowed so far and is not any more ends here.
     fn renew(&mut self, answer: Option<Result<Admission, Refusal>>) -> Result<(), ReasonCode> {
         let client_id = self.session.client_id();
         match answer {

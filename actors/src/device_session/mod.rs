@@ -328,6 +328,7 @@ impl DeviceSession {
                     self.count_out(device.as_ref());
                 }
                 self.apply(&mut effects, ctx);
+                self.withdraw_subscriptions(ctx);
                 self.read_packets(ctx);
                 self.io.borrow_mut().wake();
             }
@@ -516,6 +517,30 @@ impl DeviceSession {
             act.step(ctx, |session, effects| {
                 session.subscribed(packet_id, &wanted, reasons, effects);
             });
+        });
+    }
+
+    /// The client has new rules, by a new token or another list in the configuration: what it subscribed to under
+    /// the old ones must not outlive them.
+    fn withdraw_subscriptions(&mut self, ctx: &mut Context<Self>) {
+        let (rules, board, from) = (&self.admission.rules, &self.switchboard, &self.publisher);
+        let filters = self.session.withdraw(|filter, qos| {
+            let decision = rules.may_subscribe(filter, qos as u8);
+            if !decision.is_allowed() {
+                board.denied(Denied::Subscribe, from, filter.as_str(), &decision);
+            }
+            decision.is_allowed()
+        });
+        if filters.is_empty() {
+            return;
+        }
+        let ask = Unsubscribe {
+            session: self.handle.clone(),
+            filters: filters.clone(),
+        };
+        self.ask_router(ask, ctx, move |act, _, ctx| {
+            let filters: Vec<_> = filters.into_iter().map(Some).collect();
+            act.leave_shares(&filters, ctx);
         });
     }
 

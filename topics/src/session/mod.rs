@@ -459,6 +459,15 @@ impl Session {
         self.subscriptions.keys()
     }
 
+    /// Ends the subscriptions that are not allowed any more, and names them. MQTT has no word for it that the
+    /// client could be told.
+    pub fn withdraw(&mut self, mut is_allowed: impl FnMut(&TopicFilter, QoS) -> bool) -> Vec<TopicFilter> {
+        let refused = self
+            .subscriptions
+            .extract_if(|filter, qos| !is_allowed(filter, *qos));
+        refused.map(|(filter, _)| filter).collect()
+    }
+
     /// Lets go of everything but the connection and the will.
     fn forget(&mut self, effects: &mut Vec<Effect>) {
         self.inbound.clear();
