@@ -534,6 +534,7 @@ impl DeviceSession {
         if filters.is_empty() {
             return;
         }
+        self.keep_session();
         let ask = Unsubscribe {
             session: self.handle.clone(),
             filters: filters.clone(),

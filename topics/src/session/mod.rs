@@ -464,7 +464,7 @@ impl Session {
     pub fn withdraw(&mut self, mut is_allowed: impl FnMut(&TopicFilter, QoS) -> bool) -> Vec<TopicFilter> {
         let refused = self
             .subscriptions
-            .extract_if(|filter, qos| !is_allowed(filter, *qos));
+            .extract_if(|filter, grant| !is_allowed(filter, grant.options.qos));
         refused.map(|(filter, _)| filter).collect()
     }
 
