@@ -2,14 +2,17 @@
 
 mod disk;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use actors::store::Table;
+use actors::store::{Keeping, SessionRecord, Table};
 use bytes::Bytes;
+use bytestring::ByteString;
 use topics::name::TopicName;
 use topics::packet::QoS;
+use topics::session::{Delivery, KeptSession, Stage};
 
 use super::*;
 use disk::Disk;
@@ -316,6 +319,160 @@ fn what_was_acknowledged_is_there_after_a_power_cut_at_any_instant() {
                 possible,
                 "cut {cut}, try {tried}: {sure} acknowledged, found {found:?}"
             );
+        }
+    }
+}
+
+/// What of sessions is in a store, as text that can be compared.
+type Contents = BTreeSet<String>;
+
+fn contents(restored: &Restored) -> Contents {
+    let RestoredSessions {
+        sessions,
+        deliveries,
+        received,
+    } = &restored.sessions;
+    let sessions = sessions.iter().map(|it| format!("session {}", it.client_id));
+    let deliveries = deliveries
+        .iter()
+        .map(|it| format!("message {} {:?}", it.kept.id, it.stage));
+    let received = received
+        .iter()
+        .map(|(client_id, id)| format!("received {client_id} {id}"));
+    let accepted = restored.accepted.iter().map(|it| format!("accepted {}", it.id));
+    sessions
+        .chain(deliveries)
+        .chain(received)
+        .chain(accepted)
+        .collect()
+}
+
+fn apply(contents: &mut Contents, change: &Change) {
+    let message = |id: u64, stage: Stage| format!("message {id} {stage:?}");
+    let any_stage = |contents: &mut Contents, id: u64| {
+        let prefix = format!("message {id} ");
+        let before = contents.len();
+        contents.retain(|it| !it.starts_with(&prefix));
+        contents.len() < before
+    };
+    match change {
+        Change::Session(record) => drop(contents.insert(format!("session {}", record.client_id))),
+        Change::EndSession(client_id) => drop(contents.remove(&format!("session {client_id}"))),
+        Change::Keep(keeping) => drop(contents.insert(message(keeping.id, Stage::Waiting))),
+        Change::Stage(id, stage) => {
+            if any_stage(contents, *id) {
+                contents.insert(message(*id, *stage));
+            }
+        }
+        Change::Done { id, .. } => drop(any_stage(contents, *id)),
+        Change::Accept(accepted) => drop(contents.insert(format!("accepted {}", accepted.id))),
+        Change::Handled(id) => drop(contents.remove(&format!("accepted {id}"))),
+        Change::Received(client_id, id) => drop(contents.insert(format!("received {client_id} {id}"))),
+        Change::Released(client_id, id) => drop(contents.remove(&format!("received {client_id} {id}"))),
+        _ => unreachable!("this test keeps sessions"),
+    }
+}
+
+/// Something that may happen to the sessions of three clients.
+fn some_change(chance: &mut Chance, store: &EmbeddedStore, kept: &mut Vec<(u64, bool)>) -> Change {
+    let client_id = ByteString::from(format!("client {}", chance.below(3)));
+    let packet_id = u16::try_from(chance.below(4)).unwrap();
+    match chance.below(9) {
+        0 => Change::Session(Box::new(SessionRecord {
+            client_id,
+            device_id: None,
+            session: KeptSession {
+                expiry_s: u32::MAX,
+                ends_at: None,
+                subscriptions: Vec::new(),
+                will: None,
+            },
+        })),
+        1 => Change::EndSession(client_id),
+        2 => Change::Received(client_id, packet_id),
+        3 => Change::Released(client_id, packet_id),
+        4 => Change::Accept(Box::new(Accepted {
+            id: store.next_id(),
+            message: message("a/b", "x"),
+            client_id,
+            device_id: None,
+            may_answer: false,
+            attempt: 1,
+        })),
+        5 | 6 if !kept.is_empty() => {
+            let at = chance.below(kept.len());
+            if chance.below(2) == 0 {
+                let (id, staged) = kept.swap_remove(at);
+                Change::Done { id, staged }
+            } else {
+                kept[at].1 = true;
+                Change::Stage(kept[at].0, Stage::Sent(packet_id + 1))
+            }
+        }
+        _ => {
+            let id = store.next_id();
+            kept.push((id, false));
+            Change::Keep(Box::new(Keeping {
+                id,
+                client_id,
+                delivery: Delivery {
+                    message: message("a/b", &"x".repeat(chance.below(2000))),
+                    qos: QoS::ExactlyOnce,
+                    retain: false,
+                    subscription_identifiers: Vec::new(),
+                    share: None,
+                    kept: None,
+                },
+            }))
+        }
+    }
+}
+
+#[test]
+fn sessions_and_messages_are_whole_after_a_power_cut_at_any_instant() {
+    let disk = Disk::default();
+    let (store, _) = open_on(&disk).unwrap();
+    let (mut chance, mut kept) = (Chance(99), Vec::new());
+    // Each change with the number of writes after which it was acknowledged.
+    let mut changes: Vec<(usize, Change)> = Vec::new();
+    for _ in 0..14 {
+        let begun = changes.len();
+        let mut newest = store.newest();
+        {
+            let _together = store.together();
+            for _ in 0..=chance.below(6) {
+                let change = some_change(&mut chance, &store, &mut kept);
+                newest = store.submit(change.clone()).unwrap();
+                changes.push((0, change));
+            }
+        }
+        await_durable(&store, newest);
+        let writes = disk.writes();
+        changes[begun..].iter_mut().for_each(|(at, _)| *at = writes);
+    }
+    let total = disk.writes();
+    drop(store);
+    // What was handed in together is there together: only states between these groups may be found.
+    let mut states = vec![(0, Contents::new())];
+    for (at, change) in &changes {
+        let mut next = states.last().unwrap().1.clone();
+        apply(&mut next, change);
+        states.push((*at, next));
+    }
+    let is_whole =
+        |count: usize| count == 0 || count == changes.len() || changes[count - 1].0 != changes[count].0;
+    for cut in 0..=total {
+        for survives in [false, true] {
+            let left = disk.after_power_cut(cut, |_| survives);
+            let Ok((_store, restored)) = open_on(&left) else {
+                assert!(changes[0].0 > cut, "cut {cut}");
+                continue;
+            };
+            assert_eq!(restored.damaged, 0, "cut {cut}");
+            let found = contents(&restored);
+            let sure = changes.iter().take_while(|(at, _)| *at <= cut).count();
+            let possible = (sure..=changes.len()).any(|count| is_whole(count) && states[count].1 == found);
+            assert!(possible, "cut {cut}: {sure} acknowledged, found {found:?}");
         }
     }
 }
