@@ -297,11 +297,10 @@ impl Prepared {
             ExternalBroker::launch(config, switchboard.clone(), gauge)
         });
 
+        // Several daemons that share a broker's requests would each remember a part.
+        let remembers = model.as_ref().filter(|_| link.is_none());
         let binding = Conversation::binding(
-            conversation_config(
-                &settings,
-                remembered(&settings, model.as_ref(), records, &switchboard),
-            ),
+            conversation_config(&settings, remembered(&settings, remembers, records, &switchboard)),
             switchboard.clone(),
             scheduler.clone(),
         )

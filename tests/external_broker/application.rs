@@ -333,7 +333,7 @@ async fn whoever_the_broker_lets_ask_the_bridge_is_answered_once() {
         (&answer["status"], &answer["transaction"]),
         (&json!("ok"), &json!(7))
     );
-    assert_eq!(answer["data"]["total"], 3, "{answer}");
+    assert_eq!(answer["data"]["total"], 4, "{answer}");
     let asking_for = |topic: &str| Properties {
         response_topic: Some(topic.to_owned()),
         correlation_data: Some(b"c".to_vec()),

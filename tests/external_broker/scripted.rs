@@ -192,5 +192,5 @@ fn a_subscription_that_is_refused_is_told_of_and_holds_up_no_other() {
     ] {
         assert!(health.contains(part), "{part:?} is missing in {health}");
     }
-    assert_eq!(daemon.metric("clawdbot_broker_subscriptions"), Some(3.0));
+    assert_eq!(daemon.metric("clawdbot_broker_subscriptions"), Some(4.0));
 }

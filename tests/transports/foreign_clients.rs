@@ -29,7 +29,10 @@ fn mosquittos_clients_talk_over_both_versions_of_tls() {
     };
     for tls in ["tlsv1.2", "tlsv1.3"] {
         let topic = format!("clawdbot/phone/{tls}");
-        let before = everywhere.daemon.metric("clawdbot_mqtt_subscriptions");
+        // That of the client before is on its way out.
+        wait_for("no subscription", || {
+            (everywhere.daemon.metric("clawdbot_mqtt_subscriptions") == Some(0.0)).then_some(())
+        });
         let arguments = ["-q", "2", "-C", "1", "-W", "60", "-t", &topic];
         let subscriber = over_tls(&everywhere, "mosquitto_sub", tls, &arguments);
         let arguments = ["-q", "2", "-m", "sealed", "-t", &topic];
@@ -43,7 +46,7 @@ fn mosquittos_clients_talk_over_both_versions_of_tls() {
             .spawn()
             .expect("it starts");
         wait_for("the subscription", || {
-            (everywhere.daemon.metric("clawdbot_mqtt_subscriptions") > before).then_some(())
+            (everywhere.daemon.metric("clawdbot_mqtt_subscriptions") == Some(1.0)).then_some(())
         });
         process::finish(&mut publisher).assert_code(0);
         let received = process::collect(subscriber, "", "mosquitto_sub");
