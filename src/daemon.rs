@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use actix::{Actor, Addr, Arbiter};
-use actors::auth_checker::{Admittance, AuthChecker, Identity, TokenVerifier};
+use actors::auth_checker::{Admittance, AuthChecker};
 use actors::bans::Bans;
 use actors::bridge::Bridge;
 use actors::broker_statistics::BrokerStatistics;
@@ -41,13 +41,13 @@ use topics::session::{RateLimit, SessionConfig};
 use crate::admin::{AdminError, AdminListener, AdminRequest};
 use crate::broker::{self, BrokerError};
 use crate::http::{self, Health, HttpState};
+use crate::identity::{Desk, Forgetful, Identities, IdentityConfig, InStore, Invitation, Keeper};
 use crate::kept_certificate::KeptCertificate;
 use crate::net::peers::Reach;
 use crate::net::permits::Permits;
 use crate::net::{DoorError, Doors, Entrance, Room, open_files};
-use crate::security::certificates::{WatchError, WatchedCertificate};
-use crate::security::tokens::TokenKey;
-use crate::security::{DataDir, DataDirError, KeyError, crypto_provider, keys};
+use crate::security::certificates::{OwnCertificates, WatchError, WatchedCertificate};
+use crate::security::{DataDir, DataDirError, KeyError, KeyRing, crypto_provider, keys};
 use crate::settings::{AuthMode, Settings, StoreMode};
 use crate::store::{EmbeddedStore, Restored, StoreError};
 use crate::telemetry::{Metrics, metrics, observe};
@@ -157,7 +157,8 @@ where
 /// Everything that can fail has been done; nothing runs yet.
 struct Prepared {
     settings: Settings,
-    key: TokenKey,
+    data_dir: DataDir,
+    ring: KeyRing,
     model: Option<ModelSummary>,
     /// None where an external broker takes their place.
     doors: Option<Doors>,
@@ -191,7 +192,7 @@ impl Prepared {
     async fn open(settings: Settings) -> Result<Self, DaemonError> {
         crypto_provider::install();
         let data_dir = DataDir::prepare(&settings.data_dir)?;
-        let key = keys::load_or_create(&data_dir)?;
+        let ring = KeyRing::load_or_create(&data_dir, SystemTime::now())?;
         let model = settings.model.path.as_deref().map(models::inspect).transpose()?;
         let link = broker::link_config(&settings, backoff(&settings))?;
         let admin = AdminListener::bind(&data_dir)?;
@@ -220,7 +221,8 @@ impl Prepared {
         let program = own_program().map_err(DaemonError::OwnProgram)?;
         Ok(Self {
             settings,
-            key,
+            data_dir,
+            ring,
             model,
             doors,
             certificate,
@@ -241,7 +243,8 @@ impl Prepared {
     {
         let Self {
             settings,
-            key,
+            data_dir,
+            ring,
             model,
             doors,
             certificate,
@@ -257,14 +260,21 @@ impl Prepared {
         let (stop, stopped) = watch::channel(false);
         let switchboard = TopicRouter::launch(retained_bounds(&settings), stats.clone());
         let (mut kept_sessions, mut accepted) = (RestoredSessions::default(), Vec::new());
-        let mut records = Vec::new();
+        let (mut devices, mut records) = (Vec::new(), Vec::new());
         let store = store.map(|(store, restored)| {
             let store = Arc::new(store);
             switchboard.keep_in(store.clone(), restored.retained);
             (kept_sessions, accepted) = (restored.sessions, restored.accepted);
-            records = restored.records;
+            (devices, records) = restored
+                .records
+                .into_iter()
+                .partition(|record| record.table == Table::Devices);
             store
         });
+        let keeper: Arc<dyn Keeper> = match &store {
+            Some(store) => Arc::new(InStore(store.clone())),
+            None => Arc::new(Forgetful),
+        };
         let meter = opentelemetry::global::meter("clawdbot");
 
         let gauge = Arc::<SchedulerGauge>::default();
@@ -324,16 +334,31 @@ impl Prepared {
             BrokerStatistics::new(switchboard.clone(), env!("CARGO_PKG_VERSION"), interval).start();
         }
 
+        let desk = Desk {
+            identities: Identities::new(
+                ring,
+                identity_config(&settings, data_dir),
+                devices,
+                keeper,
+                switchboard.clone(),
+            )
+            .map_err(|_| KeyError::NoRandomness)?,
+            switchboard: switchboard.clone(),
+            invitation: doors.as_ref().and_then(|doors| invitation(&settings, doors)),
+        };
         let certificate =
             certificate.map(|certificate| KeptCertificate::start(certificate, &settings.mqtt, &meter));
         let admittance = match settings.auth.mode {
-            AuthMode::Token => Admittance::Token(Arc::new(Verifier(key))),
+            AuthMode::Token => Admittance::Known(desk.identities.clone()),
             AuthMode::None => Admittance::Everybody,
         };
-        let (sessions, bans) = (
-            Arc::new(session_config(&settings)),
-            bans(&settings, stats.clone()),
-        );
+        let gate = match &admittance {
+            Admittance::Known(gate) => Some(gate.clone()),
+            Admittance::Everybody => None,
+        };
+        let sessions = Arc::new(session_config(&settings));
+        let strangers = Arc::new(session_config_of_strangers(&sessions));
+        let bans = bans(&settings, stats.clone());
         let arbiters = (0..session_arbiters(&settings))
             .map(|_| Arbiter::try_with_tokio_rt(session_runtime))
             .collect::<Result<Vec<_>, _>>()
@@ -344,7 +369,9 @@ impl Prepared {
             let reception = Reception {
                 switchboard: switchboard.clone(),
                 auth: AuthChecker::start_in_arbiter(&arbiter.handle(), |_| checker),
+                gate: gate.clone(),
                 sessions: sessions.clone(),
+                strangers: strangers.clone(),
                 connect_timeout: settings.mqtt.connect_timeout,
                 bans: bans.clone(),
             };
@@ -359,6 +386,7 @@ impl Prepared {
             .map(|room| (room.arbiter.clone(), room.reception.auth.clone()))
             .collect();
         restoration::restore(kept_sessions, &switchboard, &sessions, &homes).await;
+        desk.identities.shut_out_the_revoked();
         restoration::resume(accepted, &switchboard).await;
         let entrance = Entrance::new(
             Permits::new(max_connections, settings.mqtt.max_connections_per_address),
@@ -374,6 +402,7 @@ impl Prepared {
             Listeners { doors, http, admin },
             &entrance,
             &switchboard,
+            desk,
             Watched {
                 metrics,
                 gauge,
@@ -490,6 +519,7 @@ fn serve(
     listeners: Listeners,
     entrance: &Arc<Entrance>,
     switchboard: &Switchboard,
+    desk: Desk,
     watched: Watched,
     stopped: &watch::Receiver<bool>,
 ) -> Vec<actix_rt::task::JoinHandle<()>> {
@@ -508,7 +538,6 @@ fn serve(
         .map(|doors| doors.serve(entrance, until_stop))
         .unwrap_or_default();
 
-    let switchboard = switchboard.clone();
     let (gauge, has_model, board) = (watched.gauge, watched.model.is_some(), switchboard.clone());
     let link = watched.link.clone();
     let health = move || health(&board, &gauge, has_model, link.as_deref());
@@ -524,7 +553,7 @@ fn serve(
         move |request: AdminRequest| {
             answer(
                 request,
-                switchboard.clone(),
+                desk.clone(),
                 scheduler.clone(),
                 memory.clone(),
                 link.clone(),
@@ -570,16 +599,21 @@ fn link_status(link: &LinkGauge) -> Value {
     }
 }
 
-/// What the status socket is asked: the daemon's status, and all that the bridge knows.
+/// What the status socket is asked: the daemon's status, what the owner says about devices, and all that the bridge
+/// knows.
 async fn answer(
     request: AdminRequest,
-    switchboard: Switchboard,
+    desk: Desk,
     scheduler: Addr<Scheduler>,
     memory: Arc<MemoryGauge>,
     link: Option<Arc<LinkGauge>>,
     certificate: Option<KeptCertificate>,
     started_at: Instant,
 ) -> Result<Value, String> {
+    if let Some(answer) = desk.answer(&request.command, &request.arguments).await {
+        return answer;
+    }
+    let switchboard = desk.switchboard;
     if request.command != "status" {
         return Bridge::ask(Hub::new(switchboard), &request.command, request.arguments).await;
     }
@@ -628,18 +662,6 @@ fn open_store(dir: &DataDir, stats: Arc<Stats>) -> Result<(EmbeddedStore, Restor
         "store opened"
     );
     Ok((store, restored))
-}
-
-struct Verifier(TokenKey);
-
-impl TokenVerifier for Verifier {
-    fn verify(&self, token: &[u8], now: SystemTime) -> Result<Identity, String> {
-        let claims = self.0.verify(token, now).map_err(|e| e.to_string())?;
-        Ok(Identity {
-            device: claims.device_id,
-            acl: claims.acl,
-        })
-    }
 }
 
 async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, DaemonError> {
@@ -708,6 +730,46 @@ fn session_config(settings: &Settings) -> SessionConfig {
         max_topic_bytes: mqtt.max_topic_bytes,
         max_inflight: mqtt.max_inflight,
         ..SessionConfig::default()
+    }
+}
+
+/// Whoever wants to be paired asks one question, and is nobody yet.
+fn session_config_of_strangers(sessions: &SessionConfig) -> SessionConfig {
+    SessionConfig {
+        max_packet_bytes: sessions.max_packet_bytes.min(4096),
+        max_session_expiry_s: 0,
+        max_subscriptions: sessions.max_subscriptions.min(4),
+        max_queued_messages: sessions.max_queued_messages.min(16),
+        max_queued_bytes: sessions.max_queued_bytes.min(16 * 1024),
+        receive_maximum: sessions.receive_maximum.min(4),
+        max_inflight: sessions.max_inflight.min(4),
+        topic_alias_maximum: 0,
+        ..sessions.clone()
+    }
+}
+
+fn identity_config(settings: &Settings, data_dir: DataDir) -> IdentityConfig {
+    IdentityConfig {
+        data_dir,
+        token_lifetime: settings.auth.token_lifetime,
+        max_devices: settings.auth.max_devices,
+    }
+}
+
+/// Where a device is sent to be paired; None where nobody is asked who it is.
+fn invitation(settings: &Settings, doors: &Doors) -> Option<Invitation> {
+    if settings.auth.mode == AuthMode::None {
+        return None;
+    }
+    let own = settings
+        .mqtt
+        .certificate
+        .as_ref()
+        .and_then(|files| files.own.as_deref())
+        .map(OwnCertificates::at);
+    match doors.address("tls") {
+        Some(tls) => Some(Invitation::to_tls(tls, own.as_ref())),
+        None => doors.address("mqtt").map(Invitation::to_plain_text),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod broker;
 pub mod cli;
 pub mod daemon;
 pub mod http;
+mod identity;
 pub mod kept_certificate;
 pub mod net;
 pub mod security;

@@ -106,7 +106,8 @@ fn what_breaks_the_protocol_ends_its_connection_with_the_reason_and_no_other() {
         ),
     ];
     for (number, (what, bytes, reasons)) in cases.iter().enumerate() {
-        let mut client = RawClient::admitted(daemon.mqtt, 5, &format!("five{number}"), &token);
+        let (name, token) = (format!("five{number}"), daemon.token("phone"));
+        let mut client = RawClient::admitted(daemon.mqtt, 5, &name, &token);
         client.send(bytes);
         let told = client.disconnect_reason();
         assert!(reasons.contains(&told), "{what}: {told:#x}");
@@ -116,7 +117,8 @@ fn what_breaks_the_protocol_ends_its_connection_with_the_reason_and_no_other() {
             continue;
         }
         // It has no word for the rest either: the connection is closed without one.
-        let mut client = RawClient::admitted(daemon.mqtt, 4, &format!("four{number}"), &token);
+        let mut client =
+            RawClient::admitted(daemon.mqtt, 4, &format!("four{number}"), &daemon.token("phone"));
         client.send(bytes);
         client.assert_closed();
         bystander.assert_undisturbed();
@@ -341,8 +343,8 @@ async fn without_tokens_on_loopback_everybody_is_let_in() {
 fn one_connection_too_many_is_turned_away_and_the_next_after_a_goodbye_is_not() {
     let daemon = Daemon::launch().set("mqtt.max_connections", 2).start();
     let token = daemon.token("phone");
-    let mut first = RawClient::admitted(daemon.mqtt, 5, "first", &token);
-    let _second = RawClient::admitted(daemon.mqtt, 5, "second", &token);
+    let mut first = RawClient::admitted(daemon.mqtt, 5, "first", &daemon.token("phone"));
+    let _second = RawClient::admitted(daemon.mqtt, 5, "second", &daemon.token("phone"));
     let mut third = RawClient::open(daemon.mqtt);
     third.assert_closed();
     assert_eq!(

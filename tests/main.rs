@@ -21,6 +21,7 @@ mod daemon_life;
 mod differential;
 mod external_broker;
 mod hostile_input;
+mod identity;
 mod idle;
 mod limits;
 mod many_clients;

@@ -27,7 +27,7 @@ fn scenario_over(transport: &str, port: u16, name: &str, daemon: &Daemon, versio
                 name,
                 version,
                 &port.to_string(),
-                &daemon.token("phone"),
+                &daemon.tokens("phone"),
                 transport,
             ])
             .env("PYTHONDONTWRITEBYTECODE", "1");

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use topics::confidential::Confidential;
 use topics::message::Message as AppMessage;
 use topics::name::{NameError, TopicName};
 use topics::packet::{PublishProperties, QoS, ReasonCode};
@@ -137,6 +138,13 @@ impl Hub {
         payload: impl Into<Bytes>,
         options: PublishOptions,
     ) -> Result<(), PublishError> {
+        // Nothing is said there that a subscriber could hear.
+        if Confidential::of(topic.as_str()).is_some() {
+            return Err(PublishError::Refused {
+                topic: topic.to_string(),
+                reason: ReasonCode::NotAuthorized,
+            });
+        }
         let mut message = AppMessage::new(topic.clone(), payload, options.qos);
         message.retain = options.retain;
         message.expires_at = options.expires_after.map(|after| Instant::now() + after);

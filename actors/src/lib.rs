@@ -16,6 +16,7 @@ pub mod conversation;
 pub mod denials;
 pub mod device_session;
 pub mod external_broker;
+pub mod gatekeeper;
 pub mod hub;
 pub mod inference_worker;
 pub mod mailbox;

@@ -14,6 +14,7 @@ use bytestring::ByteString;
 use dashmap::mapref::entry::Entry;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
+use topics::confidential::Confidential;
 use topics::device::DeviceId;
 use topics::name::TopicName;
 use topics::packet::{
@@ -25,6 +26,7 @@ use crate::auth_checker::{AUTHENTICATION_METHOD, Admission, AuthChecker, Authent
 use crate::bans::{Bans, Visitor};
 use crate::denials::Denied;
 use crate::device_session::{Attach, Connection, DeviceSession, drain, poll_read_chunk};
+use crate::gatekeeper::Gatekeeper;
 use crate::switchboard::{Publisher, SessionEntry, Switchboard};
 
 /// What receiving a connection needs. One for each session arbiter.
@@ -33,8 +35,12 @@ pub struct Reception {
     pub switchboard: Switchboard,
     /// Who may come in.
     pub auth: Addr<AuthChecker>,
+    /// Who knows the devices, for what is asked without MQTT; None where everybody is let in.
+    pub gate: Option<Arc<dyn Gatekeeper>>,
     /// What sessions are granted.
     pub sessions: Arc<SessionConfig>,
+    /// What a connection is granted that wants to be paired: it is nobody's yet.
+    pub strangers: Arc<SessionConfig>,
     /// How long a connection may take from its beginning to its whole CONNECT.
     pub connect_timeout: Duration,
     /// Who comes and goes too often; None lets them.
@@ -140,6 +146,7 @@ impl Reception {
             client_id: client_id.clone(),
             username: connect.username.clone(),
             password: token,
+            only_token: connect.properties.authentication_method.is_some(),
             certified: certified.cloned(),
         };
         let admission = match self.auth.send(ask).await {
@@ -147,13 +154,20 @@ impl Reception {
             Ok(Err(refusal)) => return Err((refusal.reason, refusal.why)),
             Err(error) => return Err((ReasonCode::ServerUnavailable, error.to_string())),
         };
+        // A stranger takes no session over, and none by which a device is known.
+        let client_id = if admission.is_pairing() {
+            made_up_client_id("pairing").into()
+        } else {
+            client_id
+        };
         self.check_client_id(&client_id, &admission)?;
         self.check_ban(&client_id, &admission)?;
         if let Some(will) = &connect.will {
             let topic = TopicName::parse(will.topic.clone())
                 .map_err(|e| (ReasonCode::TopicNameInvalid, format!("the will's topic: {e}")))?;
             let decision = admission.rules.may_publish(&topic, will.qos as u8, will.retain);
-            if !decision.is_allowed() {
+            let confidential = Confidential::of(topic.as_str()).is_some();
+            if confidential || !decision.is_allowed() {
                 let client = Publisher {
                     client_id: client_id.clone(),
                     device_id: admission.device_id.clone(),
@@ -218,7 +232,7 @@ impl Reception {
         admission: Admission,
     ) {
         // An identifier that we made up never comes back.
-        if let (Some(bans), None) = (&self.bans, &assigned) {
+        if let (Some(bans), None, false) = (&self.bans, &assigned, admission.is_pairing()) {
             let visitor = Visitor::new(&client_id, &admission);
             connection.permit = Some(Box::new(bans.visit(visitor, connection.permit)));
         }
@@ -254,9 +268,14 @@ impl Reception {
         match self.switchboard.sessions().entry(client_id.clone()) {
             Entry::Occupied(entry) if entry.get().session.connected() => entry.get().session.clone(),
             entry => {
+                let config = if admission.is_pairing() {
+                    &self.strangers
+                } else {
+                    &self.sessions
+                };
                 let session = DeviceSession::new(
                     client_id.clone(),
-                    &self.sessions,
+                    config,
                     self.switchboard.clone(),
                     admission.clone(),
                     self.auth.clone(),
@@ -360,8 +379,12 @@ fn offered_token(connect: &Connect) -> Result<Option<Bytes>, (ReasonCode, String
     }
 }
 
-/// 128 bits from the hasher's keys, which the system seeds: nobody guesses another's.
 fn assigned_client_id() -> ByteString {
+    made_up_client_id("auto").into()
+}
+
+/// 128 bits from the hasher's keys, which the system seeds: nobody guesses another's.
+fn made_up_client_id(prefix: &str) -> String {
     let half = || RandomState::new().build_hasher().finish();
-    format!("auto-{:016x}{:016x}", half(), half()).into()
+    format!("{prefix}-{:016x}{:016x}", half(), half())
 }

@@ -13,6 +13,7 @@ use topics::session::{Delivery, Grant, Session, SessionConfig, Stage, Wanted};
 
 use crate::auth_checker::{Admission, AuthChecker};
 use crate::device_session::DeviceSession;
+use crate::gatekeeper::Proof;
 use crate::store::{
     Acceptance, Accepted, Change, Place, RestoredDelivery, RestoredSessions, SessionRecord, Store,
 };
@@ -51,6 +52,9 @@ pub async fn restore(
             device_id: device_id.clone(),
             // Its will was judged when it was connected; nothing else of it can be published.
             rules: Arc::new(AccessRules::unrestricted()),
+            proof: Proof::Kept,
+            until: None,
+            gate: None,
         };
         let session = Session::restore(
             config.clone(),

@@ -165,6 +165,16 @@ stats! {
     access_denied_response_topic => "clawdbot.mqtt.access.denied.response_topic",
     /// Connections refused for their token.
     authentication_failures => "clawdbot.mqtt.authentication.failures",
+    /// Connections ended because the token did that had let them in.
+    tokens_ended => "clawdbot.mqtt.connections.token_ended",
+    /// Sessions ended because their device was revoked.
+    sessions_revoked => "clawdbot.mqtt.sessions.revoked",
+    /// Devices that exchanged a code for their secret.
+    pairings => "clawdbot.pairing.completed",
+    /// Codes that were none.
+    pairing_guesses => "clawdbot.pairing.wrong_codes",
+    /// Tokens given to devices that showed their secret.
+    tokens_issued => "clawdbot.tokens.issued",
     /// Connections ended for breaking the protocol.
     protocol_errors => "clawdbot.mqtt.protocol.errors",
 }

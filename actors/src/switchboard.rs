@@ -27,7 +27,7 @@ use topics::shared::SharedSubscriptions;
 use topics::subscriptions::SubscriptionTree;
 
 use crate::denials::{Denials, Denied};
-use crate::device_session::DeviceSession;
+use crate::device_session::{DeviceSession, Recheck};
 use crate::external_broker::{Answering, Handling, Receipt, Uplink};
 use crate::mailbox::{MailboxRef, Overflow, OwnerCounters, Refusal, Slot};
 use crate::outbox::{Outbox, Pushed};
@@ -588,6 +588,21 @@ impl Switchboard {
         &self.0.sessions
     }
 
+    /// Has every session of a device, or of all of them, look whether it still may be there.
+    pub fn recheck(&self, device: Option<&DeviceId>) {
+        let sessions: Vec<_> = self
+            .0
+            .sessions
+            .iter()
+            .filter(|entry| device.is_none() || entry.device_id.as_ref() == device)
+            .map(|entry| entry.session.clone())
+            .collect();
+        for session in sessions {
+            // Past the mailbox's bound: a word an owner says seldom, and that none may miss.
+            session.do_send(Recheck);
+        }
+    }
+
     /// The newest snapshot.
     pub fn routes(&self) -> Arc<Routes> {
         self.0.routes.load_full()
@@ -634,7 +649,8 @@ impl Switchboard {
         }
     }
 
-    pub(crate) fn devices(&self) -> &DashMap<DeviceId, usize> {
+    /// Devices that are connected, each with the number of its clients. Never hold a guard of it over an await.
+    pub fn devices(&self) -> &DashMap<DeviceId, usize> {
         &self.0.devices
     }
 

@@ -4,6 +4,8 @@
 mod ask;
 mod certs;
 mod check;
+mod device;
+mod keys;
 mod serve;
 mod status;
 mod token;
@@ -18,8 +20,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
 
+use crate::admin::{self, AdminRequest};
 use crate::application::{ApplicationError, Hub};
+use crate::security::{DataDir, DataDirError};
 use crate::settings::{self, Flag, Settings, SettingsError, Sources};
 
 /// A private assistant hub: devices ask over MQTT, a model on this machine answers.
@@ -73,8 +78,12 @@ enum Command {
     Serve(With<serve::ServeFlags>),
     /// Ask a running daemon something and print the answer as it comes
     Ask(Box<With<ask::AskFlags>>),
+    /// Pair devices with this hub, list, revoke and rename them
+    Device(With<device::DeviceFlags>),
     /// Print a token with which a device can connect
     Token(With<token::TokenFlags>),
+    /// Exchange keys for new ones
+    Keys(With<keys::KeysFlags>),
     /// Say how a running daemon is doing
     Status(With<status::StatusFlags>),
     /// List every bound topic with its actor and its mailbox
@@ -156,7 +165,9 @@ where
                 .to_owned(),
         )),
         Some(Command::Ask(inner)) => ask::run(&global.then(inner.global), inner.flags),
+        Some(Command::Device(inner)) => device::run(global.then(inner.global), inner.flags),
         Some(Command::Token(inner)) => token::run(&global.then(inner.global), inner.flags),
+        Some(Command::Keys(inner)) => keys::run(global.then(inner.global), inner.flags),
         Some(Command::Status(inner)) => status::run(&global.then(inner.global), inner.flags),
         Some(Command::Topics(inner)) => topics::run(&global.then(inner.global), inner.flags),
         Some(Command::Certs(inner)) => certs::run(global.then(inner.global), inner.flags),
@@ -208,6 +219,17 @@ fn say(line: impl Display) -> Result<(), Failure> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Asks the daemon on the data directory of these flags one thing.
+fn ask_daemon(global: &GlobalFlags, request: &AdminRequest) -> Result<Value, Failure> {
+    let settings = global.settings(Vec::new())?;
+    let dir = DataDir::open(&settings.data_dir).map_err(|error| match error {
+        // No directory means that no daemon ever ran on it, which is no fault of the configuration.
+        DataDirError::Missing(_) => Failure::at_run_time(error),
+        _ => Failure::misconfigured(error),
+    })?;
+    block_on(async { admin::ask(&dir, request).await.map_err(Failure::at_run_time) })
 }
 
 /// A runtime for the commands that talk to a daemon: one thread is enough for one conversation.

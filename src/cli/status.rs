@@ -3,9 +3,8 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::{Failure, GlobalFlags, block_on, say};
-use crate::admin::{self, AdminRequest};
-use crate::security::{DataDir, DataDirError};
+use super::{Failure, GlobalFlags, ask_daemon, say};
+use crate::admin::AdminRequest;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusFlags {
@@ -15,14 +14,7 @@ pub(super) struct StatusFlags {
 }
 
 pub(super) fn run(global: &GlobalFlags, flags: StatusFlags) -> Result<(), Failure> {
-    let settings = global.settings(Vec::new())?;
-    let dir = DataDir::open(&settings.data_dir).map_err(|error| match error {
-        // No directory means that no daemon ever ran on it, which is no fault of the configuration.
-        DataDirError::Missing(_) => Failure::at_run_time(error),
-        _ => Failure::misconfigured(error),
-    })?;
-    let request = AdminRequest::new("status");
-    let status = block_on(async { admin::ask(&dir, &request).await.map_err(Failure::at_run_time) })?;
+    let status = ask_daemon(global, &AdminRequest::new("status"))?;
     if flags.json {
         say(status)
     } else {

@@ -89,6 +89,12 @@ impl Doors {
         Ok(Doors { ports, unix })
     }
 
+    /// Where one of them is, by its name in the log.
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        let port = self.ports.iter().find(|port| port.name == name)?;
+        port.listener.local_addr().ok()
+    }
+
     /// Lets clients in until `stop` is ready. Each door is watched in the room of its number.
     pub fn serve<F>(
         self,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use actix_rt::ArbiterHandle;
 use actors::device_session::{ByteStream, Connection};
+use actors::gatekeeper::Gatekeeper;
 use actors::reception::Reception;
 use actors::stats::Stats;
 use tokio::net::{TcpStream, UnixStream};
@@ -173,25 +174,36 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// The bytes of MQTT, and the device that the client proved to be below them.
+    /// The bytes of MQTT, and the device that the client proved to be below them; None where a question was answered
+    /// and nothing more comes. Secrets are told over TLS, and to this machine.
     async fn shake_hands<S: ByteStream + 'static>(
         &self,
         stream: S,
-    ) -> io::Result<(Box<dyn ByteStream>, Option<DeviceId>)> {
+        peer: Option<SocketAddr>,
+        gate: Option<&Arc<dyn Gatekeeper>>,
+    ) -> io::Result<Option<(Box<dyn ByteStream>, Option<DeviceId>)>> {
         let Some(tls) = &self.tls else {
-            return Ok((self.upgrade(stream).await?, None));
+            let gate = gate.filter(|_| peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback()));
+            return Ok(self.upgrade(stream, gate).await?.map(|stream| (stream, None)));
         };
         let stream = tls.acceptor().accept(stream).await?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let device = certificate.map(tls::device_of).transpose();
         let device = device.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        Ok((self.upgrade(stream).await?, device))
+        Ok(self.upgrade(stream, gate).await?.map(|stream| (stream, device)))
     }
 
-    async fn upgrade<S: ByteStream + 'static>(&self, stream: S) -> io::Result<Box<dyn ByteStream>> {
+    async fn upgrade<S: ByteStream + 'static>(
+        &self,
+        stream: S,
+        gate: Option<&Arc<dyn Gatekeeper>>,
+    ) -> io::Result<Option<Box<dyn ByteStream>>> {
         Ok(match self.websocket {
-            Some(origins) => Box::new(websocket::accept(stream, origins).await?),
-            None => Box::new(stream),
+            Some(origins) => {
+                let accepted = websocket::accept(stream, origins, gate).await?;
+                accepted.map(|stream| Box::new(stream) as Box<dyn ByteStream>)
+            }
+            None => Some(Box::new(stream)),
         })
     }
 }
@@ -204,8 +216,10 @@ async fn receive<S: ByteStream + 'static>(
     deadline: Instant,
     reception: Arc<Reception>,
 ) {
-    let (stream, certified) = match tokio::time::timeout_at(deadline, layers.shake_hands(stream)).await {
-        Ok(Ok(open)) => open,
+    let shaken = layers.shake_hands(stream, peer, reception.gate.as_ref());
+    let (stream, certified) = match tokio::time::timeout_at(deadline, shaken).await {
+        Ok(Ok(Some(open))) => open,
+        Ok(Ok(None)) => return tracing::debug!(?peer, "a question was answered by HTTP"),
         Ok(Err(error)) => {
             reception.switchboard.stats().handshakes_failed.add(1);
             return tracing::info!(?peer, %error, "handshake failed");

@@ -142,7 +142,12 @@ fn read_or_create(which: Which, dir: &DataDir) -> Result<[u8; KEY_BYTES], KeyErr
 }
 
 fn read(which: Which, dir: &DataDir) -> Result<[u8; KEY_BYTES], KeyError> {
-    let path = which.path(dir);
+    read_at(which, &which.path(dir))
+}
+
+/// Reads a key in a file of another name.
+pub(super) fn read_at(which: Which, path: &Path) -> Result<[u8; KEY_BYTES], KeyError> {
+    let path = path.to_path_buf();
     let failed = |source| KeyError::Io {
         action: "reading",
         path: path.clone(),
@@ -176,6 +181,24 @@ fn read(which: Which, dir: &DataDir) -> Result<[u8; KEY_BYTES], KeyError> {
 /// Writes a whole key beside the final name and links it there: a link never replaces a file, so
 /// the first of several processes wins, and none ever reads half a key.
 fn create(path: &Path) -> Result<(), KeyError> {
+    write_new(path, |draft| {
+        let linked = fs::hard_link(draft, path);
+        // Best effort: a draft left behind is as private as the key, and never read.
+        let _ = fs::remove_file(draft);
+        match linked {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        }
+    })
+}
+
+/// Puts a new key in the place of one. Whoever reads meanwhile has the one or the other.
+pub(super) fn replace(path: &Path) -> Result<(), KeyError> {
+    write_new(path, |draft| fs::rename(draft, path))
+}
+
+/// Writes a whole new key beside its final name, where `place` then puts it.
+fn write_new(path: &Path, place: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), KeyError> {
     let mut secret = [0u8; KEY_BYTES];
     SystemRandom::new()
         .fill(&mut secret)
@@ -183,12 +206,8 @@ fn create(path: &Path) -> Result<(), KeyError> {
     let suffix = random::hex::<8>().ok_or(KeyError::NoRandomness)?;
     let draft = path.with_extension(format!("{suffix}.tmp"));
 
-    let written = write_private(&draft, &secret).and_then(|()| fs::hard_link(&draft, path));
-    // Best effort: a draft left behind is as private as the key, and never read.
-    let _ = fs::remove_file(&draft);
-    match written {
+    match write_private(&draft, &secret).and_then(|()| place(&draft)) {
         Ok(()) => sync_directory(path),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(source) => Err(KeyError::Io {
             action: "writing",
             path: path.to_path_buf(),

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use ring::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -22,6 +23,8 @@ pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// The key that signs and checks tokens.
 #[derive(Clone)]
 pub struct TokenKey {
+    /// So that it is known which key signed a token: nothing can be learned of the key from it.
+    name: String,
     encoding: EncodingKey,
     decoding: DecodingKey,
 }
@@ -52,6 +55,11 @@ pub enum TokenError {
         "the token's signature is not from this daemon's key; sign one here with `clawdbot token DEVICE`"
     )]
     BadSignature,
+    /// Signed by a former key when that signed nothing more.
+    #[error(
+        "the token was signed by a key that had been replaced; get a new one with `clawdbot token DEVICE`"
+    )]
+    RetiredKey,
     /// `none`, RS256 and everything else but HS256.
     #[error(
         "the token's algorithm is not HS256, the only one taken; get a new one with `clawdbot token DEVICE`"
@@ -94,7 +102,10 @@ impl TokenKey {
     /// A key of these bytes; [`super::keys`] reads them from the data directory.
     pub fn new(secret: &[u8]) -> TokenKey {
         crypto_provider::install();
+        let hash = digest::digest(&digest::SHA256, secret);
+        let name = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}"));
         TokenKey {
+            name: name.collect(),
             encoding: EncodingKey::from_secret(secret),
             decoding: DecodingKey::from_secret(secret),
         }
@@ -112,8 +123,22 @@ impl TokenKey {
             exp: iat.saturating_add(lifetime.as_secs()),
             jti: random::hex::<16>().ok_or(TokenError::Unsignable)?,
         };
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding)
-            .map_err(|_| TokenError::Unsignable)
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = Some(self.name.clone());
+        jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(|_| TokenError::Unsignable)
+    }
+
+    /// What tokens call the key: `kid`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The key that a token says it was signed by, believed or not.
+    pub fn named_by(token: &[u8]) -> Option<String> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return None;
+        }
+        jsonwebtoken::decode_header(token).ok()?.kid
     }
 
     /// Checks a token as it stood in the password field.

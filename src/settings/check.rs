@@ -58,6 +58,7 @@ impl Checker<'_> {
                     AuthMode::Token,
                 ),
                 token_lifetime: self.seconds("auth.token_lifetime_s", raw.auth.token_lifetime_s, 1..=DAY_S),
+                max_devices: self.number("auth.max_devices", raw.auth.max_devices, 1..=MILLION),
             },
             access: access.unwrap_or_default(),
             model: Model {

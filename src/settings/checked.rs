@@ -221,6 +221,8 @@ pub struct Auth {
     pub mode: AuthMode,
     /// Lifetime of the tokens that we sign.
     pub token_lifetime: Duration,
+    /// Devices that are known at once.
+    pub max_devices: usize,
 }
 
 /// How a client proves who it is.
@@ -458,6 +460,7 @@ impl Settings {
             auth: Auth {
                 mode: AuthMode::Token,
                 token_lifetime: Duration::from_secs(900),
+                max_devices: 1000,
             },
             access: Vec::new(),
             model: Model {

@@ -105,6 +105,7 @@ pub(super) struct RawBroker {
 pub(super) struct RawAuth {
     pub(super) mode: Given<String>,
     pub(super) token_lifetime_s: Given<u64>,
+    pub(super) max_devices: Given<u64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -356,6 +356,7 @@ fn every_number_has_a_range_that_is_told() {
         ("flapping.ban_s", "86401", "1 to 86400"),
         ("auth.token_lifetime_s", "0", "1 to 86400"),
         ("auth.token_lifetime_s", "86401", "1 to 86400"),
+        ("auth.max_devices", "0", "1 to 1000000"),
         ("model.max_sequences", "0", "1 to 1024"),
         ("model.load_timeout_s", "0", "1 to 86400"),
         ("conversation.max_prompt_bytes", "0", "1 to 268435460"),

@@ -79,9 +79,9 @@ fn an_odd_client_identifier_or_user_name_widens_no_rule() {
         {"permission": "allow", "action": "all", "topic": "room/${clientid}/#"},
         {"permission": "allow", "action": "all", "topic": "house/${username}/#"},
     ]);
-    let token = token_with(&daemon, ATTACKER, &acl);
     for odd in ["+", "#", "a/b", "a/#", "$SYS", "${username}", ""] {
         for (client_id, username) in [(odd, "name"), ("id", odd)] {
+            let token = token_with(&daemon, ATTACKER, &acl);
             let hello = Hello {
                 client_id,
                 username: Some(username),

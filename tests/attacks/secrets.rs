@@ -74,9 +74,10 @@ fn say_it_all(daemon: &Daemon) -> Vec<String> {
     // Its own words end with it: a DISCONNECT, and the will is told.
     while peer.wire.packet().is_some() {}
     // A session that keeps what comes while its client is away.
+    let keepers = daemon.token(VICTIM);
     let keeper = Hello {
         client_id: "keeper",
-        token: Some(&token),
+        token: Some(&keepers),
         keeps: true,
         ..Hello::default()
     };
@@ -89,7 +90,7 @@ fn say_it_all(daemon: &Daemon) -> Vec<String> {
     keeper.wire.send(&[0xE0, 0]);
     keeper.wire.assert_closed();
     Peer::of(daemon, VICTIM, "other").publish("clawdbot/phone/later", MARKER);
-    vec![token, bad]
+    vec![token, bad, keepers]
 }
 
 #[test]

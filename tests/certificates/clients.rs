@@ -96,10 +96,8 @@ fn a_client_with_a_certificate_is_the_device_of_its_common_name_and_needs_no_tok
     published.assert_code(0);
     assert_eq!(received(), Some(1.0));
     // With a token of its own as well, and without a certificate: as always.
-    let phone_token = daemon.token("phone");
-    let with_token = ["-u", "phone", "-P", &phone_token];
     for shown in [Some(phone.as_path()), None] {
-        publish(&daemon, shown, &with_token)
+        publish(&daemon, shown, &["-u", "phone", "-P", &daemon.token("phone")])
             .expect("it was there")
             .assert_code(0);
     }
@@ -115,13 +113,14 @@ fn a_client_with_a_certificate_is_the_device_of_its_common_name_and_needs_no_tok
         daemon.metric("clawdbot_mqtt_access_denied_publish_total"),
         Some(1.0)
     );
+    let with_token = ["-u", "phone", "-P", &daemon.token("phone")];
     let refused = publish(&daemon, Some(&tablet), &with_token).expect("it was there");
     assert!(!refused.status.success(), "{refused:#?}");
     refused.assert_says(&["Not authorized"]);
     assert!(
         daemon
             .log()
-            .contains("its certificate is of the device tablet, and its token of phone")
+            .contains("its certificate is of the device tablet, and what it shows beside it of phone")
     );
     // Neither: the old rules.
     let nobody = publish(&daemon, None, &[]).expect("it was there");

@@ -62,19 +62,18 @@ fn versions_1_2_and_1_3_are_spoken_and_nothing_older() {
 fn mosquitto_pub_trusts_the_authority_alone_and_only_by_the_names_in_the_certificate() {
     let daemon = launch(initialised()).start();
     let own = own_of(daemon.home());
-    let token = daemon.token("phone");
     for host in ["localhost", "127.0.0.1"] {
         let Some(mut publisher) = publisher(&daemon, host, &own.authority()) else {
             return;
         };
-        process::finish(publisher.args(["-u", "phone", "-P", &token])).assert_code(0);
+        process::finish(publisher.args(["-u", "phone", "-P", &daemon.token("phone")])).assert_code(0);
     }
     assert_eq!(daemon.metric("clawdbot_mqtt_messages_received_total"), Some(2.0));
     // Another spelling of the same address, which is not in it.
     let Some(mut publisher) = publisher(&daemon, "127.1", &own.authority()) else {
         return;
     };
-    let finished = process::finish(publisher.args(["-u", "phone", "-P", &token]));
+    let finished = process::finish(publisher.args(["-u", "phone", "-P", &daemon.token("phone")]));
     assert!(!finished.status.success(), "{finished:#?}");
     assert_eq!(daemon.metric("clawdbot_mqtt_messages_received_total"), Some(2.0));
 }

@@ -1,4 +1,4 @@
-// A client written with MQTT.js: mqtt_js_client.js URL VERSION TOKEN [CA_FILE]. VERSION is 4 or 5.
+// A client written with MQTT.js: mqtt_js_client.js URL VERSION TOKENS [CA_FILE]. VERSION is 4 or 5.
 //
 // Exits with 0 if the broker did everything right, and says on the standard error what it did wrong.
 
@@ -6,7 +6,9 @@ const assert = require('assert');
 const fs = require('fs');
 const mqtt = require('mqtt');
 
-const [url, version, token, caFile] = process.argv.slice(2);
+const [url, version, tokens, caFile] = process.argv.slice(2);
+// A token is the client identifier's that showed it first.
+const unused = tokens.split(',');
 const protocolVersion = Number(version);
 
 // A guard against hanging for good, not a measure: the machine may be busy.
@@ -17,7 +19,7 @@ setTimeout(() => {
 
 function options(clientId, more) {
   const ca = caFile && fs.readFileSync(caFile);
-  return { clientId, username: 'phone', password: token, protocolVersion, ca, reconnectPeriod: 0, ...more };
+  return { clientId, username: 'phone', password: unused.pop(), protocolVersion, ca, reconnectPeriod: 0, ...more };
 }
 
 // The next message of a client, in the order they came.

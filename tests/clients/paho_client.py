@@ -1,4 +1,4 @@
-"""Scenarios of a client written with paho-mqtt: paho_client.py SCENARIO VERSION PORT TOKEN
+"""Scenarios of a client written with paho-mqtt: paho_client.py SCENARIO VERSION PORT TOKENS
 [TRANSPORT].
 
 Exits with 0 if the broker did everything right, and says on the standard error what it did wrong.
@@ -18,7 +18,9 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 # A guard against hanging for good, not a measure: the machine may be busy.
 PATIENCE_S = 45
 
-SCENARIO, VERSION, PORT, TOKEN = sys.argv[1:5]
+SCENARIO, VERSION, PORT, TOKENS = sys.argv[1:5]
+# A token is the client identifier's that showed it first.
+UNUSED, TOKEN_OF = TOKENS.split(","), {}
 # "tcp" or "websockets"; then the path is /mqtt, which is paho's own default.
 TRANSPORT = sys.argv[5] if len(sys.argv) > 5 else "tcp"
 IS_V5 = VERSION == "5"
@@ -35,7 +37,9 @@ class Client:
         clean = {} if IS_V5 else {"clean_session": not keeps}
         self.paho = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=protocol,
                                 transport=TRANSPORT, **clean)
-        self.paho.username_pw_set("phone", TOKEN)
+        if client_id not in TOKEN_OF:
+            TOKEN_OF[client_id] = UNUSED.pop()
+        self.paho.username_pw_set("phone", TOKEN_OF[client_id])
         if will:
             self.paho.will_set(*will, properties=will_properties)
         self.paho.on_connect = lambda _c, _u, flags, code, _p: self.connected(flags, code)

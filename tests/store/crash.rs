@@ -30,9 +30,8 @@ fn nothing_acknowledged_is_lost_and_nothing_at_qos_2_comes_twice_over_many_kills
         .set("mqtt.max_queued_messages", 100_000)
         .set("mqtt.max_queued_bytes", 64 * 1024 * 1024);
     let mut daemon = launch.clone().start_unready();
-    let token = daemon.token("phone");
-    let mut publisher = Publisher::new("publisher", &token);
-    let mut subscriber = Subscriber::new("subscriber", &token);
+    let mut publisher = Publisher::new("publisher", &daemon.token("phone"));
+    let mut subscriber = Subscriber::new("subscriber", &daemon.token("phone"));
     subscriber.subscribe_and_leave(daemon.mqtt);
     for round in 0..rounds {
         let address = daemon.mqtt;

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use clawdbot::security::{DataDir, keys};
@@ -111,6 +112,11 @@ impl Daemon {
     /// A token of a device, valid from now on.
     pub(crate) fn token(&self, device: &str) -> String {
         self.home.token_at(device, SystemTime::now())
+    }
+
+    /// Tokens for a few clients of a device, with commas between them.
+    pub(crate) fn tokens(&self, device: &str) -> String {
+        [(); 4].map(|()| self.token(device)).join(",")
     }
 
     /// Runs `clawdbot` against this daemon.
@@ -356,6 +362,13 @@ impl Home {
         key.issue(device, now, Duration::from_secs(900)).expect("a token")
     }
 
+    /// A token that ends soon.
+    pub(crate) fn short_token(&self, device: &str, lifetime: Duration) -> String {
+        let dir = DataDir::prepare(&self.data_dir()).expect("a data directory");
+        let key = keys::load_or_create(&dir).expect("a key");
+        key.issue(device, SystemTime::now(), lifetime).expect("a token")
+    }
+
     /// A token with rules of its own.
     pub(crate) fn token_with_acl(&self, device: &str, acl: Value) -> String {
         let dir = DataDir::prepare(&self.data_dir()).expect("a data directory");
@@ -364,7 +377,11 @@ impl Home {
         let secret = fs::read(dir.token_signing_key()).expect("a key");
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now_s = now.expect("a clock").as_secs();
-        let claims = json!({"sub": device, "iat": now_s, "exp": now_s + 900, "acl": acl});
+        // Two of one second are two.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let claims =
+            json!({"sub": device, "iat": now_s, "exp": now_s + 900, "jti": number.to_string(), "acl": acl});
         let key = jsonwebtoken::EncodingKey::from_secret(&secret);
         let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
         jsonwebtoken::encode(&header, &claims, &key).expect("a token")

@@ -22,6 +22,21 @@ pub(crate) fn mosquitto(program: &str) -> Option<Command> {
     found.map(Command::new)
 }
 
+/// curl, set up to heed nobody's settings.
+pub(crate) fn curl() -> Option<Command> {
+    let found = Command::new("curl")
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output();
+    if found.is_err() {
+        skip("curl is not installed");
+        return None;
+    }
+    let mut curl = Command::new("curl");
+    curl.args(["--disable", "--noproxy", "*"]);
+    Some(curl)
+}
+
 /// OpenSSL's program.
 pub(crate) fn openssl() -> Option<Command> {
     let mut version = Command::new("openssl");

@@ -94,7 +94,7 @@ fn mqtt_js_talks_over_websocket_secure_websocket_tcp_and_tls() {
             };
             command
                 .arg(&script)
-                .args([&url, version, &everywhere.daemon.token("phone")])
+                .args([&url, version, &everywhere.daemon.tokens("phone")])
                 .arg(&everywhere.pair.certificate);
             eprintln!("{url}, version {version}");
             process::finish(&mut command).assert_code(0);

@@ -22,11 +22,10 @@ fn a_goodbye_is_heard_although_its_client_leaves_messages_unread() {
         return;
     };
     let daemon = &everywhere.daemon;
-    let token = daemon.token("phone");
-    let mut watcher = RawClient::admitted(daemon.mqtt, 4, "watcher", &token);
+    let mut watcher = RawClient::admitted(daemon.mqtt, 4, "watcher", &daemon.token("phone"));
     watcher.send(&subscribe(4, "clawdbot/phone/x/will"));
     assert_eq!(watcher.packet().expect("a SUBACK")[0], 0x90);
-    let mut writer = RawClient::admitted(daemon.mqtt, 4, "writer", &token);
+    let mut writer = RawClient::admitted(daemon.mqtt, 4, "writer", &daemon.token("phone"));
     let dropped = || {
         daemon
             .metric("clawdbot_mqtt_messages_dropped_outbox_full_total")
@@ -34,7 +33,12 @@ fn a_goodbye_is_heard_although_its_client_leaves_messages_unread() {
     };
     let leave = |way: Way, writer: &mut RawClient, last_words: &[u8]| {
         let mut reader = everywhere.open(way);
-        reader.send(&connect_with_will(4, "reader", &token, "clawdbot/phone/x/will"));
+        reader.send(&connect_with_will(
+            4,
+            "reader",
+            &daemon.token("phone"),
+            "clawdbot/phone/x/will",
+        ));
         assert_eq!(reader.connack_code(), 0);
         reader.send(&subscribe(4, "clawdbot/phone/x/flood"));
         assert_eq!(reader.packet().expect("a SUBACK")[0], 0x90);

@@ -52,7 +52,7 @@ fn who_comes_from_beyond_the_private_networks_is_closed_and_counted_unless_that_
         let from_there = SocketAddr::new(address, daemon.mqtt.port());
         let from_here = SocketAddr::from(([127, 0, 0, 1], daemon.mqtt.port()));
         assert_eq!(is_answered(from_there, "there", &token), allowed || private);
-        assert!(is_answered(from_here, "here", &token));
+        assert!(is_answered(from_here, "here", &daemon.token("phone")));
         let refused = daemon.metric("clawdbot_mqtt_connections_refused_beyond_private_network_total");
         let expected = if allowed || private { 0.0 } else { 1.0 };
         assert_eq!(refused, Some(expected), "{address}");
@@ -71,14 +71,14 @@ fn one_address_has_its_number_of_connections_and_this_machine_as_many_as_there_a
         .start();
     let from_there = SocketAddr::new(address, daemon.mqtt.port());
     let from_here = SocketAddr::from(([127, 0, 0, 1], daemon.mqtt.port()));
-    let token = daemon.token("phone");
-    let admitted = |address, client_id: &str| RawClient::admitted(address, 5, client_id, &token);
+    let admitted =
+        |address, client_id: &str| RawClient::admitted(address, 5, client_id, &daemon.token("phone"));
     let mut clients: Vec<_> = (0..3)
         .map(|number| admitted(from_there, &format!("there{number}")))
         .collect();
-    assert!(!is_answered(from_there, "there3", &token));
+    assert!(!is_answered(from_there, "there3", &daemon.token("phone")));
     clients.extend((0..5).map(|number| admitted(from_here, &format!("here{number}"))));
-    assert!(!is_answered(from_here, "here5", &token));
+    assert!(!is_answered(from_here, "here5", &daemon.token("phone")));
     assert_eq!(
         daemon.metric("clawdbot_mqtt_connections_refused_address_limit_total"),
         Some(1.0)
@@ -89,7 +89,9 @@ fn one_address_has_its_number_of_connections_and_this_machine_as_many_as_there_a
     );
     // One that goes makes room for the next from there.
     clients.remove(0);
-    wait_for("room", || is_answered(from_there, "there4", &token).then_some(()));
+    wait_for("room", || {
+        is_answered(from_there, "there4", &daemon.token("phone")).then_some(())
+    });
 }
 
 /// Connects, is let in, and goes.
@@ -117,7 +119,7 @@ fn a_client_that_flaps_is_banned_with_the_protocols_own_word_and_let_in_again_la
     assert_eq!(answer(5, &phone), BANNED_V5);
     assert_eq!(answer(4, &phone), NOT_AUTHORIZED_V4);
     // Not the device is banned but its client, and nobody else's of the same name.
-    come_and_go(&daemon, 5, "other", &phone);
+    come_and_go(&daemon, 5, "other", &daemon.token("phone"));
     come_and_go(&daemon, 5, "flapping", &tablet);
     let refused = daemon.metric("clawdbot_mqtt_connections_refused_banned_total");
     assert_eq!(refused, Some(2.0));
@@ -179,11 +181,10 @@ fn too_few_open_files_are_said_at_the_start_and_the_rest_is_refused_at_once() {
         log.contains(COMPLAINT) && log.contains("\"possible\":32"),
         "{log}"
     );
-    let token = daemon.token("phone");
     let _clients: Vec<_> = (0..32)
-        .map(|number| RawClient::admitted(daemon.mqtt, 5, &format!("client{number}"), &token))
+        .map(|number| RawClient::admitted(daemon.mqtt, 5, &format!("client{number}"), &daemon.token("phone")))
         .collect();
-    assert!(!is_answered(daemon.mqtt, "one more", &token));
+    assert!(!is_answered(daemon.mqtt, "one more", &daemon.token("phone")));
 
     // A soft limit alone is raised.
     let raised = with_open_files("-S -n 100", 200);

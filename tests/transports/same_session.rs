@@ -57,7 +57,11 @@ fn round_trip(everywhere: &Everywhere, way: Way, level: u8) {
     ));
     assert_eq!(sender.connack_code(), ACCEPTED);
     let mut receiver = everywhere.open(way);
-    receiver.send(&connect(level, "receiver", Some(&token)));
+    receiver.send(&connect(
+        level,
+        "receiver",
+        Some(&everywhere.daemon.token("phone")),
+    ));
     assert_eq!(receiver.connack_code(), ACCEPTED);
     receiver.send(&subscribe(level, "clawdbot/phone/x/#"));
     assert_eq!(receiver.packet().expect("a SUBACK")[0], 0x90);
@@ -127,6 +131,7 @@ fn refusals_and_last_words_arrive_on_every_way_in() {
     }
     let mut clients = ALL.map(|way| {
         let mut client = everywhere.open(way);
+        let token = everywhere.daemon.token("phone");
         client.send(&connect(5, &format!("{way:?}"), Some(&token)));
         assert_eq!(client.connack_code(), 0);
         client

@@ -78,7 +78,7 @@ fn garbage_instead_of_tls_is_closed_and_others_go_on() {
     let mut bystander = everywhere.open(super::wires::Way::Tls);
     bystander.send(&connect(5, "phone", Some(&token)));
     assert_eq!(bystander.connack_code(), 0);
-    let plain = connect(5, "plain", Some(&token));
+    let plain = connect(5, "plain", Some(&everywhere.daemon.token("phone")));
     for garbage in [
         &plain[..],
         b"GET / HTTP/1.1\r\n\r\n",

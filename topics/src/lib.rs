@@ -3,6 +3,7 @@
 //! no actix, so that two peers can be joined in memory and stepped by hand.
 
 pub mod access;
+pub mod confidential;
 pub mod device;
 pub mod filter;
 pub mod message;

@@ -6,6 +6,8 @@
     reason = "clippy.toml exempts tests, but sees none in an integration test's helpers"
 )]
 
+#[path = "session/admission.rs"]
+mod admission;
 #[path = "session/aliases.rs"]
 mod aliases;
 #[path = "session/authentication.rs"]

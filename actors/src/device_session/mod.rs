@@ -5,6 +5,7 @@
 //! become effects, effects are carried out here.
 
 mod authentication;
+mod confiding;
 mod delivering;
 mod io;
 mod keeping;
@@ -83,6 +84,8 @@ pub struct DeviceSession {
     /// While the router or the checker is being asked, the client's next packets wait.
     waiting_for_router: bool,
     timer: Option<(Instant, SpawnHandle)>,
+    /// A question is being answered whose answer is a secret; there is never a second.
+    confiding: bool,
     connected: bool,
     /// The daemon stops, and every session with it.
     stopping: bool,
@@ -149,6 +152,7 @@ impl DeviceSession {
             peer_is_gone: false,
             waiting_for_router: false,
             timer: None,
+            confiding: false,
             connected: false,
             stopping: false,
             is_recorded: false,
@@ -263,6 +267,20 @@ impl DeviceSession {
     }
 }
 
+/// A device was revoked: a session that was let in for it ends, whether connected or not.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Recheck;
+
+impl Handler<Recheck> for DeviceSession {
+    type Result = ();
+
+    fn handle(&mut self, _: Recheck, ctx: &mut Self::Context) {
+        self.leave_if_revoked(ctx);
+        self.io.borrow_mut().wake();
+    }
+}
+
 impl StreamHandler<IoEvent> for DeviceSession {
     fn handle(&mut self, event: IoEvent, ctx: &mut Self::Context) {
         match event {
@@ -316,6 +334,7 @@ impl DeviceSession {
                 }
                 self.keep_session();
                 self.connected = true;
+                self.session.admit_until(self.admission.until);
                 self.handle.online.store(true, Relaxed);
                 self.switchboard.stats().connections.add(1);
                 self.io.borrow_mut().connect(msg.connection);
@@ -329,6 +348,8 @@ impl DeviceSession {
                 }
                 self.apply(&mut effects, ctx);
                 self.withdraw_subscriptions(ctx);
+                // The device may have been revoked while the connection was on its way.
+                self.leave_if_revoked(ctx);
                 self.read_packets(ctx);
                 self.io.borrow_mut().wake();
             }
@@ -340,6 +361,17 @@ impl DeviceSession {
         }
         self.arm_timer(ctx);
         Ok(())
+    }
+
+    fn leave_if_revoked(&mut self, ctx: &mut Context<Self>) {
+        if self.handle.ended.load(Relaxed) || self.admission.stands() {
+            return;
+        }
+        self.switchboard.stats().sessions_revoked.add(1);
+        tracing::info!(client_id = %self.session.client_id(), "session ended: its device was revoked");
+        self.step(ctx, |session, effects| {
+            session.abandon(Instant::now(), ReasonCode::AdministrativeAction, effects);
+        });
     }
 
     /// Handles what the client said before it made another connection, what was put off of it first.
@@ -497,6 +529,9 @@ impl DeviceSession {
     fn subscribe(&mut self, packet_id: u16, mut wanted: Vec<Wanted>, ctx: &mut Context<Self>) {
         for wanted in &mut wanted {
             let Ok(filter) = &wanted.filter else { continue };
+            if Self::may_await(self.admission.proof, filter) {
+                continue;
+            }
             let decision = self
                 .admission
                 .rules
@@ -524,7 +559,11 @@ impl DeviceSession {
     /// the old ones must not outlive them.
     fn withdraw_subscriptions(&mut self, ctx: &mut Context<Self>) {
         let (rules, board, from) = (&self.admission.rules, &self.switchboard, &self.publisher);
+        let proof = self.admission.proof;
         let filters = self.session.withdraw(|filter, qos| {
+            if Self::may_await(proof, filter) {
+                return true;
+            }
             let decision = rules.may_subscribe(filter, qos as u8);
             if !decision.is_allowed() {
                 board.denied(Denied::Subscribe, from, filter.as_str(), &decision);
@@ -703,8 +742,12 @@ impl DeviceSession {
             act.timer = None;
             // Who has said something that is not handled yet is not silent.
             let deaf = act.io.borrow().is_deaf() || !act.deferred.is_empty();
+            let now = Instant::now();
+            if act.connected && act.admission.until.is_some_and(|until| until <= now) {
+                act.switchboard.stats().tokens_ended.add(1);
+                tracing::info!(client_id = %act.session.client_id(), "connection ended: its token did");
+            }
             act.step(ctx, |session, effects| {
-                let now = Instant::now();
                 if deaf {
                     session.not_listened_to(now);
                 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
+use topics::confidential::Confidential;
 use topics::message::Message as AppMessage;
 use topics::name::TopicName;
 use topics::packet::{QoS, ReasonCode};
@@ -15,6 +16,9 @@ use crate::topic_router::RouteFirst;
 impl DeviceSession {
     pub(super) fn route(&mut self, message: AppMessage, packet_id: u16, ctx: &mut Context<Self>) {
         self.switchboard.stats().messages_accepted.add(1);
+        if Confidential::of(message.topic.as_str()).is_some() {
+            return self.confide(message, packet_id, ctx);
+        }
         if !self.may_publish(&message) {
             self.switchboard.stats().messages_rejected.add(1);
             return self.routed(packet_id, ReasonCode::NotAuthorized, ctx);
@@ -105,7 +109,7 @@ impl DeviceSession {
 
     fn is_allowed(&self, denied: Denied, message: &AppMessage) -> bool {
         let topic = message.topic.as_str();
-        if is_for_the_server_only(&message.topic) {
+        if is_for_the_server_only(&message.topic) || Confidential::of(topic).is_some() {
             let rule = "only the hub publishes there, whatever the rules say";
             self.switchboard.denied(denied, &self.publisher, topic, &rule);
             return false;

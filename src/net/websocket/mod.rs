@@ -1,13 +1,16 @@
 //! MQTT over WebSocket [MQTT5 6]: the HTTP request that begins it, and then a stream of bytes on
 //! binary frames, which the session cannot tell from TCP.
 
+mod counter;
 mod frames;
 mod request;
 mod stream;
 
 use std::io;
+use std::sync::Arc;
 
 use actors::device_session::ByteStream;
+use actors::gatekeeper::Gatekeeper;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::request::{Refusal, Verdict};
@@ -29,16 +32,27 @@ pub(super) enum Origins {
     OwnMachine,
 }
 
-/// Reads the request and answers it: with a stream, or with HTTP's own refusal and an error for the log.
-pub(super) async fn accept<S: ByteStream>(mut stream: S, origins: Origins) -> io::Result<impl ByteStream> {
+/// Reads the request and answers it: with a stream, with what was asked, and then there is nothing more, or with
+/// HTTP's own refusal and an error for the log. Secrets are asked for of the gatekeeper, where there is one.
+pub(super) async fn accept<S: ByteStream>(
+    mut stream: S,
+    origins: Origins,
+    gate: Option<&Arc<dyn Gatekeeper>>,
+) -> io::Result<Option<impl ByteStream + use<S>>> {
     let mut input = Vec::new();
     loop {
-        match request::judge(&input, origins) {
+        match request::judge(&input, origins, gate.is_some()) {
             Verdict::Accepted { response, length } => {
                 stream.write_all(response.as_bytes()).await?;
                 stream.flush().await?;
                 let rest = input.split_off(length);
-                return Ok(WebSocketStream::new(stream, rest));
+                return Ok(Some(WebSocketStream::new(stream, rest)));
+            }
+            Verdict::Asked(asked) => {
+                if let Some(gate) = gate {
+                    counter::serve(stream, input, asked, gate).await?;
+                }
+                return Ok(None);
             }
             Verdict::Refused(refusal) => return Err(refuse(stream, refusal).await),
             Verdict::Incomplete if input.len() >= MAX_REQUEST_BYTES => {

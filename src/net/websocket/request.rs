@@ -8,6 +8,7 @@ use httparse::{Request, Status};
 use ring::digest;
 
 use super::Origins;
+use super::counter::{self, Asked};
 
 /// The one path at which MQTT is spoken.
 const PATH: &str = "/mqtt";
@@ -24,6 +25,8 @@ pub(super) enum Verdict {
     Incomplete,
     /// The answer, and how long the request was.
     Accepted { response: String, length: usize },
+    /// A question that is answered by HTTP.
+    Asked(Asked),
     /// No WebSocket.
     Refused(Refusal),
 }
@@ -44,7 +47,7 @@ impl Refusal {
         "the request is too long for one that asks for a WebSocket",
     );
 
-    const fn new(status: &'static str, why: &'static str) -> Refusal {
+    pub(super) const fn new(status: &'static str, why: &'static str) -> Refusal {
         Refusal {
             status,
             remedy: "",
@@ -52,7 +55,7 @@ impl Refusal {
         }
     }
 
-    const fn with(self, remedy: &'static str) -> Refusal {
+    pub(super) const fn with(self, remedy: &'static str) -> Refusal {
         Refusal { remedy, ..self }
     }
 
@@ -67,7 +70,8 @@ impl Refusal {
     }
 }
 
-pub(super) fn judge(input: &[u8], origins: Origins) -> Verdict {
+/// Questions are refused like any other path where they may not be asked.
+pub(super) fn judge(input: &[u8], origins: Origins, questions: bool) -> Verdict {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = Request::new(&mut headers);
     let length = match request.parse(input) {
@@ -78,6 +82,12 @@ pub(super) fn judge(input: &[u8], origins: Origins) -> Verdict {
             return Verdict::Refused(Refusal::new("400 Bad Request", "this is not an HTTP request"));
         }
     };
+    let asked = questions.then(|| counter::judge(&request, length)).flatten();
+    match asked {
+        Some(Ok(asked)) => return Verdict::Asked(asked),
+        Some(Err(refusal)) => return Verdict::Refused(refusal),
+        None => {}
+    }
     match agree(&request, origins) {
         Ok(response) => Verdict::Accepted { response, length },
         Err(refusal) => Verdict::Refused(refusal),
@@ -135,7 +145,7 @@ fn agree(request: &Request<'_, '_>, origins: Origins) -> Result<String, Refusal>
 }
 
 /// A header that must be there once.
-fn single<'a>(request: &'a Request<'_, '_>, name: &str) -> Option<&'a str> {
+pub(super) fn single<'a>(request: &'a Request<'_, '_>, name: &str) -> Option<&'a str> {
     let mut found = request
         .headers
         .iter()
@@ -192,12 +202,13 @@ mod tests {
     }
 
     fn verdict(request: &str) -> Verdict {
-        judge(request.as_bytes(), Origins::Any)
+        judge(request.as_bytes(), Origins::Any, true)
     }
 
     fn status(request: &str, origins: Origins) -> u16 {
-        match judge(request.as_bytes(), origins) {
+        match judge(request.as_bytes(), origins, true) {
             Verdict::Accepted { .. } => 101,
+            Verdict::Asked(_) => 200,
             Verdict::Refused(refusal) => refusal.status[..3].parse().unwrap(),
             Verdict::Incomplete => panic!("{request:?} is whole"),
         }
@@ -237,6 +248,30 @@ mod tests {
         ] {
             assert_eq!(status(&request(replaced, by), Origins::Any), expected, "{by:?}");
         }
+    }
+
+    #[test]
+    fn a_question_is_a_post_of_json_with_a_length_and_only_where_it_may_be_asked() {
+        let right = "POST /pair HTTP/1.1\r\nHost: hub\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+        for (replaced, by, expected) in [
+            ("/pair", "/pair", 200),
+            ("/pair", "/token", 200),
+            ("application/json", "Application/JSON; charset=utf-8", 200),
+            ("/pair", "/pairs", 404),
+            ("POST", "GET", 405),
+            ("POST", "OPTIONS", 405),
+            ("application/json", "text/plain", 415),
+            ("Content-Type: application/json\r\n", "", 415),
+            ("Content-Length: 2\r\n", "", 411),
+            ("Content-Length: 2", "Content-Length: -2", 411),
+            ("Content-Length: 2", "Content-Length: 2\r\nContent-Length: 3", 411),
+            ("Content-Length: 2", "Content-Length: 4097", 413),
+        ] {
+            let asked = right.replacen(replaced, by, 1);
+            assert_eq!(status(&asked, Origins::Any), expected, "{by:?}");
+        }
+        let refused = judge(right.as_bytes(), Origins::Any, false);
+        assert!(matches!(refused, Verdict::Refused(refusal) if refusal.status.starts_with("404")));
     }
 
     #[test]
@@ -291,7 +326,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_comes_is_judged(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            judge(&bytes, Origins::OwnMachine);
+            judge(&bytes, Origins::OwnMachine, true);
         }
     }
 }

@@ -104,6 +104,7 @@ impl Session {
                 .authentication_method
                 .as_ref()
                 .map(|method| method.to_string().into()),
+            until: None,
             closing: false,
             connect_expiry_s: asked_expiry_s,
         });

@@ -115,6 +115,15 @@ pub(super) fn of_disconnect(explains: Explains, reason: ReasonCode) -> Option<By
             Explains::OwnRules,
             "the new token was not accepted; it must be valid, and the same device's",
         ),
+        ReasonCode::MaximumConnectTime => (
+            Explains::OwnRules,
+            "the token has ended; come back with a new one, or renew it in time, by AUTH or by a publish to \
+             clawdbot/{device_id}/token",
+        ),
+        ReasonCode::AdministrativeAction => (
+            Explains::OwnRules,
+            "the owner of this hub revoked the device; pair it again with a new code",
+        ),
         ReasonCode::BadAuthenticationMethod => (
             Explains::Everything,
             "authenticate again by the method that CONNECT named",
