@@ -785,17 +785,18 @@ fn bans(settings: &Settings, stats: Arc<Stats>) -> Option<Arc<Bans>> {
     (settings.auth.mode == AuthMode::Token && flapping.max_disconnects > 0).then(|| Bans::new(config, stats))
 }
 
-/// What is remembered of conversations. A model without a chat template continues texts, and has none.
+/// What is remembered of conversations. A model without a chat template continues texts, and adds nothing to it.
 fn remembered(
     settings: &Settings,
     model: Option<&ModelSummary>,
     records: Vec<Record>,
     switchboard: &Switchboard,
-) -> Option<Memory> {
-    let model = model.filter(|model| model.has_chat_template)?;
+) -> Memory {
+    let model = model.filter(|model| model.has_chat_template);
+    // The rest of the context is for what is asked now, and its answer.
+    let most_tokens = model.map_or(0, |model| model.context_length / 2);
     let config = MemoryConfig {
-        // The rest of the context is for what is asked now, and its answer.
-        most_tokens: settings.conversation.history_tokens.min(model.context_length / 2),
+        most_tokens: settings.conversation.history_tokens.min(most_tokens),
         retention: settings.conversation.retention,
     };
     let conversations = records
@@ -803,10 +804,10 @@ fn remembered(
         .filter(|record| record.table == Table::Conversations);
     let memory = Memory::new(config, conversations, switchboard.clone());
     MemoryKeeper(memory.clone()).start();
-    (config.most_tokens > 0).then_some(memory)
+    memory
 }
 
-fn conversation_config(settings: &Settings, memory: Option<Memory>) -> ConversationConfig {
+fn conversation_config(settings: &Settings, memory: Memory) -> ConversationConfig {
     let conversation = &settings.conversation;
     ConversationConfig {
         limits: RequestLimits {

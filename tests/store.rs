@@ -6,6 +6,7 @@ mod peer;
 mod requests;
 
 use rustix::process::Signal;
+use topics::packet::{Packet, Publish, QoS};
 
 use crate::support::PATIENCE;
 use crate::support::client::{BOTH, Client, Login};
@@ -59,6 +60,44 @@ async fn a_retained_message_that_was_acknowledged_outlives_kill_minus_9() {
         found.sort();
         assert_eq!(found, ["clawdbot/phone/kept/1", "clawdbot/phone/kept/2"]);
     }
+}
+
+/// A publication at QoS 2 that is received and not released.
+fn publish_and_stop_halfway(link: &mut peer::Link, payload: &str) {
+    link.send(&Packet::Publish(Publish {
+        dup: false,
+        qos: QoS::ExactlyOnce,
+        retain: false,
+        topic: "clawdbot/phone/halfway".into(),
+        packet_id: 7,
+        properties: None,
+        payload: payload.to_owned().into(),
+    }));
+    assert!(matches!(link.packet(), Some(Packet::PubRec(_))));
+}
+
+#[tokio::test]
+async fn an_identifier_of_a_session_that_was_given_up_is_no_repetition_in_a_later_one() {
+    let launch = Daemon::launch();
+    let daemon = launch.clone().start();
+    let token = daemon.token("phone");
+    let open = |daemon: &Daemon, clean| {
+        let opened = peer::Link::open_as(daemon.mqtt, "publisher", &token, clean);
+        opened.expect("admitted").0
+    };
+    publish_and_stop_halfway(&mut open(&daemon, false), "of the first session");
+    drop(open(&daemon, true));
+    // Its SUBACK is sent when that, and all that was before it, is on disk.
+    let mut lasting = open(&daemon, false);
+    lasting.subscribe("clawdbot/phone/none", QoS::AtLeastOnce);
+    let daemon = kill_and_restart(daemon, &launch);
+    let mut reader = Client::of(&daemon, "phone", "reader").await;
+    reader.subscribe("clawdbot/phone/halfway", 2).await;
+    let (mut lasting, session_present) =
+        peer::Link::open(daemon.mqtt, "publisher", &token).expect("admitted");
+    assert!(session_present);
+    publish_and_stop_halfway(&mut lasting, "of the last");
+    assert_eq!(reader.message().await.payload, b"of the last");
 }
 
 #[tokio::test]

@@ -453,6 +453,23 @@ impl Handler<RouteFirst> for TopicRouter {
     }
 }
 
+/// Makes the owner of a topic where it is made lazily, for a publisher that then routes its message itself and waits
+/// until then.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct MakeOwner {
+    /// The topic.
+    pub topic: TopicName,
+}
+
+impl Handler<MakeOwner> for TopicRouter {
+    type Result = ();
+
+    fn handle(&mut self, msg: MakeOwner, _: &mut Self::Context) {
+        self.ensure_owner(&msg.topic);
+    }
+}
+
 /// As [`RouteFirst`], for a message that an external broker brought, or that the last daemon left.
 #[derive(Clone, Message)]
 #[rtype(result = "Routed")]

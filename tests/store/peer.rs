@@ -38,6 +38,16 @@ pub(super) struct Link {
 impl Link {
     /// Connects to the session of this client; None where there is nobody.
     pub(super) fn open(address: SocketAddr, client_id: &str, token: &str) -> Option<(Link, bool)> {
+        Link::open_as(address, client_id, token, false)
+    }
+
+    /// The same; a clean session begins anew, and ends with its connection.
+    pub(super) fn open_as(
+        address: SocketAddr,
+        client_id: &str,
+        token: &str,
+        clean: bool,
+    ) -> Option<(Link, bool)> {
         let stream = TcpStream::connect(address).ok()?;
         stream.set_nodelay(true).ok()?;
         stream
@@ -51,7 +61,7 @@ impl Link {
         link.send(&Packet::Connect(Box::new(Connect {
             protocol: ProtocolVersion::V311,
             is_bridge: false,
-            clean_start: false,
+            clean_start: clean,
             keep_alive_s: 30,
             client_id: client_id.to_owned().into(),
             username: Some("test".into()),

@@ -18,7 +18,7 @@ const SWEEP: Duration = Duration::from_secs(3600);
 /// How much is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryConfig {
-    /// Tokens of each device's history.
+    /// Tokens of each device's history; 0 adds nothing to it.
     pub most_tokens: usize,
     /// How long a turn is remembered.
     pub retention: Duration,
@@ -65,6 +65,11 @@ impl Memory {
         }));
         memory.forget_old(SystemTime::now());
         memory
+    }
+
+    /// Whether what is said is remembered. Where it is not, what was said before is still forgotten in its time.
+    pub(super) fn remembers(&self) -> bool {
+        self.0.config.most_tokens > 0
     }
 
     /// All that was said with a device, and what it asks now; with the tokens of what was said.

@@ -67,8 +67,8 @@ pub struct ConversationConfig {
     pub undeliverable_grace: Duration,
     /// How long a conversation with nothing to do is kept.
     pub idle: Duration,
-    /// What was said before, where it is remembered.
-    pub memory: Option<Memory>,
+    /// What was said before.
+    pub memory: Memory,
 }
 
 impl ConversationConfig {
@@ -450,8 +450,8 @@ impl Conversation {
     /// messages say themselves what was before.
     fn with_history(&self, pending: &Pending) -> (Prompt, Option<Remembered>) {
         let prompt = &pending.request.generate.prompt;
-        let (Prompt::Text(text), Some(memory), true) = (prompt, &self.config.memory, pending.request.history)
-        else {
+        let memory = &self.config.memory;
+        let (Prompt::Text(text), true) = (prompt, memory.remembers() && pending.request.history) else {
             return (prompt.clone(), None);
         };
         let (messages, tokens_before) = if pending.without_history {
@@ -468,9 +468,9 @@ impl Conversation {
     }
 
     fn remember(&self, turn: Remembered, usage: Usage) {
-        let Some(memory) = self.config.memory.as_ref().filter(|_| !turn.assistant.is_empty()) else {
+        if turn.assistant.is_empty() {
             return;
-        };
+        }
         let tokens = (usage.prompt_tokens + usage.completion_tokens).saturating_sub(turn.tokens_before);
         let turn = Turn {
             user: turn.user,
@@ -478,7 +478,7 @@ impl Conversation {
             tokens,
             at_s: memory::unix_s(SystemTime::now()),
         };
-        memory.note(&self.device, turn);
+        self.config.memory.note(&self.device, turn);
     }
 
     /// Nothing of what was said is remembered, and nothing of what is being said will be.
@@ -486,9 +486,7 @@ impl Conversation {
         if let Some(running) = &mut self.current {
             running.remembered = None;
         }
-        if let Some(memory) = &self.config.memory {
-            memory.reset(&self.device);
-        }
+        self.config.memory.reset(&self.device);
     }
 
     fn cancel(&mut self, msg: &Inbound, ctx: &mut Context<Self>) {

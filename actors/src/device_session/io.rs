@@ -379,7 +379,7 @@ impl Io {
 
     /// Ready when the reactor of the connection has seen everything that lies in its socket by now. Tokio
     /// tries no read before that, so a socket can seem empty that is not.
-    pub(super) fn reactor_turn(&self) -> impl Future<Output = ()> + 'static {
+    pub(super) fn reactor_turn(&self) -> impl Future<Output = ()> + use<> {
         let reactor = self
             .connection
             .as_ref()

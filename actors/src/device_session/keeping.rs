@@ -41,6 +41,7 @@ impl DeviceSession {
     /// The session is over.
     pub(super) fn forget_session(&mut self) {
         self.handle.persistent.store(false, Relaxed);
+        self.forget_received();
         if let (true, Some(store)) = (std::mem::take(&mut self.is_recorded), self.switchboard.store()) {
             // There is always room for that; a closed store is one of a daemon that ends.
             let _ = store.submit(Change::EndSession(self.session.client_id().clone()));
@@ -56,6 +57,9 @@ impl DeviceSession {
 
     /// A packet is about to be written: some may only be seen when what they promise is on disk.
     pub(super) fn keep_before(&mut self, packet: &Packet) {
+        if let Packet::PubComp(ack) = packet {
+            self.note_released(ack.packet_id);
+        }
         if !self.session.is_persistent() {
             return;
         }
@@ -67,12 +71,7 @@ impl DeviceSession {
                 // Retained messages that it brings were handed in before.
                 self.keep_session();
             }
-            Packet::PubComp(ack) => {
-                let released = Change::Released(self.session.client_id().clone(), ack.packet_id);
-                // There is always room for that.
-                let _ = store.submit(released);
-            }
-            Packet::PubRec(_) | Packet::PubRel(_) => {}
+            Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => {}
             Packet::Publish(publish) if publish.qos == QoS::ExactlyOnce => {}
             _ => return,
         }
@@ -80,20 +79,30 @@ impl DeviceSession {
     }
 
     /// Notes that the client used an identifier for a QoS 2 message.
-    pub(super) fn note_received(&self, packet_id: u16) -> Option<Ticket> {
+    pub(super) fn note_received(&mut self, packet_id: u16) -> Option<Ticket> {
         let received = Change::Received(self.session.client_id().clone(), packet_id);
-        self.switchboard.store()?.submit(received).ok()
+        let ticket = self.switchboard.store()?.submit(received).ok()?;
+        self.received.insert(packet_id);
+        Some(ticket)
     }
 
-    /// A message whose owner had to be made first was routed by the router.
-    pub(super) fn await_first(&mut self, packet_id: u16) {
-        let Some(store) = self.switchboard.store().filter(|_| packet_id > 0) else {
-            return;
-        };
-        if self.session.is_persistent() && self.session.is_received(packet_id) {
-            self.note_received(packet_id);
+    /// The identifier is the client's again. Whether or not the session still outlives its connection: a later one of
+    /// the same client must not take a new message under it for this one.
+    fn note_released(&mut self, packet_id: u16) {
+        if let (true, Some(store)) = (self.received.remove(&packet_id), self.switchboard.store()) {
+            // There is always room for that.
+            let _ = store.submit(Change::Released(self.session.client_id().clone(), packet_id));
         }
-        self.send_after(Some(store.newest()));
+    }
+
+    /// What the client had not released goes with its session.
+    pub(super) fn forget_received(&mut self) {
+        for packet_id in std::mem::take(&mut self.received) {
+            if let Some(store) = self.switchboard.store() {
+                // There is always room for that.
+                let _ = store.submit(Change::Released(self.session.client_id().clone(), packet_id));
+            }
+        }
     }
 
     pub(super) fn store_is_full(&self) -> bool {

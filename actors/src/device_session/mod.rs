@@ -14,7 +14,7 @@ mod sharing;
 mod waits;
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -91,6 +91,8 @@ pub struct DeviceSession {
     stopping: bool,
     /// Whether the store has a record of the session.
     is_recorded: bool,
+    /// Identifiers of the client's QoS 2 messages that the store has.
+    received: HashSet<u16>,
 }
 
 impl DeviceSession {
@@ -118,6 +120,7 @@ impl DeviceSession {
     ) -> Self {
         Self {
             is_recorded: true,
+            received: session.received().collect(),
             ..Self::with(session, handle, config, switchboard, admission, auth)
         }
     }
@@ -156,6 +159,7 @@ impl DeviceSession {
             connected: false,
             stopping: false,
             is_recorded: false,
+            received: HashSet::new(),
         }
     }
 
@@ -219,14 +223,8 @@ impl Handler<Attach> for DeviceSession {
             return Box::pin(std::future::ready(self.attach(msg, ctx)).into_actor(self));
         }
         // A client may say DISCONNECT and come back at once, and this connection be handed over before the
-        // goodbye on the other one was read. When the other one's reactor has turned, it is known what lies
-        // there. If that had to be asked of the router, the answer comes before the second future is polled.
-        let turn = self.io.borrow().reactor_turn();
-        let heard_out = turn
-            .into_actor(self)
-            .map(|(), act, ctx| act.hear_out(ctx))
-            .then(|(), act, _| tokio::task::yield_now().into_actor(act));
-        Box::pin(heard_out.map(|(), act, ctx| act.attach(msg, ctx)))
+        // goodbye on the other one was read.
+        Box::pin(self.heard_out().map(|(), act, ctx| act.attach(msg, ctx)))
     }
 }
 
@@ -244,17 +242,20 @@ impl Handler<ShutDown> for DeviceSession {
         }
         // What has reached this machine was said before the end: an acknowledgement above all, or the next daemon sends
         // the message again.
-        let turn = self.io.borrow().reactor_turn();
-        ctx.wait(turn.into_actor(self).map(|(), act, ctx| {
-            if act.session.is_connected() {
-                act.hear_out(ctx);
-            }
-            act.shut_down(ctx);
-        }));
+        ctx.spawn(self.heard_out().map(|(), act, ctx| act.shut_down(ctx)));
     }
 }
 
 impl DeviceSession {
+    /// Ready when everything was handled that lies in the connection's socket by now. When its reactor has turned, it
+    /// is known what lies there; if that had to be asked of the router, the answer comes before what follows is
+    /// polled.
+    fn heard_out(&self) -> impl ActorFuture<Self, Output = ()> + use<> {
+        let turn = self.io.borrow().reactor_turn().into_actor(self);
+        turn.map(|(), act, ctx| act.hear_out(ctx))
+            .then(|(), act, _| tokio::task::yield_now().into_actor(act))
+    }
+
     fn shut_down(&mut self, ctx: &mut Context<Self>) {
         // What was routed here before the end is said before the goodbye: the last item of an answer
         // that ended because the daemon stops came a moment ago.
@@ -329,6 +330,7 @@ impl DeviceSession {
         match &attached {
             Ok(Attached { session_present }) => {
                 if !session_present {
+                    self.forget_received();
                     // What was routed to the session before, and not taken in yet, is as much a part of the past.
                     self.bequeath(self.handle.outbox.extract(|_| true));
                 }

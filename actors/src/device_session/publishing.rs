@@ -11,7 +11,10 @@ use topics::packet::{QoS, ReasonCode};
 use super::DeviceSession;
 use crate::denials::Denied;
 use crate::switchboard::{Aftermath, Routed};
-use crate::topic_router::RouteFirst;
+use crate::topic_router::{MakeOwner, RouteFirst};
+
+/// How often the owner of a topic is made for one message, which finds it stopped each time.
+const OWNER_MAKINGS: usize = 3;
 
 impl DeviceSession {
     pub(super) fn route(&mut self, message: AppMessage, packet_id: u16, ctx: &mut Context<Self>) {
@@ -27,7 +30,10 @@ impl DeviceSession {
             self.switchboard.stats().messages_rejected.add(1);
             return self.turn_away(ctx);
         }
-        let message = Arc::new(message);
+        self.hand_in(Arc::new(message), packet_id, OWNER_MAKINGS, ctx);
+    }
+
+    fn hand_in(&mut self, message: Arc<AppMessage>, packet_id: u16, makings: usize, ctx: &mut Context<Self>) {
         let mut after = Aftermath::default();
         let switchboard = self.switchboard.clone();
         // That a QoS 2 message was received survives with what became of it, or neither does.
@@ -48,18 +54,12 @@ impl DeviceSession {
         }
         self.pause_for_the_store();
         match routed {
-            Routed::First => {
-                let first = RouteFirst {
-                    message,
-                    from: self.publisher.clone(),
-                };
-                self.ask_router(first, ctx, move |act, routed, ctx| {
-                    let routed = routed.unwrap_or(Routed::Full);
-                    act.count_routed(routed);
-                    if let Routed::To(_) | Routed::Spared = routed {
-                        act.await_first(packet_id);
-                    }
-                    act.routed(packet_id, routed.reason(), ctx);
+            // Routed here once there is an owner, and not by the router: what must be on disk before it is
+            // acknowledged is then known.
+            Routed::First if makings > 0 => {
+                let topic = message.topic.clone();
+                self.ask_router(MakeOwner { topic }, ctx, move |act, _, ctx| {
+                    act.hand_in(message, packet_id, makings - 1, ctx);
                 });
             }
             routed => {

@@ -111,10 +111,12 @@ impl Inbound {
         }));
     }
 
-    pub(super) fn is_received(&self, packet_id: u16) -> bool {
+    pub(super) fn received(&self) -> impl Iterator<Item = u16> {
+        let received = |entry: &Unfinished| entry.progress == Progress::Received;
         self.unfinished
-            .get(&packet_id)
-            .is_some_and(|entry| entry.progress != Progress::Routing1)
+            .iter()
+            .filter(move |(_, entry)| received(entry))
+            .map(|(packet_id, _)| *packet_id)
     }
 
     pub(super) fn clear(&mut self) {

@@ -451,9 +451,9 @@ impl Session {
         self.expiry_s > 0
     }
 
-    /// Whether the client's publish with this identifier is taken over, or about to be, at QoS 2.
-    pub fn is_received(&self, packet_id: u16) -> bool {
-        self.inbound.is_received(packet_id)
+    /// Identifiers of the client's QoS 2 publications that were taken over and not released.
+    pub fn received(&self) -> impl Iterator<Item = u16> {
+        self.inbound.received()
     }
 
     /// The protocol version of the connection at hand.
