@@ -308,7 +308,8 @@ fn socket_path(dir: &DataDir) -> Result<PathBuf, AdminError> {
     Ok(path)
 }
 
-fn take_lock(dir: &DataDir) -> Result<File, AdminError> {
+/// Takes the data directory for this process, as long as the file is open: no daemon starts on it meanwhile.
+pub(crate) fn take_lock(dir: &DataDir) -> Result<File, AdminError> {
     let path = dir.lock();
     let failed = |source| AdminError::Io {
         action: "locking",

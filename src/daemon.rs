@@ -47,9 +47,10 @@ use crate::net::peers::Reach;
 use crate::net::permits::Permits;
 use crate::net::{DoorError, Doors, Entrance, Room, open_files};
 use crate::security::certificates::{OwnCertificates, WatchError, WatchedCertificate};
-use crate::security::{DataDir, DataDirError, KeyError, KeyRing, crypto_provider, keys};
+use crate::security::{DataDir, DataDirError, KeyError, KeyRing, MasterKeyPlace, crypto_provider};
 use crate::settings::{AuthMode, Settings, StoreMode};
-use crate::store::{EmbeddedStore, Restored, StoreError};
+use crate::store::{Caretaker, CaretakerConfig, EmbeddedStore, Restored, StoreError};
+use crate::store_desk::StoreDesk;
 use crate::telemetry::{Metrics, metrics, observe};
 
 /// Clients whose disconnects are counted, and as many that are banned. Of an identifier no more than 256 bytes
@@ -168,7 +169,7 @@ struct Prepared {
     link: Option<ExternalBrokerConfig>,
     stats: Arc<Stats>,
     /// What outlives the daemon, and what did.
-    store: Option<(EmbeddedStore, Restored)>,
+    store: Option<(EmbeddedStore, Restored, MasterKeyPlace)>,
     http: TcpListener,
     admin: AdminListener,
     metrics: Metrics,
@@ -183,7 +184,7 @@ struct Started {
     scheduler: Addr<Scheduler>,
     supervisor: Option<Addr<Supervisor>>,
     link: Option<Addr<ExternalBroker>>,
-    store: Option<Arc<EmbeddedStore>>,
+    store: Option<StoreDesk>,
     arbiters: Vec<Arbiter>,
     served: Vec<actix_rt::task::JoinHandle<()>>,
 }
@@ -213,7 +214,7 @@ impl Prepared {
         let stats = Arc::<Stats>::default();
         // Behind the status socket, which no two daemons of one data directory have.
         let store = match (settings.store.mode, &link) {
-            (StoreMode::Embedded, None) => Some(open_store(&data_dir, stats.clone())?),
+            (StoreMode::Embedded, None) => Some(open_store(&data_dir, &settings, stats.clone())?),
             _ => None,
         };
         let http = listen("metrics.listen", settings.metrics.listen).await?;
@@ -261,7 +262,8 @@ impl Prepared {
         let switchboard = TopicRouter::launch(retained_bounds(&settings), stats.clone());
         let (mut kept_sessions, mut accepted) = (RestoredSessions::default(), Vec::new());
         let (mut devices, mut records) = (Vec::new(), Vec::new());
-        let store = store.map(|(store, restored)| {
+        let meter = opentelemetry::global::meter("clawdbot");
+        let store = store.map(|(store, restored, master_key)| {
             let store = Arc::new(store);
             switchboard.keep_in(store.clone(), restored.retained);
             (kept_sessions, accepted) = (restored.sessions, restored.accepted);
@@ -269,13 +271,18 @@ impl Prepared {
                 .records
                 .into_iter()
                 .partition(|record| record.table == Table::Devices);
-            store
+            let caretaker = Caretaker::start(store.clone(), care(&settings), stats.clone());
+            observe::observe_store(&meter, &caretaker.gauge());
+            StoreDesk {
+                store,
+                caretaker: Arc::new(caretaker),
+                master_key,
+            }
         });
         let keeper: Arc<dyn Keeper> = match &store {
-            Some(store) => Arc::new(InStore(store.clone())),
+            Some(desk) => Arc::new(InStore(desk.store.clone())),
             None => Arc::new(Forgetful),
         };
-        let meter = opentelemetry::global::meter("clawdbot");
 
         let gauge = Arc::<SchedulerGauge>::default();
         let scheduler = Scheduler::new(
@@ -410,6 +417,7 @@ impl Prepared {
                 model,
                 link: link_gauge,
                 certificate,
+                store: store.clone(),
                 scheduler: scheduler.clone(),
                 started_at: Instant::now(),
             },
@@ -437,9 +445,10 @@ impl Started {
                 timeout_s = timeout.as_secs(),
                 "stopped without waiting any longer"
             );
-            if let Some(store) = store {
-                store.close();
-                store.finish();
+            if let Some(desk) = store {
+                desk.store.close();
+                desk.caretaker.stop();
+                desk.store.finish();
             }
         }
     }
@@ -481,17 +490,18 @@ impl Started {
         for served in self.served {
             let _ = served.await;
         }
-        if let Some(store) = &self.store {
+        if let Some(desk) = &self.store {
             // What sessions hold from now on stays where it is.
-            store.close();
+            desk.store.close();
         }
         for arbiter in self.arbiters {
             arbiter.stop();
             // An arbiter that panicked has nothing left to stop.
             let _ = arbiter.join();
         }
-        if let Some(store) = self.store {
-            store.finish();
+        if let Some(desk) = self.store {
+            desk.caretaker.stop();
+            desk.store.finish();
         }
         tracing::info!("stopped");
     }
@@ -511,6 +521,7 @@ struct Watched {
     model: Option<ModelSummary>,
     link: Option<Arc<LinkGauge>>,
     certificate: Option<KeptCertificate>,
+    store: Option<StoreDesk>,
     scheduler: Addr<Scheduler>,
     started_at: Instant,
 }
@@ -548,18 +559,20 @@ fn serve(
     );
 
     let (scheduler, memory, started_at) = (watched.scheduler, watched.memory, watched.started_at);
-    let (link, certificate) = (watched.link, watched.certificate);
+    let (link, certificate, store) = (watched.link, watched.certificate, watched.store);
     let admin = listeners.admin.serve(
         move |request: AdminRequest| {
-            answer(
-                request,
-                desk.clone(),
-                scheduler.clone(),
-                memory.clone(),
-                link.clone(),
-                certificate.clone(),
-                started_at,
-            )
+            let store = store.clone();
+            let (desk, scheduler, memory) = (desk.clone(), scheduler.clone(), memory.clone());
+            let (link, certificate) = (link.clone(), certificate.clone());
+            async move {
+                if let Some(store) = store
+                    && let Some(answer) = store.answer(&request.command, &request.arguments).await
+                {
+                    return answer;
+                }
+                answer(request, desk, scheduler, memory, link, certificate, started_at).await
+            }
         },
         until_stop(),
     );
@@ -599,7 +612,7 @@ fn link_status(link: &LinkGauge) -> Value {
     }
 }
 
-/// What the status socket is asked: the daemon's status, what the owner says about devices, and all that the bridge
+/// What the status socket is asked beside the store: the daemon's status, what the owner says about devices, and all that the bridge
 /// knows.
 async fn answer(
     request: AdminRequest,
@@ -651,8 +664,22 @@ async fn answer(
     Ok(status)
 }
 
-fn open_store(dir: &DataDir, stats: Arc<Stats>) -> Result<(EmbeddedStore, Restored), DaemonError> {
-    let (store, restored) = EmbeddedStore::open(&dir.store(), keys::master(dir)?, stats)?;
+fn care(settings: &Settings) -> CaretakerConfig {
+    let store = &settings.store;
+    CaretakerConfig {
+        interval: Some(store.check_interval).filter(|interval| !interval.is_zero()),
+        bytes_per_s: store.check_bytes_per_s,
+    }
+}
+
+fn open_store(
+    dir: &DataDir,
+    settings: &Settings,
+    stats: Arc<Stats>,
+) -> Result<(EmbeddedStore, Restored, MasterKeyPlace), DaemonError> {
+    let master_key = MasterKeyPlace::of(dir, settings.store.master_key.as_ref());
+    let (store, restored) = EmbeddedStore::open(&dir.store(), master_key.load_or_create(dir)?, stats)?;
+    master_key.settle(restored.opened_by)?;
     tracing::info!(
         retained = restored.retained.len(),
         sessions = restored.sessions.sessions.len(),
@@ -661,7 +688,7 @@ fn open_store(dir: &DataDir, stats: Arc<Stats>) -> Result<(EmbeddedStore, Restor
         damaged = restored.damaged,
         "store opened"
     );
-    Ok((store, restored))
+    Ok((store, restored, master_key))
 }
 
 async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, DaemonError> {

@@ -14,4 +14,5 @@ pub mod net;
 pub mod security;
 pub mod settings;
 pub mod store;
+pub mod store_desk;
 pub mod telemetry;

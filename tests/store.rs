@@ -4,6 +4,7 @@ mod conversations;
 mod crash;
 mod peer;
 mod requests;
+mod upkeep;
 
 use rustix::process::Signal;
 use topics::packet::{Packet, Publish, QoS};

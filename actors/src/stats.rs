@@ -80,6 +80,10 @@ stats! {
     store_failures => "clawdbot.store.failures",
     /// Values in the store that could not be opened and were set aside.
     store_damaged => "clawdbot.store.damaged",
+    /// Times everything in the store was looked at.
+    store_checks => "clawdbot.store.checks",
+    /// Values that these looked at.
+    store_checked_values => "clawdbot.store.checked.values",
     /// Connections open now.
     connections => "clawdbot.mqtt.connections",
     /// Sessions now, with and without a connection.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Failure, GlobalFlags, With, block_on, say};
+use super::{Failure, GlobalFlags, With, block_on, keys_master, say};
 use crate::admin::{self, AdminError, AdminRequest};
 use crate::security::{DataDir, KeyRing};
 
@@ -26,11 +26,18 @@ struct RotateFlags {
     /// Void every token that was signed before, and end the sessions that they let in: for a key that may be stolen
     #[arg(long)]
     void_tokens: bool,
+    /// Instead the master key, which opens the store; the old one opens it no more
+    #[arg(long, conflicts_with = "void_tokens")]
+    master: bool,
 }
 
 pub(super) fn run(global: GlobalFlags, flags: KeysFlags) -> Result<(), Failure> {
     let Action::Rotate(With { global: inner, flags }) = flags.action;
-    let settings = global.then(inner).settings(Vec::new())?;
+    let global = global.then(inner);
+    if flags.master {
+        return keys_master::run(&global);
+    }
+    let settings = global.settings(Vec::new())?;
     let dir = DataDir::prepare(&settings.data_dir).map_err(Failure::misconfigured)?;
     let mut request = AdminRequest::new("keys-rotate");
     request

@@ -6,8 +6,10 @@ mod certs;
 mod check;
 mod device;
 mod keys;
+mod keys_master;
 mod serve;
 mod status;
+mod store;
 mod token;
 mod topics;
 mod worker;
@@ -90,6 +92,8 @@ enum Command {
     Topics(With<topics::TopicsFlags>),
     /// Make, renew or show the certificates with which devices connect by TLS
     Certs(With<certs::CertsFlags>),
+    /// Look after what outlives the daemon
+    Store(With<store::StoreFlags>),
     /// Check the configuration, the data directory, the certificate and the model file
     Check(With<check::CheckFlags>),
     /// The process in which the model runs; started by the daemon only
@@ -171,6 +175,7 @@ where
         Some(Command::Status(inner)) => status::run(&global.then(inner.global), inner.flags),
         Some(Command::Topics(inner)) => topics::run(&global.then(inner.global), inner.flags),
         Some(Command::Certs(inner)) => certs::run(global.then(inner.global), inner.flags),
+        Some(Command::Store(inner)) => store::run(global.then(inner.global), inner.flags),
         Some(Command::Check(inner)) => check::run(&global.then(inner.global), inner.flags),
     }
 }

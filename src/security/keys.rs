@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::{DataDir, TokenKey, random};
-use crate::store;
 
 /// Bytes of a key: as many as HS256's hash has, what RFC 7518 asks at least, and as AES-256 takes.
 pub const KEY_BYTES: usize = 32;
@@ -68,6 +67,13 @@ pub enum KeyError {
         .0.display()
     )]
     Lost(PathBuf),
+    /// There is none where a setting says.
+    #[error(
+        "store.master_key_file = {}: there is no such file; write 64 hexadecimal digits into it, for example what \
+         `openssl rand -hex 32` prints, and let only its owner read it (chmod 600)",
+        .0.display()
+    )]
+    NotThere(PathBuf),
     /// Others could use it.
     #[error(
         "the {which} {} can be read by other users (mode {mode:03o}); run: chmod 600 '{}' – and delete the file \
@@ -95,6 +101,18 @@ pub enum KeyError {
         /// Its length.
         found: u64,
     },
+    /// The variable that should hold it does not.
+    #[error(
+        "store.master_key_variable = {0}: there is no such environment variable with 64 hexadecimal digits in it; set \
+         it, for example to what `openssl rand -hex 32` prints"
+    )]
+    NoVariable(String),
+    /// It is not ours to write.
+    #[error(
+        "the master key comes from the environment variable {0}, which cannot be changed from here; have it in a file \
+         (store.master_key_file) first, and then rotate it"
+    )]
+    NotAFile(String),
     /// The system has no random numbers.
     #[error("the system gave no random numbers for a key; try again when it has finished starting")]
     NoRandomness,
@@ -119,16 +137,6 @@ pub fn load_or_create(dir: &DataDir) -> Result<TokenKey, KeyError> {
 /// Reads the signing key that must be there already.
 pub fn load(dir: &DataDir) -> Result<TokenKey, KeyError> {
     Ok(TokenKey::new(&read(Which::Signing, dir)?))
-}
-
-/// Reads the store's master key, and makes it first where neither it nor a store is there.
-pub fn master(dir: &DataDir) -> Result<store::Key, KeyError> {
-    let read = match read(Which::Master, dir) {
-        Err(KeyError::Missing { path, .. }) if dir.store().exists() => Err(KeyError::Lost(path)),
-        Err(KeyError::Missing { .. }) => read_or_create(Which::Master, dir),
-        other => other,
-    };
-    read.map(store::Key::new)
 }
 
 fn read_or_create(which: Which, dir: &DataDir) -> Result<[u8; KEY_BYTES], KeyError> {
@@ -180,7 +188,7 @@ pub(super) fn read_at(which: Which, path: &Path) -> Result<[u8; KEY_BYTES], KeyE
 
 /// Writes a whole key beside the final name and links it there: a link never replaces a file, so
 /// the first of several processes wins, and none ever reads half a key.
-fn create(path: &Path) -> Result<(), KeyError> {
+pub(super) fn create(path: &Path) -> Result<(), KeyError> {
     write_new(path, |draft| {
         let linked = fs::hard_link(draft, path);
         // Best effort: a draft left behind is as private as the key, and never read.
@@ -227,7 +235,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// After a power cut the name must be there too, or all tokens would be void.
-fn sync_directory(path: &Path) -> Result<(), KeyError> {
+pub(super) fn sync_directory(path: &Path) -> Result<(), KeyError> {
     let Some(directory) = path.parent() else {
         return Ok(());
     };
@@ -312,17 +320,6 @@ mod tests {
             let message = load_or_create(&dir).unwrap_err().to_string();
             assert!(message.contains("chmod 600"), "{message}");
         }
-    }
-
-    #[test]
-    fn a_master_key_is_not_made_anew_for_a_store_that_another_one_opens() {
-        let (_temp, dir) = dir();
-        master(&dir).unwrap();
-        fs::write(dir.store(), "a store").unwrap();
-        master(&dir).unwrap();
-        fs::remove_file(dir.master_key()).unwrap();
-        assert!(matches!(master(&dir), Err(KeyError::Lost(_))));
-        assert!(!dir.master_key().exists());
     }
 
     #[test]

@@ -6,10 +6,12 @@ pub mod crypto_provider;
 pub mod data_dir;
 pub mod key_ring;
 pub mod keys;
+pub mod master_key;
 pub mod random;
 pub mod tokens;
 
 pub use data_dir::{DataDir, DataDirError};
 pub use key_ring::KeyRing;
 pub use keys::KeyError;
+pub use master_key::MasterKeyPlace;
 pub use tokens::{Claims, TokenError, TokenKey};

@@ -295,6 +295,21 @@ pub struct Supervisor {
 pub struct Store {
     /// Where it is kept.
     pub mode: StoreMode,
+    /// Where its master key is, if not in the data directory.
+    pub master_key: Option<MasterKeySource>,
+    /// Time between two checks of all of it; zero for none.
+    pub check_interval: Duration,
+    /// What a check may read in a second.
+    pub check_bytes_per_s: u64,
+}
+
+/// Where a master key is written. The key itself is no setting: settings are shown in messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MasterKeySource {
+    /// A file of its own.
+    File(PathBuf),
+    /// An environment variable.
+    Variable(String),
 }
 
 /// Where what outlives the daemon is kept.
@@ -489,6 +504,9 @@ impl Settings {
             },
             store: Store {
                 mode: StoreMode::Embedded,
+                master_key: None,
+                check_interval: Duration::from_secs(86_400),
+                check_bytes_per_s: 8 << 20,
             },
             memory: Memory {
                 warn_below_free_percent: 20,

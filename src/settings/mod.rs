@@ -24,8 +24,8 @@ use self::raw::RawSettings;
 
 pub use checked::{
     Auth, AuthMode, Broker, BrokerAddress, BrokerMode, CertificateFiles, ClientCertificates, Conversation,
-    Flapping, Log, LogFormat, Memory, Metrics, Model, Mqtt, NamedFile, PasswordSource, Scheduler, Settings,
-    Shutdown, Store, StoreMode, Supervisor,
+    Flapping, Log, LogFormat, MasterKeySource, Memory, Metrics, Model, Mqtt, NamedFile, PasswordSource,
+    Scheduler, Settings, Shutdown, Store, StoreMode, Supervisor,
 };
 pub use error::{Problem, SettingsError};
 pub use locate::{Flag, Origin, Sources};

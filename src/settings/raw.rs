@@ -150,6 +150,10 @@ pub(super) struct RawSupervisor {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawStore {
     pub(super) mode: Given<String>,
+    pub(super) master_key_file: Given<String>,
+    pub(super) master_key_variable: Given<String>,
+    pub(super) check_interval_s: Given<u64>,
+    pub(super) check_mib_per_s: Given<u64>,
 }
 
 #[derive(Debug, Deserialize)]

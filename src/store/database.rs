@@ -2,32 +2,35 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::sync::{PoisonError, RwLock};
 
 use actors::store::{Change, Keeping, RestoredDelivery};
 use bytestring::ByteString;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use topics::session::Stage;
 
 use super::Restored;
+use super::integrity::Damaged;
 use super::record::{
     self, ACCEPTED, DELIVERIES, Moment, RECEIVED, RETAINED, RecordError, SESSIONS, STAGES, Value, tables,
 };
-use super::vault::{Key, OPENING_BYTES, Opening, Vault, VaultError, new_opening};
+use super::vault::{Key, Masters, OPENING_BYTES, OpenedBy, Opening, Vault, VaultError, new_opening};
 
 /// What this program writes. An older one that is met is brought up to date at the opening.
 const SCHEMA_VERSION: u64 = 1;
 
-const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
-const KEYS: TableDefinition<&str, &[u8]> = TableDefinition::new("keys");
-const OPENINGS: TableDefinition<u32, &[u8; OPENING_BYTES]> = TableDefinition::new("openings");
+pub(super) const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
+pub(super) const KEYS: TableDefinition<&str, &[u8]> = TableDefinition::new("keys");
+pub(super) const OPENINGS: TableDefinition<u32, &[u8; OPENING_BYTES]> = TableDefinition::new("openings");
 /// Values that could not be opened, with the name of their table before their own.
-const DAMAGED: TableDefinition<(&str, &[u8]), &[u8]> = TableDefinition::new("damaged");
+pub(super) const DAMAGED: TableDefinition<(&str, &[u8]), &[u8]> = TableDefinition::new("damaged");
 
 const DATA_KEY: &str = "data key";
 const SCHEMA: &str = "schema";
+const REWRAPS: &str = "rewraps";
 
 /// A table of sealed values.
-type Sealed = TableDefinition<'static, &'static [u8; 16], &'static [u8]>;
+pub(super) type Sealed = TableDefinition<'static, &'static [u8; 16], &'static [u8]>;
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,13 +38,18 @@ pub enum DatabaseError {
     /// Another daemon has it, the file is broken, or the disk is.
     #[error("it cannot be opened: {0}; stop the daemon that has it open, or put a backup in its place")]
     Open(Box<redb::DatabaseError>),
+    /// Its disk has failed, and it is about to be opened anew.
+    #[error(
+        "it is closed at the moment, because its disk failed; try again when the disk takes something again"
+    )]
+    Closed,
     /// The disk.
     #[error("it cannot be read or written: {0}; check the disk")]
     Storage(Box<redb::Error>),
     /// The master key is another.
     #[error(
-        "its master key is not the one it was made with; put keys/master.key back from a backup, or move the store \
-         away to begin a new one"
+        "its master key is not the one it was made with; put the right one back (keys/master.key, unless \
+         store.master_key_file or store.master_key_variable says otherwise), or move the store away to begin a new one"
     )]
     WrongMasterKey,
     /// A newer program wrote it.
@@ -63,9 +71,34 @@ pub enum DatabaseError {
     Record(#[from] RecordError),
 }
 
+impl From<std::io::Error> for DatabaseError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Storage(Box::new(redb::Error::Io(error)))
+    }
+}
+
 impl From<redb::DatabaseError> for DatabaseError {
     fn from(error: redb::DatabaseError) -> Self {
         Self::Open(Box::new(error))
+    }
+}
+
+impl DatabaseError {
+    /// The file is not as it was written.
+    pub(super) fn corrupted(what: &str) -> Self {
+        Self::Storage(Box::new(redb::Error::Corrupted(what.to_owned())))
+    }
+
+    /// Whether it is the file that is not as it was written, and no other trouble.
+    pub(super) fn is_corruption(&self) -> bool {
+        match self {
+            Self::Open(error) => matches!(
+                **error,
+                redb::DatabaseError::Storage(redb::StorageError::Corrupted(_))
+            ),
+            Self::Storage(error) => matches!(**error, redb::Error::Corrupted(_)),
+            _ => false,
+        }
     }
 }
 
@@ -87,64 +120,105 @@ storage_errors!(
 );
 
 /// Opens the database, at the start and again after the disk failed.
-pub(super) type Open = Box<dyn Fn() -> Result<Database, redb::DatabaseError> + Send>;
+pub(super) type Open = Box<dyn Fn() -> Result<Database, redb::DatabaseError> + Send + Sync>;
 
-/// The database and what is needed to read and write in it.
+/// The database and what is needed to read and write in it. One thread writes; others may read beside it.
 pub(super) struct SealedDatabase {
     open: Open,
-    /// None after an error: redb takes nothing more then before it is opened anew.
-    database: Option<Database>,
-    vault: Vault,
+    /// None after an error: redb takes nothing more then before it is opened anew. Locked for writing only to take it
+    /// away and to put it back, so that readers and the one who writes do not wait for each other.
+    database: RwLock<Option<Database>>,
+    pub(super) vault: Vault,
 }
 
 impl SealedDatabase {
-    pub(super) fn open(open: Open, master: &Key) -> Result<(SealedDatabase, Restored), DatabaseError> {
+    pub(super) fn open(open: Open, masters: &Masters) -> Result<(SealedDatabase, Restored), DatabaseError> {
         let database = open()?;
-        let vault = begin(&database, master)?;
-        let restored = read_all(&database, &vault)?;
+        let (vault, opened_by) = begin(&database, masters)?;
+        let mut restored = read_all(&database, &vault)?;
+        restored.opened_by = opened_by;
         let database = SealedDatabase {
             open,
-            database: Some(database),
+            database: RwLock::new(Some(database)),
             vault,
         };
         Ok((database, restored))
     }
 
     /// Writes changes in their order, all or none, and returns when they would survive a power cut.
-    pub(super) fn write(&mut self, changes: &[Change]) -> Result<(), DatabaseError> {
-        let database = match self.database.take() {
-            Some(database) => database,
-            None => (self.open)()?,
+    pub(super) fn write(&self, changes: &[Change]) -> Result<(), DatabaseError> {
+        self.transact(|transaction| write(transaction, &self.vault, changes))
+    }
+
+    /// What is written by `work` is there as a whole when this returns, or not at all. Called by one thread.
+    pub(super) fn transact<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, DatabaseError>,
+    ) -> Result<T, DatabaseError> {
+        if self.is_closed() {
+            let opened = (self.open)()?;
+            *self.database.write().unwrap_or_else(PoisonError::into_inner) = Some(opened);
+        }
+        let outcome = {
+            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            let database = database.as_ref().ok_or(DatabaseError::Closed)?;
+            (|| {
+                let transaction = database.begin_write()?;
+                let done = work(&transaction)?;
+                transaction.commit()?;
+                Ok(done)
+            })()
         };
-        write(&database, &self.vault, changes)?;
-        self.database = Some(database);
-        Ok(())
+        if outcome.is_err() {
+            self.close();
+        }
+        outcome
+    }
+
+    /// What was committed last, as long as this lives. Pages that are in it are not used anew before it is dropped, so
+    /// that the file grows with the time that one is held.
+    pub(super) fn read(&self) -> Result<ReadTransaction, DatabaseError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(database.as_ref().ok_or(DatabaseError::Closed)?.begin_read()?)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.database
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
+    }
+
+    /// Gives the file back. Whoever reads in it is told that it is closed.
+    pub(super) fn close(&self) {
+        drop(
+            self.database
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
     }
 }
 
 /// Reads the data key, or makes it, and notes that the store was opened once more.
-fn begin(database: &Database, master: &Key) -> Result<Vault, DatabaseError> {
+fn begin(database: &Database, masters: &Masters) -> Result<(Vault, OpenedBy), DatabaseError> {
     let transaction = database.begin_write()?;
     let mut openings: Vec<(u32, Opening)> = Vec::new();
     let number;
-    let data_key;
+    let (data_key, opened_by);
     {
         let mut numbers = transaction.open_table(NUMBERS)?;
         let mut keys = transaction.open_table(KEYS)?;
         let found = numbers.get(SCHEMA)?.map(|version| version.value());
         let wrapped = keys.get(DATA_KEY)?.map(|key| key.value().to_vec());
-        data_key = match (found, wrapped) {
-            (Some(found), _) if found > SCHEMA_VERSION => return Err(DatabaseError::TooNew { found }),
-            (_, Some(wrapped)) => master
-                .unwrap(&wrapped, DATA_KEY.as_bytes())
-                .map_err(|_| DatabaseError::WrongMasterKey)?,
-            (Some(_), None) => return Err(DatabaseError::NoDataKey),
+        (data_key, opened_by) = match (found, wrapped) {
             (None, None) => {
                 let key = Key::random()?;
-                keys.insert(DATA_KEY, &*master.wrap(&key, DATA_KEY.as_bytes())?)?;
+                keys.insert(DATA_KEY, &*masters.current.wrap(&key, DATA_KEY.as_bytes())?)?;
                 numbers.insert(SCHEMA, SCHEMA_VERSION)?;
-                key
+                (key, OpenedBy::Current)
             }
+            (found, wrapped) => open_data_key(found, wrapped, masters)?,
         };
         let mut table = transaction.open_table(OPENINGS)?;
         for entry in table.iter()? {
@@ -162,7 +236,44 @@ fn begin(database: &Database, master: &Key) -> Result<Vault, DatabaseError> {
     }
     // Before anything is sealed with a key of this opening.
     transaction.commit()?;
-    Ok(Vault::new(&data_key, &openings, number)?)
+    Ok((Vault::new(&data_key, &openings, number)?, opened_by))
+}
+
+fn open_data_key(
+    schema: Option<u64>,
+    wrapped: Option<Vec<u8>>,
+    masters: &Masters,
+) -> Result<(Key, OpenedBy), DatabaseError> {
+    match (schema, wrapped) {
+        (Some(found), _) if found > SCHEMA_VERSION => Err(DatabaseError::TooNew { found }),
+        (_, Some(wrapped)) => masters
+            .unwrap(&wrapped, DATA_KEY.as_bytes())
+            .map_err(|_| DatabaseError::WrongMasterKey),
+        (_, None) => Err(DatabaseError::NoDataKey),
+    }
+}
+
+/// A vault that only opens, for a database in which nothing is to be changed.
+pub(super) fn reading_vault(
+    reading: &ReadTransaction,
+    masters: &Masters,
+) -> Result<(Vault, OpenedBy), DatabaseError> {
+    let schema = reading
+        .open_table(NUMBERS)?
+        .get(SCHEMA)?
+        .map(|found| found.value());
+    let wrapped = reading
+        .open_table(KEYS)?
+        .get(DATA_KEY)?
+        .map(|key| key.value().to_vec());
+    let (data_key, opened_by) = open_data_key(schema, wrapped, masters)?;
+    let mut openings: Vec<(u32, Opening)> = Vec::new();
+    for entry in reading.open_table(OPENINGS)?.iter()? {
+        let (number, opening) = entry?;
+        openings.push((number.value(), *opening.value()));
+    }
+    let newest = openings.last().map_or(0, |(number, _)| *number);
+    Ok((Vault::new(&data_key, &openings, newest)?, opened_by))
 }
 
 /// Reads everything. What cannot be opened is set aside, and what is out of date is let go.
@@ -184,7 +295,8 @@ fn read_all(database: &Database, vault: &Vault) -> Result<Restored, DatabaseErro
                 Ok(None) => expired.push((table, name)),
                 Err(error) => {
                     tracing::error!(table, error, "a value in the store is damaged and is set aside");
-                    damaged.push((table, name, sealed.value().to_vec()));
+                    let sealed = sealed.value().to_vec();
+                    damaged.push(Damaged { table, name, sealed });
                 }
             }
         }
@@ -193,19 +305,54 @@ fn read_all(database: &Database, vault: &Vault) -> Result<Restored, DatabaseErro
     gathered.put_together(&mut restored);
     if !expired.is_empty() || !damaged.is_empty() {
         let transaction = database.begin_write()?;
-        {
-            let mut aside = transaction.open_table(DAMAGED)?;
-            for (table, name, sealed) in damaged {
-                aside.insert((table, &name[..]), &sealed[..])?;
-                expired.push((table, name));
-            }
-        }
+        set_aside(&transaction, &damaged)?;
         for (table, name) in expired {
             transaction.open_table(Sealed::new(table))?.remove(&name)?;
         }
         transaction.commit()?;
     }
     Ok(restored)
+}
+
+/// Moves values that cannot be read out of the way, where they are still as they were found.
+pub(super) fn set_aside(transaction: &WriteTransaction, damaged: &[Damaged]) -> Result<(), DatabaseError> {
+    let mut aside = transaction.open_table(DAMAGED)?;
+    for Damaged { table, name, sealed } in damaged {
+        let mut values = transaction.open_table(Sealed::new(table))?;
+        let is_same = values.get(name)?.is_some_and(|now| now.value() == &**sealed);
+        if is_same {
+            aside.insert((*table, &name[..]), &sealed[..])?;
+            values.remove(name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Seals the data key with another master key, and returns what it was before.
+pub(super) fn rewrap(transaction: &WriteTransaction, old: &Key, new: &Key) -> Result<Vec<u8>, DatabaseError> {
+    let mut keys = transaction.open_table(KEYS)?;
+    let wrapped = keys.get(DATA_KEY)?.map(|key| key.value().to_vec());
+    let wrapped = wrapped.ok_or(DatabaseError::NoDataKey)?;
+    let data_key = old
+        .unwrap(&wrapped, DATA_KEY.as_bytes())
+        .map_err(|_| DatabaseError::WrongMasterKey)?;
+    keys.insert(DATA_KEY, &*new.wrap(&data_key, DATA_KEY.as_bytes())?)?;
+    Ok(wrapped)
+}
+
+/// Counts commits after a change of the master key.
+pub(super) fn count_rewrap(transaction: &WriteTransaction) -> Result<(), DatabaseError> {
+    let mut numbers = transaction.open_table(NUMBERS)?;
+    let before = numbers.get(REWRAPS)?.map_or(0, |count| count.value());
+    numbers.insert(REWRAPS, before + 1)?;
+    Ok(())
+}
+
+/// Lets go of what was set aside.
+pub(super) fn forget_set_aside(transaction: &WriteTransaction) -> Result<(), DatabaseError> {
+    transaction.delete_table(DAMAGED)?;
+    transaction.open_table(DAMAGED)?;
+    Ok(())
 }
 
 /// Messages and their stages, which lie apart.
@@ -244,47 +391,40 @@ impl Gathered {
     }
 }
 
-fn write(database: &Database, vault: &Vault, changes: &[Change]) -> Result<(), DatabaseError> {
+fn write(transaction: &WriteTransaction, vault: &Vault, changes: &[Change]) -> Result<(), DatabaseError> {
     let now = Moment::now();
     // What came and went since the last commit was never here.
     let done: HashSet<u64> = changes.iter().filter_map(done_of).collect();
-    let transaction = database.begin_write()?;
-    {
-        let mut tables: HashMap<&'static str, SealedTable<'_>> = HashMap::new();
-        for change in changes {
-            match change {
-                Change::Keep(keeping) if done.contains(&keeping.id) => continue,
-                Change::Stage(id, _) if done.contains(id) => continue,
-                Change::Accept(accepted) if done.contains(&accepted.id) => continue,
-                _ => {}
-            }
-            for Step { table, name, value } in steps_of(change, now).into_iter().flatten() {
-                let name = match name {
-                    Name::Hidden(name) => vault.name(table, &name),
-                    Name::Number(id) => u128::from(id).to_be_bytes(),
-                };
-                let open = match tables.entry(table) {
-                    Entry::Occupied(entry) => entry.into_mut(),
-                    Entry::Vacant(entry) => entry.insert(transaction.open_table(Sealed::new(table))?),
-                };
-                let Some(value) = value else {
-                    open.remove(&name)?;
-                    continue;
-                };
-                let sealed = value
-                    .map_err(DatabaseError::from)
-                    .and_then(|value| Ok(vault.seal(table, &name, &value)?));
-                match sealed {
-                    Ok(sealed) => {
-                        open.insert(&name, &*sealed)?;
-                    }
-                    // Trying again would not help it, and would hold up all others.
-                    Err(error) => tracing::error!(table, %error, "something is not kept"),
+    let mut tables: HashMap<&'static str, SealedTable<'_>> = HashMap::new();
+    for change in changes {
+        match change {
+            Change::Keep(keeping) if done.contains(&keeping.id) => continue,
+            Change::Stage(id, _) if done.contains(id) => continue,
+            Change::Accept(accepted) if done.contains(&accepted.id) => continue,
+            _ => {}
+        }
+        for Step { table, name, value } in steps_of(change, now).into_iter().flatten() {
+            let name = name.in_table(table, vault);
+            let open = match tables.entry(table) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(transaction.open_table(Sealed::new(table))?),
+            };
+            let Some(value) = value else {
+                open.remove(&name)?;
+                continue;
+            };
+            let sealed = value
+                .map_err(DatabaseError::from)
+                .and_then(|value| Ok(vault.seal(table, &name, &value)?));
+            match sealed {
+                Ok(sealed) => {
+                    open.insert(&name, &*sealed)?;
                 }
+                // Trying again would not help it, and would hold up all others.
+                Err(error) => tracing::error!(table, %error, "something is not kept"),
             }
         }
     }
-    transaction.commit()?;
     Ok(())
 }
 
@@ -298,11 +438,39 @@ struct Step {
 }
 
 /// How a value is found again.
-enum Name {
+pub(super) enum Name {
     /// By a name that could tell something about a person, and is not shown.
     Hidden(Vec<u8>),
     /// By its number.
     Number(u64),
+}
+
+impl Name {
+    /// Where the value is in its table.
+    pub(super) fn in_table(&self, table: &str, vault: &Vault) -> [u8; 16] {
+        match self {
+            Name::Hidden(name) => vault.name(table, name),
+            Name::Number(id) => u128::from(*id).to_be_bytes(),
+        }
+    }
+
+    /// Where a value must be that was read.
+    pub(super) fn of(value: &Value) -> Name {
+        match value {
+            Value::Retained(message) => Name::Hidden(message.topic.as_str().as_bytes().to_vec()),
+            Value::Session(session) => Name::Hidden(session.client_id.as_bytes().to_vec()),
+            Value::Delivery(keeping) => Name::Number(keeping.id),
+            Value::Stage(id, _) => Name::Number(*id),
+            Value::Received(client_id, packet_id) => Name::received(client_id, *packet_id),
+            Value::Accepted(accepted) => Name::Number(accepted.id),
+            Value::Record(record) => Name::Hidden(record.name.as_bytes().to_vec()),
+        }
+    }
+
+    /// Of an identifier that a client used.
+    pub(super) fn received(client_id: &ByteString, packet_id: u16) -> Name {
+        Name::Hidden([&packet_id.to_be_bytes()[..], client_id.as_bytes()].concat())
+    }
 }
 
 fn done_of(change: &Change) -> Option<u64> {
@@ -323,8 +491,10 @@ fn steps_of(change: &Change, now: Moment) -> [Option<Step>; 2] {
         name: Name::Number(id),
         value,
     };
-    let received = |client_id: &ByteString, packet_id: u16| {
-        [&packet_id.to_be_bytes()[..], client_id.as_bytes()].concat()
+    let received = |client_id: &ByteString, packet_id: u16, value| Step {
+        table: RECEIVED,
+        name: Name::received(client_id, packet_id),
+        value,
     };
     let first = match change {
         Change::Retain(message) => hidden(
@@ -361,12 +531,12 @@ fn steps_of(change: &Change, now: Moment) -> [Option<Step>; 2] {
             Some(record::encode_accepted(accepted, now)),
         ),
         Change::Handled(id) => numbered(ACCEPTED, *id, None),
-        Change::Received(client_id, packet_id) => hidden(
-            RECEIVED,
-            &received(client_id, *packet_id),
+        Change::Received(client_id, packet_id) => received(
+            client_id,
+            *packet_id,
             Some(record::encode_received(client_id, *packet_id)),
         ),
-        Change::Released(client_id, packet_id) => hidden(RECEIVED, &received(client_id, *packet_id), None),
+        Change::Released(client_id, packet_id) => received(client_id, *packet_id, None),
     };
     [Some(first), None]
 }

@@ -1,6 +1,7 @@
 //! What was acknowledged is there after any end: a clean one, a power cut at any instant, a disk that fails.
 
 mod disk;
+mod upkeep;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -12,6 +12,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Prk, Salt};
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
+use zeroize::Zeroize;
 
 /// Bytes of a master key, and of a data key.
 pub const KEY_BYTES: usize = 32;
@@ -90,16 +91,54 @@ impl Key {
             .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(place), &mut bytes)
             .map_err(|_| VaultError::Forged)?;
         let key = <[u8; KEY_BYTES]>::try_from(&*opened).map_err(|_| VaultError::CutShort)?;
-        bytes.fill(0);
+        bytes[..].zeroize();
         Ok(Key(key))
     }
 }
 
 impl Drop for Key {
     fn drop(&mut self) {
-        self.0.fill(0);
-        // Without it the compiler may leave out a write that nothing reads.
-        std::hint::black_box(&self.0);
+        self.0.zeroize();
+    }
+}
+
+/// The master keys that may open a store: the one in use, and where a change of it may have been cut off, the one
+/// that was to be.
+pub struct Masters {
+    /// The one in use.
+    pub current: Key,
+    /// The one that was about to take its place.
+    pub pending: Option<Key>,
+}
+
+/// Which of the two it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OpenedBy {
+    /// The one in use.
+    #[default]
+    Current,
+    /// The other, which is the one in use from now on.
+    Pending,
+}
+
+impl Masters {
+    /// Opens what was wrapped by either of them.
+    pub(super) fn unwrap(&self, wrapped: &[u8], place: &[u8]) -> Result<(Key, OpenedBy), VaultError> {
+        let current = self.current.unwrap(wrapped, place);
+        match (current, &self.pending) {
+            (Ok(key), _) => Ok((key, OpenedBy::Current)),
+            (Err(_), Some(pending)) => Ok((pending.unwrap(wrapped, place)?, OpenedBy::Pending)),
+            (Err(error), None) => Err(error),
+        }
+    }
+}
+
+impl From<Key> for Masters {
+    fn from(current: Key) -> Self {
+        Self {
+            current,
+            pending: None,
+        }
     }
 }
 
@@ -128,7 +167,12 @@ impl Vault {
     pub(super) fn new(data_key: &Key, openings: &[(u32, Opening)], number: u32) -> Result<Self, VaultError> {
         let keys = openings
             .iter()
-            .map(|(number, opening)| Ok((*number, aead(&derive(data_key, opening, b"values")?)?)))
+            .map(|(number, opening)| {
+                let mut key = derive(data_key, opening, b"values")?;
+                let sealing = aead(&key)?;
+                key.zeroize();
+                Ok((*number, sealing))
+            })
             .collect::<Result<HashMap<_, _>, VaultError>>()?;
         if !keys.contains_key(&number) {
             return Err(VaultError::UnknownOpening);

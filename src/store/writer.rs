@@ -1,7 +1,7 @@
 //! The thread that writes: everything that waits, in one commit.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actors::stats::Stats;
 use actors::store::{Change, StoreFull, Ticket};
 
-use super::database::SealedDatabase;
+use super::database::{DatabaseError, SealedDatabase};
 
 /// What may wait to be written, as messages weigh in queues.
 const MAX_WAITING_BYTES: usize = 32 * 1024 * 1024;
@@ -19,6 +19,12 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 
 /// How long the end waits for a disk that takes nothing.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// What else may wait for the thread that writes: there is one check at a time, and what people ask for by hand.
+const MAX_ERRANDS: usize = 8;
+
+/// Something else that only the thread that writes may do.
+type Errand = Box<dyn FnOnce(&SealedDatabase) + Send>;
 
 /// What a change weighs beside its message.
 const CHANGE_BYTES: usize = 64;
@@ -49,13 +55,14 @@ struct Waiting {
     /// Of `changes`, and of those that are being written.
     bytes: usize,
     wakers: Vec<(Ticket, Waker)>,
+    errands: Vec<Errand>,
     /// Nothing is taken any more.
     closed: bool,
     ends: bool,
 }
 
 impl Writer {
-    pub(super) fn start(database: SealedDatabase, stats: Arc<Stats>) -> Writer {
+    pub(super) fn start(database: Arc<SealedDatabase>, stats: Arc<Stats>) -> Writer {
         let desk = Arc::new(Desk {
             waiting: Mutex::default(),
             filled: Condvar::new(),
@@ -67,9 +74,11 @@ impl Writer {
             stats,
         });
         let desk_there = desk.clone();
-        let thread = std::thread::Builder::new()
-            .name("store".into())
-            .spawn(move || desk_there.write_until_the_end(database));
+        let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
+            desk_there.write_until_the_end(&database);
+            // Also for those who still read: the next daemon finds it free.
+            database.close();
+        });
         if let Err(error) = &thread {
             tracing::error!(%error, "the store's thread could not be started: nothing is kept");
         }
@@ -92,6 +101,26 @@ impl Writer {
         }
         waiting.changes.push(change);
         Ok(Ticket(self.desk.newest.fetch_add(1, Ordering::Release) + 1))
+    }
+
+    /// Has something done by the thread that writes, after all that was handed in before, and waits for it.
+    pub(super) fn errand<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&SealedDatabase) -> Result<T, DatabaseError> + Send + 'static,
+    ) -> Result<T, DatabaseError> {
+        let (tell, told) = mpsc::sync_channel(1);
+        {
+            let mut waiting = self.desk.waiting();
+            if waiting.ends || waiting.errands.len() >= MAX_ERRANDS {
+                return Err(DatabaseError::Closed);
+            }
+            waiting.errands.push(Box::new(move |database| {
+                // Whoever asked waits for it, or its thread is gone.
+                let _ = tell.send(work(database));
+            }));
+            self.desk.filled.notify_one();
+        }
+        told.recv().unwrap_or(Err(DatabaseError::Closed))
     }
 
     pub(super) fn newest(&self) -> Ticket {
@@ -155,11 +184,11 @@ impl Drop for Writer {
 }
 
 impl Desk {
-    fn write_until_the_end(&self, mut database: SealedDatabase) {
+    fn write_until_the_end(&self, database: &SealedDatabase) {
         let mut ending_since = None;
-        while let Some((changes, newest)) = self.take_all() {
+        while let Some((changes, newest, errands)) = self.take_all() {
             let mut pause = FIRST_RETRY;
-            while let Err(error) = database.write(&changes) {
+            while let Err(error) = self.write(database, &changes) {
                 self.stats.store_failures.add(1);
                 if pause == FIRST_RETRY {
                     tracing::error!(%error, waiting = changes.len(),
@@ -176,16 +205,26 @@ impl Desk {
             if pause > FIRST_RETRY {
                 tracing::info!("the store can be written again");
             }
-            self.stats.store_commits.add(1);
-            self.stats.store_changes.add(changes.len() as u64);
             self.tell(newest, changes.iter().map(weight).sum());
+            for errand in errands {
+                errand(database);
+            }
         }
     }
 
+    fn write(&self, database: &SealedDatabase, changes: &[Change]) -> Result<(), DatabaseError> {
+        if !changes.is_empty() {
+            database.write(changes)?;
+            self.stats.store_commits.add(1);
+            self.stats.store_changes.add(changes.len() as u64);
+        }
+        Ok(())
+    }
+
     /// Waits for something to write; None at the end, when all is written.
-    fn take_all(&self) -> Option<(Vec<Change>, u64)> {
+    fn take_all(&self) -> Option<(Vec<Change>, u64, Vec<Errand>)> {
         let mut waiting = self.waiting();
-        while waiting.changes.is_empty() {
+        while waiting.changes.is_empty() && waiting.errands.is_empty() {
             if waiting.ends {
                 return None;
             }
@@ -196,7 +235,11 @@ impl Desk {
         let _nobody = self.together.write().unwrap_or_else(PoisonError::into_inner);
         let mut waiting = self.waiting();
         let newest = self.newest.load(Ordering::Acquire);
-        Some((std::mem::take(&mut waiting.changes), newest))
+        let (changes, errands) = (
+            std::mem::take(&mut waiting.changes),
+            std::mem::take(&mut waiting.errands),
+        );
+        Some((changes, newest, errands))
     }
 
     fn note_room(&self, waiting: &Waiting) {

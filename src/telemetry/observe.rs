@@ -11,6 +11,8 @@ use actors::stats::Stats;
 use actors::switchboard::Switchboard;
 use opentelemetry::metrics::Meter;
 
+use crate::store::CareGauge;
+
 /// Makes the observable instruments. They live as long as the meter's provider.
 pub fn observe(
     meter: &Meter,
@@ -117,6 +119,32 @@ pub fn observe_certificate(meter: &Meter, certificate: &Arc<CertificateGauge>) {
         "clawdbot.tls.certificate.trouble",
         "1 while the newest files cannot be used, or a renewal failed",
         move || u64::from(kept.trouble().is_some()),
+    );
+}
+
+/// Makes the instruments of the checks of the store.
+pub fn observe_store(meter: &Meter, care: &Arc<CareGauge>) {
+    let kept = care.clone();
+    gauge_in(
+        meter,
+        "clawdbot.store.checked.timestamp",
+        "s",
+        "When the last check of the store was over, in Unix time; 0 before the first",
+        move || kept.checked_at_unix_s(),
+    );
+    let kept = care.clone();
+    gauge(
+        meter,
+        "clawdbot.store.orphans",
+        "Values that the last check found alone: they harm nobody and go at the next start",
+        move || kept.orphans(),
+    );
+    let kept = care.clone();
+    gauge(
+        meter,
+        "clawdbot.store.set_aside",
+        "Damaged values that are set aside, as of the last check",
+        move || kept.set_aside(),
     );
 }
 

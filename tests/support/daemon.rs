@@ -41,6 +41,7 @@ pub(crate) struct Launch {
     application: Option<&'static str>,
     model: Option<PathBuf>,
     settings: Vec<(String, String)>,
+    variables: Vec<(String, String)>,
 }
 
 impl Daemon {
@@ -56,6 +57,7 @@ impl Daemon {
             application: None,
             model: None,
             settings: Vec::new(),
+            variables: Vec::new(),
         }
     }
 
@@ -230,6 +232,16 @@ impl Launch {
         self
     }
 
+    /// A variable of its environment that is no setting.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Launch {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
+    }
+
     /// Starts it and waits until it answers, with its model if it has one.
     pub(crate) fn start(self) -> Daemon {
         let daemon = self.start_unready();
@@ -260,6 +272,7 @@ impl Launch {
                 value,
             );
         }
+        command.envs(self.variables.iter().cloned());
         let external = ("broker.mode".to_owned(), "external".to_owned());
         listening(self.home, command, !self.settings.contains(&external))
     }

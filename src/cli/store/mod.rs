@@ -1,0 +1,84 @@
+//! `clawdbot store`: looks after what outlives the daemon, by the daemon where one runs.
+
+mod verify;
+mod wait;
+
+use clap::{Args, Subcommand};
+
+use super::{Failure, GlobalFlags, With};
+use crate::admin::AdminError;
+use crate::security::{DataDir, KeyError, MasterKeyPlace};
+use crate::settings::{Settings, StoreMode};
+use crate::store::{Masters, StoreError};
+
+#[derive(Debug, Args)]
+pub(super) struct StoreFlags {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Read everything that is kept, and say what is damaged: exit code 1 if something is
+    Verify(With<verify::VerifyFlags>),
+}
+
+pub(super) fn run(global: GlobalFlags, flags: StoreFlags) -> Result<(), Failure> {
+    match flags.action {
+        Action::Verify(With { global: inner, flags }) => {
+            verify::run(&Place::of(&global.then(inner))?, &flags)
+        }
+    }
+}
+
+/// Where the store is, and what opens it.
+pub(super) struct Place {
+    pub(super) dir: DataDir,
+    pub(super) master_key: MasterKeyPlace,
+}
+
+impl Place {
+    pub(super) fn of(global: &GlobalFlags) -> Result<Place, Failure> {
+        Place::in_settings(&global.settings(Vec::new())?)
+    }
+
+    fn in_settings(settings: &Settings) -> Result<Place, Failure> {
+        if settings.store.mode == StoreMode::None {
+            return Err(Failure::Misconfigured(
+                "store.mode = \"none\": nothing is kept, and so there is no store".to_owned(),
+            ));
+        }
+        let dir = DataDir::prepare(&settings.data_dir).map_err(Failure::misconfigured)?;
+        let master_key = MasterKeyPlace::of(&dir, settings.store.master_key.as_ref());
+        Ok(Place { dir, master_key })
+    }
+
+    /// The keys of a store that must be there.
+    pub(super) fn masters(&self) -> Result<Masters, Failure> {
+        if !self.dir.store().exists() {
+            return Err(Failure::Misconfigured(format!(
+                "there is no store at {} yet; `clawdbot serve` makes it at its first start",
+                self.dir.store().display()
+            )));
+        }
+        Ok(self.master_key.load_or_create(&self.dir)?)
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Failure {
+        Failure::misconfigured(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::at_run_time(error)
+    }
+}
+
+impl From<AdminError> for Failure {
+    fn from(error: AdminError) -> Failure {
+        Failure::at_run_time(error)
+    }
+}

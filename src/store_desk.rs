@@ -1,0 +1,57 @@
+//! What the owner may have done to the store while the daemon runs, over the status socket. What takes long is begun
+//! here and asked after (`store-job`), because one answer may not take longer than a socket's patience.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::security::MasterKeyPlace;
+use crate::store::{Caretaker, EmbeddedStore};
+
+/// See the module.
+#[derive(Clone)]
+pub struct StoreDesk {
+    /// The store.
+    pub store: Arc<EmbeddedStore>,
+    /// Who does what takes long.
+    pub caretaker: Arc<Caretaker>,
+    /// Where its master key is.
+    pub master_key: MasterKeyPlace,
+}
+
+impl StoreDesk {
+    /// None where it is not asked.
+    pub async fn answer(
+        &self,
+        command: &str,
+        arguments: &Map<String, Value>,
+    ) -> Option<Result<Value, String>> {
+        let begun = |begun: Result<u64, _>| match begun {
+            Ok(job) => Ok(json!({"job": job})),
+            Err(error) => Err(crate::store::JobError::to_string(&error)),
+        };
+        Some(match command {
+            "store-verify" => {
+                let forget = arguments.get("forget").and_then(Value::as_bool);
+                begun(self.caretaker.check(forget.unwrap_or(false)))
+            }
+            "store-job" => {
+                let job = arguments.get("job").and_then(Value::as_u64).unwrap_or(0);
+                Ok(self.caretaker.job(job))
+            }
+            "keys-rotate-master" => self.rotate_master().await,
+            _ => return None,
+        })
+    }
+
+    async fn rotate_master(&self) -> Result<Value, String> {
+        let (store, place) = (self.store.clone(), self.master_key.clone());
+        // It waits for the disk.
+        let rotated = tokio::task::spawn_blocking(move || place.rotate(&store)).await;
+        rotated
+            .map_err(|error| format!("the master key may not have been changed: {error}; look into the log"))?
+            .map_err(|error| error.to_string())?;
+        tracing::info!("the store has another master key from now on");
+        Ok(Value::Null)
+    }
+}
