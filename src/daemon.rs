@@ -447,8 +447,9 @@ impl Started {
             );
             if let Some(desk) = store {
                 desk.store.close();
-                desk.caretaker.stop();
+                desk.caretaker.begin_to_stop();
                 desk.store.finish();
+                desk.caretaker.stop();
             }
         }
     }
@@ -500,8 +501,9 @@ impl Started {
             let _ = arbiter.join();
         }
         if let Some(desk) = self.store {
-            desk.caretaker.stop();
+            desk.caretaker.begin_to_stop();
             desk.store.finish();
+            desk.caretaker.stop();
         }
         tracing::info!("stopped");
     }

@@ -1,12 +1,14 @@
 //! What the owner may have done to the store while the daemon runs, over the status socket. What takes long is begun
 //! here and asked after (`store-job`), because one answer may not take longer than a socket's patience.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use crate::security::MasterKeyPlace;
-use crate::store::{Caretaker, EmbeddedStore};
+use crate::security::master_key::from_hex;
+use crate::store::{ArchiveSecret, Caretaker, EmbeddedStore};
 
 /// See the module.
 #[derive(Clone)]
@@ -35,6 +37,10 @@ impl StoreDesk {
                 let forget = arguments.get("forget").and_then(Value::as_bool);
                 begun(self.caretaker.check(forget.unwrap_or(false)))
             }
+            "store-export" => match export_of(arguments) {
+                Some((file, secret)) => begun(self.caretaker.export(file, secret)),
+                None => Err("name the file, and a passphrase or a key".to_owned()),
+            },
             "store-job" => {
                 let job = arguments.get("job").and_then(Value::as_u64).unwrap_or(0);
                 Ok(self.caretaker.job(job))
@@ -54,4 +60,14 @@ impl StoreDesk {
         tracing::info!("the store has another master key from now on");
         Ok(Value::Null)
     }
+}
+
+fn export_of(arguments: &Map<String, Value>) -> Option<(PathBuf, ArchiveSecret)> {
+    let text = |name: &str| arguments.get(name).and_then(Value::as_str);
+    let secret = match (text("passphrase"), text("key")) {
+        (Some(passphrase), None) => ArchiveSecret::Passphrase(passphrase.to_owned()),
+        (None, Some(key)) => ArchiveSecret::Key(from_hex(&key.replace('-', ""))?),
+        _ => return None,
+    };
+    Some((PathBuf::from(text("file")?), secret))
 }

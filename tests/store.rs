@@ -1,5 +1,6 @@
 //! What was acknowledged outlives the daemon, however it ends.
 
+mod archive;
 mod conversations;
 mod crash;
 mod peer;

@@ -127,26 +127,29 @@ fn read(path: &Path) -> Result<Key, KeyError> {
             let mut text = String::new();
             // The file is its owner's alone: that was looked at first.
             let read = File::open(&path).and_then(|file| file.take(256).read_to_string(&mut text));
-            let key = read.ok().and_then(|_| from_hex(&text));
+            let key = read.ok().and_then(|_| from_hex(&text)).map(into_key);
             text.zeroize();
             key.ok_or(KeyError::WrongLength { which, path, found })
         }
-        other => other.map(|mut bytes| {
-            let key = Key::new(bytes);
-            bytes.zeroize();
-            key
-        }),
+        other => other.map(into_key),
     }
+}
+
+fn into_key(mut bytes: [u8; KEY_BYTES]) -> Key {
+    let key = Key::new(bytes);
+    bytes.zeroize();
+    key
 }
 
 fn from_variable(name: &str) -> Result<Key, KeyError> {
     let mut text = std::env::var(name).unwrap_or_default();
-    let key = from_hex(&text);
+    let key = from_hex(&text).map(into_key);
     text.zeroize();
     key.ok_or_else(|| KeyError::NoVariable(name.to_owned()))
 }
 
-fn from_hex(text: &str) -> Option<Key> {
+/// A key as 64 hexadecimal digits.
+pub(crate) fn from_hex(text: &str) -> Option<[u8; KEY_BYTES]> {
     let digits = text.trim().as_bytes();
     if digits.len() != 2 * KEY_BYTES {
         return None;
@@ -156,9 +159,7 @@ fn from_hex(text: &str) -> Option<Key> {
         let digit = |at: usize| pair.get(at).and_then(|digit| char::from(*digit).to_digit(16));
         *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
     }
-    let key = Key::new(bytes);
-    bytes.zeroize();
-    Some(key)
+    Some(bytes)
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> KeyError {

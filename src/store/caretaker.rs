@@ -1,6 +1,7 @@
 //! Looks after the store while the daemon runs: a check now and then, and what its owner asks for, one after the other
 //! on a thread of their own.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -10,7 +11,7 @@ use actors::stats::Stats;
 use serde_json::{Value, json};
 
 use super::integrity::{Progress, Report};
-use super::{DatabaseError, EmbeddedStore};
+use super::{ArchiveSecret, DatabaseError, EmbeddedStore};
 
 /// How it goes about it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -135,6 +136,16 @@ impl Caretaker {
         }))
     }
 
+    /// Begins to write an archive.
+    pub fn export(&self, archive: PathBuf, secret: ArchiveSecret) -> Result<u64, JobError> {
+        self.begin(Box::new(move |store, progress| {
+            let contents = store
+                .export(&archive, &secret, progress)
+                .map_err(|error| format!("{}: {error}", archive.display()))?;
+            serde_json::to_value(contents).map_err(|error| error.to_string())
+        }))
+    }
+
     fn begin(&self, job: Job) -> Result<u64, JobError> {
         let mut state = self.desk.state();
         if state.ends {
@@ -163,11 +174,16 @@ impl Caretaker {
         })
     }
 
-    /// Ends what it does, and waits for that.
-    pub fn stop(&self) {
+    /// Ends what it does as soon as it can. It may wait for the thread that writes.
+    pub fn begin_to_stop(&self) {
         self.desk.state().ends = true;
         self.desk.progress.stop.store(true, Relaxed);
         self.desk.changed.notify_all();
+    }
+
+    /// Ends what it does, and waits for that. Where the disk takes nothing, the store must be finished first.
+    pub fn stop(&self) {
+        self.begin_to_stop();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             // One that panicked has nothing left to end.

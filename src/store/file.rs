@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase};
 
+use super::archive::{self, ArchiveError, ArchiveSecret, Contents as ArchiveContents};
 use super::database::{DatabaseError, reading_vault};
 use super::integrity::{Progress, Report, Walk};
 use super::salvage::{read_in_part, sound_or};
@@ -33,6 +34,49 @@ impl StoreFile {
     pub fn check(&self, masters: &Masters, progress: &Progress) -> Result<Report, StoreError> {
         self.check_in(masters, progress)
             .map_err(|error| self.failed(error))
+    }
+
+    /// Writes an archive of what is kept.
+    pub fn export(
+        &self,
+        masters: &Masters,
+        archive: &Path,
+        secret: &ArchiveSecret,
+        progress: &Progress,
+    ) -> Result<ArchiveContents, ArchiveError> {
+        let database = builder().open(&self.path).map_err(DatabaseError::from)?;
+        let reading = database.begin_read().map_err(DatabaseError::from)?;
+        let (vault, _) = reading_vault(&reading, masters)?;
+        archive::export(&reading, &vault, archive, secret, progress)
+    }
+
+    /// Makes a store of an archive, in the place of none or of an empty one.
+    pub fn import(
+        &self,
+        masters: &Masters,
+        archive: &Path,
+        secret: &ArchiveSecret,
+        progress: &Progress,
+    ) -> Result<ArchiveContents, ArchiveError> {
+        if self.path.exists() {
+            let there = self.check_in(masters, &Progress::default())?;
+            if there.checked_values > 0 || !there.is_sound() {
+                return Err(ArchiveError::NotEmpty(self.path.clone()));
+            }
+        }
+        archive::import(archive, secret, &self.path, masters, progress)
+    }
+
+    /// Moves what is kept to the front of the file and gives the rest back. Returns its bytes before and after.
+    pub fn compact(&self) -> Result<(u64, u64), StoreError> {
+        let compact = || {
+            let before = std::fs::metadata(&self.path)?.len();
+            let mut database = builder().open(&self.path)?;
+            database.compact()?;
+            drop(database);
+            Ok((before, std::fs::metadata(&self.path)?.len()))
+        };
+        compact().map_err(|error| self.failed(error))
     }
 
     fn check_in(&self, masters: &Masters, progress: &Progress) -> Result<Report, DatabaseError> {

@@ -4,6 +4,7 @@
 //! the disk is paid for by as many changes as came during the one before. redb keeps what was committed through a
 //! crash or a power cut at any instant; `tests.rs` replays both.
 
+mod archive;
 mod caretaker;
 mod database;
 mod file;
@@ -29,6 +30,7 @@ use actors::stats::Stats;
 use actors::store::{Accepted, Change, Record, RestoredSessions, Store, StoreFull, Ticket};
 use topics::message::Message;
 
+pub use archive::{ArchiveError, ArchiveSecret, Contents as ArchiveContents};
 pub use caretaker::{CareGauge, Caretaker, CaretakerConfig, JobError};
 pub use database::DatabaseError;
 use database::SealedDatabase;
@@ -186,6 +188,23 @@ impl EmbeddedStore {
                 database.transact(|transaction| database::set_aside(transaction, &damaged))
             })
         })
+    }
+
+    /// Writes an archive of what is kept at this moment, while it is used.
+    pub fn export(
+        &self,
+        archive: &Path,
+        secret: &ArchiveSecret,
+        progress: &Progress,
+    ) -> Result<ArchiveContents, ArchiveError> {
+        // As long as this is read, the file grows by what is written meanwhile; an archive must be of one moment.
+        archive::export(
+            &self.database.read()?,
+            &self.database.vault,
+            archive,
+            secret,
+            progress,
+        )
     }
 
     /// Which of these keys opens it now.

@@ -75,12 +75,12 @@ impl Writer {
         });
         let desk_there = desk.clone();
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
+            let _end = End(&desk_there, &database);
             desk_there.write_until_the_end(&database);
-            // Also for those who still read: the next daemon finds it free.
-            database.close();
         });
         if let Err(error) = &thread {
             tracing::error!(%error, "the store's thread could not be started: nothing is kept");
+            desk.waiting().ends = true;
         }
         Writer {
             desk,
@@ -180,6 +180,22 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.finish();
+    }
+}
+
+/// Of the thread that writes, however it comes: nobody waits for an errand any more, and the next daemon finds the file
+/// free, whoever still reads in it.
+struct End<'a>(&'a Desk, &'a SealedDatabase);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        let errands = {
+            let mut waiting = self.0.waiting();
+            waiting.ends = true;
+            std::mem::take(&mut waiting.errands)
+        };
+        drop(errands);
+        self.1.close();
     }
 }
 

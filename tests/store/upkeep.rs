@@ -16,9 +16,9 @@ use crate::support::{PATIENCE, wait_for};
 const RETAINED: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("retained");
 
 /// Topics that the tests keep something on.
-const WORDS: usize = 60;
+pub(super) const WORDS: usize = 60;
 
-async fn keep_words(daemon: &Daemon) {
+pub(super) async fn keep_words(daemon: &Daemon) {
     let mut client = Client::of(daemon, "phone", "keeper").await;
     for number in 0..WORDS {
         let topic = format!("clawdbot/phone/kept/{number:02}");
@@ -27,7 +27,7 @@ async fn keep_words(daemon: &Daemon) {
 }
 
 /// The words that a daemon serves.
-async fn words(daemon: &Daemon) -> Vec<String> {
+pub(super) async fn words(daemon: &Daemon) -> Vec<String> {
     let mut client = Client::of(daemon, "phone", "reader").await;
     client.subscribe("clawdbot/phone/kept/+", 1).await;
     client.subscribe("clawdbot/phone/last", 1).await;
@@ -43,7 +43,7 @@ async fn words(daemon: &Daemon) -> Vec<String> {
     }
 }
 
-fn stop(mut daemon: Daemon) {
+pub(super) fn stop(mut daemon: Daemon) {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit(PATIENCE).expect("it stops").code(), Some(0));
 }
@@ -70,7 +70,7 @@ fn flip_a_bit(store: &Path) {
     std::fs::write(store, file).expect("a store");
 }
 
-fn store_of(daemon: &Daemon) -> PathBuf {
+pub(super) fn store_of(daemon: &Daemon) -> PathBuf {
     daemon.home().data_dir().join("store.redb")
 }
 

@@ -1,15 +1,17 @@
 //! `clawdbot store`: looks after what outlives the daemon, by the daemon where one runs.
 
+mod export;
+mod secret;
 mod verify;
 mod wait;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, GlobalFlags, With};
-use crate::admin::AdminError;
+use super::{Failure, GlobalFlags, With, say};
+use crate::admin::{self, AdminError};
 use crate::security::{DataDir, KeyError, MasterKeyPlace};
 use crate::settings::{Settings, StoreMode};
-use crate::store::{Masters, StoreError};
+use crate::store::{Masters, StoreError, StoreFile};
 
 #[derive(Debug, Args)]
 pub(super) struct StoreFlags {
@@ -21,14 +23,38 @@ pub(super) struct StoreFlags {
 enum Action {
     /// Read everything that is kept, and say what is damaged: exit code 1 if something is
     Verify(With<verify::VerifyFlags>),
+    /// Write everything that is kept to an archive, sealed under a key that is printed once, or a passphrase
+    Export(With<export::ExportFlags>),
+    /// Make a store of an archive, where there is none or an empty one; no daemon may run
+    Import(With<export::ImportFlags>),
+    /// Give the disk back what the file does not need any more; no daemon may run, as it could write nothing meanwhile
+    Compact(With<CompactFlags>),
 }
+
+#[derive(Debug, Args)]
+struct CompactFlags {}
 
 pub(super) fn run(global: GlobalFlags, flags: StoreFlags) -> Result<(), Failure> {
     match flags.action {
         Action::Verify(With { global: inner, flags }) => {
             verify::run(&Place::of(&global.then(inner))?, &flags)
         }
+        Action::Export(With { global: inner, flags }) => {
+            export::export(&Place::of(&global.then(inner))?, &flags)
+        }
+        Action::Import(With { global: inner, flags }) => {
+            export::import(&Place::of(&global.then(inner))?, &flags)
+        }
+        Action::Compact(With { global: inner, .. }) => compact(&Place::of(&global.then(inner))?),
     }
+}
+
+/// It moves every page and lets nobody write meanwhile: a daemon's clients would wait for it.
+fn compact(place: &Place) -> Result<(), Failure> {
+    let _lock = admin::take_lock(&place.dir)?;
+    place.masters()?;
+    let (before, after) = StoreFile::at(&place.dir.store()).compact()?;
+    say(format!("{before} bytes before, {after} now"))
 }
 
 /// Where the store is, and what opens it.

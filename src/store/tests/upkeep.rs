@@ -6,9 +6,7 @@ use std::os::unix::fs::FileExt;
 use super::*;
 use crate::store::database::{KEYS, Sealed};
 use crate::store::integrity::Progress;
-use actors::store::{Keeping, SessionRecord};
 use redb::{ReadableDatabase, ReadableTable};
-use topics::session::{Delivery, KeptSession, Stage};
 
 fn check(store: &EmbeddedStore) -> Report {
     store.check(None, &Progress::default()).unwrap().unwrap()
@@ -144,6 +142,23 @@ fn a_check_waits_for_a_disk_that_fails_and_a_stopped_one_ends() {
     let progress = Progress::default();
     progress.stop.store(true, Relaxed);
     assert_eq!(store.check(None, &progress).unwrap(), None);
+}
+
+#[test]
+fn an_errand_for_a_disk_that_takes_nothing_ends_with_the_store() {
+    let disk = Disk::default();
+    let (store, _) = open_on(&disk).unwrap();
+    filled(&store, 3);
+    disk.fail(true);
+    store.submit(Change::Retain(message("b", "lost"))).unwrap();
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| store.forget_set_aside());
+        std::thread::sleep(Duration::from_millis(100));
+        store.close();
+        store.finish();
+        assert!(asked.join().unwrap().is_err());
+    });
+    assert!(store.forget_set_aside().is_err());
 }
 
 #[test]
