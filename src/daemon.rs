@@ -1,6 +1,9 @@
 //! Build, run, stop. Preparing does everything that can fail: directories, keys, the model's
 //! header, listeners. Starting makes the actors. Stopping lets what runs finish.
 
+mod configure;
+mod serving;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,54 +11,47 @@ use std::time::{Duration, Instant, SystemTime};
 
 use actix::{Actor, Addr, Arbiter};
 use actors::auth_checker::{Admittance, AuthChecker};
-use actors::bans::Bans;
 use actors::bridge::Bridge;
 use actors::broker_statistics::BrokerStatistics;
-use actors::conversation::{
-    Conversation, ConversationConfig, Memory, MemoryConfig, MemoryKeeper, RequestLimits,
-};
+use actors::conversation::Conversation;
 use actors::device_session::ShutDown;
 use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, LinkGauge, OpenLink, StopLink};
 use actors::hub::Hub;
-use actors::inference_worker::WorkerSpec;
 use actors::memory_governor::{MemoryGauge, MemoryGovernor};
 use actors::metrics::RequestMetrics;
 use actors::policy::backoff::BackoffConfig;
-use actors::policy::flapping::FlappingConfig;
 use actors::reception::Reception;
 use actors::restoration;
-use actors::scheduler::{Drain, GetStatus, Scheduler, SchedulerGauge};
+use actors::scheduler::{Drain, Scheduler, SchedulerGauge};
 use actors::stats::Stats;
-use actors::store::{Record, RestoredSessions, Store as _, Table};
+use actors::store::{RestoredSessions, Store as _, Table};
 use actors::supervisor::{StopSupervisor, Supervisor};
 use actors::switchboard::Switchboard;
 use actors::topic_router::TopicRouter;
 use models::ModelSummary;
-use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use topics::access::AccessPolicy;
-use topics::retained::RetainedBounds;
-use topics::session::{RateLimit, SessionConfig};
 
-use crate::admin::{AdminError, AdminListener, AdminRequest};
+use crate::admin::{AdminError, AdminListener};
 use crate::broker::{self, BrokerError};
-use crate::http::{self, Health, HttpState};
-use crate::identity::{Desk, Forgetful, Identities, IdentityConfig, InStore, Invitation, Keeper};
+use crate::identity::{Desk, Forgetful, Identities, InStore, Keeper};
 use crate::kept_certificate::KeptCertificate;
 use crate::net::peers::Reach;
 use crate::net::permits::Permits;
 use crate::net::{DoorError, Doors, Entrance, Room, open_files};
-use crate::security::certificates::{OwnCertificates, WatchError, WatchedCertificate};
+use crate::security::certificates::{WatchError, WatchedCertificate};
 use crate::security::{DataDir, DataDirError, KeyError, KeyRing, MasterKeyPlace, crypto_provider};
 use crate::settings::{AuthMode, Settings, StoreMode};
-use crate::store::{Caretaker, CaretakerConfig, EmbeddedStore, Restored, StoreError};
+use crate::store::{Caretaker, EmbeddedStore, Restored, StoreError};
 use crate::store_desk::StoreDesk;
 use crate::telemetry::{Metrics, metrics, observe};
 
-/// Clients whose disconnects are counted, and as many that are banned. Of an identifier no more than 256 bytes
-/// are kept, so that neither costs more than a few megabytes.
-const MAX_WATCHED_CLIENTS: usize = 10_000;
+use configure::{
+    bans, care, conversation_config, identity_config, invitation, remembered, retained_bounds,
+    session_arbiters, session_config, session_config_of_strangers, worker_spec,
+};
+use serving::{Listeners, Watched, serve};
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -509,171 +505,6 @@ impl Started {
     }
 }
 
-struct Listeners {
-    doors: Option<Doors>,
-    http: TcpListener,
-    admin: AdminListener,
-}
-
-/// What health and status are told from.
-struct Watched {
-    metrics: Metrics,
-    gauge: Arc<SchedulerGauge>,
-    memory: Arc<MemoryGauge>,
-    model: Option<ModelSummary>,
-    link: Option<Arc<LinkGauge>>,
-    certificate: Option<KeptCertificate>,
-    store: Option<StoreDesk>,
-    scheduler: Addr<Scheduler>,
-    started_at: Instant,
-}
-
-fn serve(
-    listeners: Listeners,
-    entrance: &Arc<Entrance>,
-    switchboard: &Switchboard,
-    desk: Desk,
-    watched: Watched,
-    stopped: &watch::Receiver<bool>,
-) -> Vec<actix_rt::task::JoinHandle<()>> {
-    let until_stop = || {
-        let mut stopped = stopped.clone();
-        async move {
-            // A sender that is gone means stop as well.
-            let _ = stopped.wait_for(|stop| *stop).await;
-        }
-    };
-    if let Ok(address) = listeners.http.local_addr() {
-        tracing::info!(%address, "http listens");
-    }
-    let mut served = listeners
-        .doors
-        .map(|doors| doors.serve(entrance, until_stop))
-        .unwrap_or_default();
-
-    let (gauge, has_model, board) = (watched.gauge, watched.model.is_some(), switchboard.clone());
-    let link = watched.link.clone();
-    let health = move || health(&board, &gauge, has_model, link.as_deref());
-    let http = http::serve(
-        listeners.http,
-        Arc::new(HttpState::new(watched.metrics, health)),
-        until_stop(),
-    );
-
-    let (scheduler, memory, started_at) = (watched.scheduler, watched.memory, watched.started_at);
-    let (link, certificate, store) = (watched.link, watched.certificate, watched.store);
-    let admin = listeners.admin.serve(
-        move |request: AdminRequest| {
-            let store = store.clone();
-            let (desk, scheduler, memory) = (desk.clone(), scheduler.clone(), memory.clone());
-            let (link, certificate) = (link.clone(), certificate.clone());
-            async move {
-                if let Some(store) = store
-                    && let Some(answer) = store.answer(&request.command, &request.arguments).await
-                {
-                    return answer;
-                }
-                answer(request, desk, scheduler, memory, link, certificate, started_at).await
-            }
-        },
-        until_stop(),
-    );
-    served.extend([actix_rt::spawn(http), actix_rt::spawn(admin)]);
-    served
-}
-
-/// Routing works as long as this answers; a configured model that does not answer is worth a 503, and
-/// so is an external broker that cannot be reached.
-fn health(
-    switchboard: &Switchboard,
-    gauge: &SchedulerGauge,
-    has_model: bool,
-    link: Option<&LinkGauge>,
-) -> Health {
-    let model = match (has_model, gauge.is_ready()) {
-        (false, _) => "none",
-        (true, true) => "ready",
-        (true, false) => "starting",
-    };
-    let mut details = Map::new();
-    details.insert("model".into(), json!(model));
-    details.insert("connections".into(), json!(switchboard.stats().connections.get()));
-    if let Some(link) = link {
-        details.insert("broker".into(), link_status(link));
-    }
-    Health {
-        ready: (!has_model || gauge.is_ready()) && link.is_none_or(LinkGauge::is_well),
-        details,
-    }
-}
-
-fn link_status(link: &LinkGauge) -> Value {
-    match link.trouble() {
-        None => json!({"connected": link.is_connected()}),
-        Some(trouble) => json!({"connected": link.is_connected(), "reason": trouble}),
-    }
-}
-
-/// What the status socket is asked beside the store: the daemon's status, what the owner says about devices, and all that the bridge
-/// knows.
-async fn answer(
-    request: AdminRequest,
-    desk: Desk,
-    scheduler: Addr<Scheduler>,
-    memory: Arc<MemoryGauge>,
-    link: Option<Arc<LinkGauge>>,
-    certificate: Option<KeptCertificate>,
-    started_at: Instant,
-) -> Result<Value, String> {
-    if let Some(answer) = desk.answer(&request.command, &request.arguments).await {
-        return answer;
-    }
-    let switchboard = desk.switchboard;
-    if request.command != "status" {
-        return Bridge::ask(Hub::new(switchboard), &request.command, request.arguments).await;
-    }
-    let requests = scheduler
-        .send(GetStatus)
-        .await
-        .map_err(|e| format!("the scheduler does not answer: {e}"))?;
-    let stats: Map<_, _> = switchboard
-        .stats()
-        .all()
-        .into_iter()
-        .map(|(name, counter)| (name.to_owned(), json!(counter.get())))
-        .collect();
-    let mut status = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "pid": std::process::id(),
-        "uptime_s": started_at.elapsed().as_secs(),
-        "inference": requests,
-        "retained": switchboard.retained_len(),
-        "subscriptions": switchboard.subscriptions_len(),
-        "deliveries_waiting": switchboard.deliveries_waiting(),
-        "memory": {"total_bytes": memory.total_bytes(), "available_bytes": memory.available_bytes()},
-        "counters": stats,
-    });
-    if let Some(certificate) = certificate {
-        status["tls"] = certificate.status();
-    }
-    if let (Some(link), Value::Object(members)) = (link, &mut status) {
-        let mut broker = link_status(&link);
-        for (name, number) in link.levels().into_iter().chain(link.counters()) {
-            broker[name] = json!(number);
-        }
-        members.insert("broker".into(), broker);
-    }
-    Ok(status)
-}
-
-fn care(settings: &Settings) -> CaretakerConfig {
-    let store = &settings.store;
-    CaretakerConfig {
-        interval: Some(store.check_interval).filter(|interval| !interval.is_zero()),
-        bytes_per_s: store.check_bytes_per_s,
-    }
-}
-
 fn open_store(
     dir: &DataDir,
     settings: &Settings,
@@ -713,15 +544,6 @@ fn own_program() -> std::io::Result<PathBuf> {
     }
 }
 
-/// Sessions spread over the arbiters once, at their first connection. One for every two cores: what is
-/// routed between two of them costs more than what stays in one, and the model wants cores as well.
-fn session_arbiters(settings: &Settings) -> usize {
-    match settings.mqtt.session_threads {
-        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
-        chosen => chosen,
-    }
-}
-
 /// Sockets that a session arbiter's reactor tells of at a time. Tasks run in the order of their waking: with
 /// tokio's thousand at a time, all publishers of a burst are read before the first of their subscribers is
 /// written to. Of 1, 4, 8, 16 and 1,024, eight had the lowest times from publisher to subscriber.
@@ -732,135 +554,6 @@ fn session_runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .enable_all()
         .max_io_events_per_tick(SOCKETS_AT_A_TIME)
         .build()
-}
-
-fn retained_bounds(settings: &Settings) -> RetainedBounds {
-    RetainedBounds {
-        max_messages: settings.mqtt.max_retained_messages,
-        max_bytes: settings.mqtt.max_retained_bytes,
-    }
-}
-
-fn session_config(settings: &Settings) -> SessionConfig {
-    let mqtt = &settings.mqtt;
-    SessionConfig {
-        receive_maximum: mqtt.receive_maximum,
-        max_packet_bytes: mqtt.max_packet_bytes,
-        max_keep_alive_s: mqtt.max_keep_alive_s,
-        max_session_expiry_s: mqtt.max_session_expiry_s,
-        max_queued_messages: mqtt.max_queued_messages,
-        max_queued_bytes: mqtt.max_queued_bytes,
-        max_subscriptions: mqtt.max_subscriptions,
-        publish_rate: RateLimit {
-            messages_per_s: mqtt.max_messages_per_s,
-            bytes_per_s: mqtt.max_bytes_per_s,
-        },
-        max_topic_levels: mqtt.max_topic_levels,
-        max_topic_bytes: mqtt.max_topic_bytes,
-        max_inflight: mqtt.max_inflight,
-        ..SessionConfig::default()
-    }
-}
-
-/// Whoever wants to be paired asks one question, and is nobody yet.
-fn session_config_of_strangers(sessions: &SessionConfig) -> SessionConfig {
-    SessionConfig {
-        max_packet_bytes: sessions.max_packet_bytes.min(4096),
-        max_session_expiry_s: 0,
-        max_subscriptions: sessions.max_subscriptions.min(4),
-        max_queued_messages: sessions.max_queued_messages.min(16),
-        max_queued_bytes: sessions.max_queued_bytes.min(16 * 1024),
-        receive_maximum: sessions.receive_maximum.min(4),
-        max_inflight: sessions.max_inflight.min(4),
-        topic_alias_maximum: 0,
-        ..sessions.clone()
-    }
-}
-
-fn identity_config(settings: &Settings, data_dir: DataDir) -> IdentityConfig {
-    IdentityConfig {
-        data_dir,
-        token_lifetime: settings.auth.token_lifetime,
-        max_devices: settings.auth.max_devices,
-    }
-}
-
-/// Where a device is sent to be paired; None where nobody is asked who it is.
-fn invitation(settings: &Settings, doors: &Doors) -> Option<Invitation> {
-    if settings.auth.mode == AuthMode::None {
-        return None;
-    }
-    let own = settings
-        .mqtt
-        .certificate
-        .as_ref()
-        .and_then(|files| files.own.as_deref())
-        .map(OwnCertificates::at);
-    match doors.address("tls") {
-        Some(tls) => Some(Invitation::to_tls(tls, own.as_ref())),
-        None => doors.address("mqtt").map(Invitation::to_plain_text),
-    }
-}
-
-/// Where nobody proves who it is, everybody could get everybody banned.
-fn bans(settings: &Settings, stats: Arc<Stats>) -> Option<Arc<Bans>> {
-    let flapping = &settings.flapping;
-    let config = FlappingConfig {
-        max_disconnects: flapping.max_disconnects,
-        window: flapping.window,
-        ban: flapping.ban,
-        max_clients: MAX_WATCHED_CLIENTS,
-    };
-    (settings.auth.mode == AuthMode::Token && flapping.max_disconnects > 0).then(|| Bans::new(config, stats))
-}
-
-/// What is remembered of conversations. A model without a chat template continues texts, and adds nothing to it.
-fn remembered(
-    settings: &Settings,
-    model: Option<&ModelSummary>,
-    records: Vec<Record>,
-    switchboard: &Switchboard,
-) -> Memory {
-    let model = model.filter(|model| model.has_chat_template);
-    // The rest of the context is for what is asked now, and its answer.
-    let most_tokens = model.map_or(0, |model| model.context_length / 2);
-    let config = MemoryConfig {
-        most_tokens: settings.conversation.history_tokens.min(most_tokens),
-        retention: settings.conversation.retention,
-    };
-    let conversations = records
-        .into_iter()
-        .filter(|record| record.table == Table::Conversations);
-    let memory = Memory::new(config, conversations, switchboard.clone());
-    MemoryKeeper(memory.clone()).start();
-    memory
-}
-
-fn conversation_config(settings: &Settings, memory: Memory) -> ConversationConfig {
-    let conversation = &settings.conversation;
-    ConversationConfig {
-        limits: RequestLimits {
-            max_prompt_bytes: conversation.max_prompt_bytes,
-            default_max_tokens: conversation.default_max_tokens,
-            max_tokens_limit: conversation.max_tokens_limit,
-        },
-        max_queued: conversation.max_queued,
-        undeliverable_grace: conversation.undeliverable_grace,
-        idle: conversation.idle,
-        memory,
-    }
-}
-
-fn worker_spec(settings: &Settings, program: PathBuf, model: PathBuf) -> WorkerSpec {
-    WorkerSpec {
-        program,
-        arguments: vec!["inference-worker".into()],
-        model,
-        max_sequences: settings.model.max_sequences,
-        load_timeout: settings.model.load_timeout,
-        heartbeat_interval: settings.supervisor.heartbeat_interval,
-        heartbeat_timeout: settings.supervisor.heartbeat_timeout,
-    }
 }
 
 /// How long to wait before what failed is tried again.
