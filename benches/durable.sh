@@ -46,6 +46,7 @@ start() {
   cat >"$work/mosquitto.conf" <<CONF
 listener ${PORT[mosquitto]} 127.0.0.1
 allow_anonymous true
+user $(id -un)
 persistence true
 persistence_location $work/
 autosave_on_changes true
