@@ -7,6 +7,7 @@ use std::time::Duration;
 use actors::policy::backoff::BackoffConfig;
 
 use super::*;
+use crate::settings::PasswordSource;
 
 const BACKOFF: BackoffConfig = BackoffConfig {
     min_backoff: Duration::from_secs(1),

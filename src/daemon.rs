@@ -43,7 +43,7 @@ use crate::net::{DoorError, Doors, Entrance, Room, open_files};
 use crate::security::certificates::{WatchError, WatchedCertificate};
 use crate::security::{DataDir, DataDirError, KeyError, KeyRing, MasterKeyPlace, crypto_provider};
 use crate::settings::{AuthMode, Settings, StoreMode};
-use crate::store::{Caretaker, EmbeddedStore, Restored, StoreError};
+use crate::store::{Caretaker, DurableStore, Restored, StoreError, StorePlace};
 use crate::store_desk::StoreDesk;
 use crate::telemetry::{Metrics, metrics, observe};
 
@@ -165,7 +165,7 @@ struct Prepared {
     link: Option<ExternalBrokerConfig>,
     stats: Arc<Stats>,
     /// What outlives the daemon, and what did.
-    store: Option<(EmbeddedStore, Restored, MasterKeyPlace)>,
+    store: Option<(DurableStore, Restored, MasterKeyPlace)>,
     http: TcpListener,
     admin: AdminListener,
     metrics: Metrics,
@@ -210,7 +210,9 @@ impl Prepared {
         let stats = Arc::<Stats>::default();
         // Behind the status socket, which no two daemons of one data directory have.
         let store = match (settings.store.mode, &link) {
-            (StoreMode::Embedded, None) => Some(open_store(&data_dir, &settings, stats.clone())?),
+            (StoreMode::Embedded | StoreMode::Postgres, None) => {
+                Some(open_store(&data_dir, &settings, stats.clone())?)
+            }
             _ => None,
         };
         let http = listen("metrics.listen", settings.metrics.listen).await?;
@@ -509,9 +511,10 @@ fn open_store(
     dir: &DataDir,
     settings: &Settings,
     stats: Arc<Stats>,
-) -> Result<(EmbeddedStore, Restored, MasterKeyPlace), DaemonError> {
+) -> Result<(DurableStore, Restored, MasterKeyPlace), DaemonError> {
+    let place = StorePlace::of(&settings.store, dir.store());
     let master_key = MasterKeyPlace::of(dir, settings.store.master_key.as_ref());
-    let (store, restored) = EmbeddedStore::open(&dir.store(), master_key.load_or_create(dir)?, stats)?;
+    let (store, restored) = DurableStore::open(&place, master_key.load_or_create(&place)?, stats)?;
     master_key.settle(restored.opened_by)?;
     tracing::info!(
         retained = restored.retained.len(),
@@ -519,6 +522,7 @@ fn open_store(
         messages = restored.sessions.deliveries.len(),
         requests = restored.accepted.len(),
         damaged = restored.damaged,
+        %place,
         "store opened"
     );
     Ok((store, restored, master_key))

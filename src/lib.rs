@@ -11,6 +11,7 @@ pub mod http;
 mod identity;
 pub mod kept_certificate;
 pub mod net;
+pub mod outbound;
 pub mod security;
 pub mod settings;
 pub mod store;

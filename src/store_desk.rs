@@ -8,13 +8,13 @@ use serde_json::{Map, Value, json};
 
 use crate::security::MasterKeyPlace;
 use crate::security::master_key::from_hex;
-use crate::store::{ArchiveSecret, Caretaker, EmbeddedStore};
+use crate::store::{ArchiveSecret, Caretaker, DurableStore};
 
 /// See the module.
 #[derive(Clone)]
 pub struct StoreDesk {
     /// The store.
-    pub store: Arc<EmbeddedStore>,
+    pub store: Arc<DurableStore>,
     /// Who does what takes long.
     pub caretaker: Arc<Caretaker>,
     /// Where its master key is.

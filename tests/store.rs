@@ -4,6 +4,8 @@ mod archive;
 mod conversations;
 mod crash;
 mod peer;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod requests;
 mod upkeep;
 
@@ -121,4 +123,14 @@ async fn who_was_online_when_the_daemon_was_killed_is_offline_in_the_next_one() 
     let mut other = Client::connect(daemon.mqtt, login).await.expect("admitted");
     other.subscribe("clawdbot/phone/status", 1).await;
     assert_eq!(other.message().await.payload, b"offline");
+}
+
+#[cfg(not(feature = "postgres"))]
+#[test]
+fn a_program_without_postgresql_says_how_to_build_one_with_it() {
+    let mut check = crate::support::daemon::Home::new().command(&["check"]);
+    let finished = crate::support::process::finish(check.env("CLAWDBOT__STORE__MODE", "postgres"));
+    finished
+        .assert_code(2)
+        .assert_says(&["CLAWDBOT__STORE__MODE", "--features postgres"]);
 }

@@ -6,7 +6,7 @@ use super::store::Place;
 use super::{Failure, GlobalFlags, block_on, say};
 use crate::admin::{self, AdminError, AdminRequest};
 use crate::security::master_key::RotationError;
-use crate::store::EmbeddedStore;
+use crate::store::DurableStore;
 
 pub(super) fn run(global: &GlobalFlags) -> Result<(), Failure> {
     let place = Place::of(global)?;
@@ -24,7 +24,7 @@ pub(super) fn run(global: &GlobalFlags) -> Result<(), Failure> {
 fn rotate_file(place: &Place) -> Result<(), Failure> {
     let _lock = admin::take_lock(&place.dir)?;
     let masters = place.masters()?;
-    let (store, restored) = EmbeddedStore::open(&place.dir.store(), masters, Arc::default())?;
+    let (store, restored) = DurableStore::open(&place.store, masters, Arc::default())?;
     place.master_key.settle(restored.opened_by)?;
     place.master_key.rotate(&store).map_err(|error| match error {
         RotationError::Key(error) => Failure::misconfigured(error),

@@ -13,7 +13,7 @@ use zeroize::Zeroize;
 use super::DataDir;
 use super::keys::{self, KEY_BYTES, KeyError, Which};
 use crate::settings::MasterKeySource;
-use crate::store::{DatabaseError, EmbeddedStore, Key, Masters, OpenedBy};
+use crate::store::{DatabaseError, DurableStore, Key, Masters, OpenedBy, StorePlace};
 
 /// Where the master key of a store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,14 +47,16 @@ impl MasterKeyPlace {
         }
     }
 
-    /// Reads it, and makes it first where it is ours and neither it nor a store is there.
-    pub fn load_or_create(&self, dir: &DataDir) -> Result<Masters, KeyError> {
+    /// Reads it, and makes it first where it is ours and neither it nor the store's file is there. (Of a server it is
+    /// found out later whether it has a store that another key opens.)
+    pub fn load_or_create(&self, store: &StorePlace) -> Result<Masters, KeyError> {
+        let is_store_there = store.file().is_some_and(Path::exists);
         match (self, self.load()) {
-            (Self::Own(path), Err(KeyError::Missing { .. })) if !dir.store().exists() => {
+            (Self::Own(path), Err(KeyError::Missing { .. })) if !is_store_there => {
                 keys::create(path)?;
                 self.load()
             }
-            (_, Err(KeyError::Missing { path, .. })) if dir.store().exists() => Err(KeyError::Lost(path)),
+            (_, Err(KeyError::Missing { path, .. })) if is_store_there => Err(KeyError::Lost(path)),
             (Self::File(_), Err(KeyError::Missing { path, .. })) => Err(KeyError::NotThere(path)),
             (_, read) => read,
         }
@@ -96,7 +98,7 @@ impl MasterKeyPlace {
     }
 
     /// Makes another key the one that opens a store, which may be in use meanwhile.
-    pub fn rotate(&self, store: &EmbeddedStore) -> Result<(), RotationError> {
+    pub fn rotate(&self, store: &DurableStore) -> Result<(), RotationError> {
         let path = match self {
             Self::Own(path) | Self::File(path) => path,
             Self::Variable(name) => return Err(KeyError::NotAFile(name.clone()).into()),

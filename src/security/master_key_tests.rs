@@ -16,16 +16,20 @@ fn dir() -> (tempfile::TempDir, DataDir, MasterKeyPlace) {
     (temp, dir, place)
 }
 
-fn open(dir: &DataDir, place: &MasterKeyPlace) -> Option<(EmbeddedStore, OpenedBy)> {
-    let masters = place.load_or_create(dir).unwrap();
-    let (store, restored) = EmbeddedStore::open(&dir.store(), masters, Arc::default()).ok()?;
+fn file(dir: &DataDir) -> StorePlace {
+    StorePlace::File(dir.store())
+}
+
+fn open(dir: &DataDir, place: &MasterKeyPlace) -> Option<(DurableStore, OpenedBy)> {
+    let masters = place.load_or_create(&file(dir)).unwrap();
+    let (store, restored) = DurableStore::open(&file(dir), masters, Arc::default()).ok()?;
     assert_eq!(restored.records.len(), 1);
     Some((store, restored.opened_by))
 }
 
 fn begin(dir: &DataDir, place: &MasterKeyPlace) {
-    let masters = place.load_or_create(dir).unwrap();
-    let (store, _) = EmbeddedStore::open(&dir.store(), masters, Arc::default()).unwrap();
+    let masters = place.load_or_create(&file(dir)).unwrap();
+    let (store, _) = DurableStore::open(&file(dir), masters, Arc::default()).unwrap();
     let record = actors::store::Record {
         table: Table::Devices,
         name: "phone".into(),
@@ -37,11 +41,14 @@ fn begin(dir: &DataDir, place: &MasterKeyPlace) {
 #[test]
 fn a_master_key_is_not_made_anew_for_a_store_that_another_one_opens() {
     let (_temp, dir, place) = dir();
-    place.load_or_create(&dir).unwrap();
+    place.load_or_create(&file(&dir)).unwrap();
     fs::write(dir.store(), "a store").unwrap();
-    place.load_or_create(&dir).unwrap();
+    place.load_or_create(&file(&dir)).unwrap();
     fs::remove_file(dir.master_key()).unwrap();
-    assert!(matches!(place.load_or_create(&dir), Err(KeyError::Lost(_))));
+    assert!(matches!(
+        place.load_or_create(&file(&dir)),
+        Err(KeyError::Lost(_))
+    ));
     assert!(!dir.master_key().exists());
 }
 
@@ -115,11 +122,14 @@ fn a_key_of_ones_own_may_be_text_and_must_be_its_owners() {
     let (temp, dir, _) = dir();
     let path = temp.path().join("my.key");
     let place = MasterKeyPlace::of(&dir, Some(&MasterKeySource::File(path.clone())));
-    assert!(matches!(place.load_or_create(&dir), Err(KeyError::NotThere(_))));
+    assert!(matches!(
+        place.load_or_create(&file(&dir)),
+        Err(KeyError::NotThere(_))
+    ));
     fs::write(&path, format!("{}\n", "0f".repeat(KEY_BYTES))).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
     assert!(matches!(
-        place.load_or_create(&dir),
+        place.load_or_create(&file(&dir)),
         Err(KeyError::TooOpen { .. })
     ));
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();

@@ -33,7 +33,11 @@ impl Checker<'_> {
             client_id: self.one_level("broker.client_id", raw.client_id),
             share_group: self.one_level("broker.share_group", raw.share_group),
             username: self.optional("broker.username", raw.username),
-            password: self.password(raw.password_file, raw.password_variable),
+            password: self.password(
+                ["broker.password_file", "broker.password_variable"],
+                raw.password_file,
+                raw.password_variable,
+            ),
             ca_certificate: self.optional_path("broker.ca_certificate", raw.ca_certificate),
             client_certificate: match (certificate, key) {
                 (Some(certificate), Some(key)) => Some((certificate, key)),
@@ -142,17 +146,23 @@ impl Checker<'_> {
         parsed
     }
 
-    fn password(&mut self, file: Given<String>, variable: Given<String>) -> Option<PasswordSource> {
-        let file = self.optional_path("broker.password_file", file);
-        let variable = self.optional("broker.password_variable", variable);
+    /// A password has one source.
+    pub(super) fn password(
+        &mut self,
+        [file_key, variable_key]: [&str; 2],
+        file: Given<String>,
+        variable: Given<String>,
+    ) -> Option<PasswordSource> {
+        let file = self.optional_path(file_key, file);
+        let variable = self.optional(variable_key, variable);
         match (file, variable) {
             (Some(file), None) => Some(PasswordSource::File(file)),
             (None, Some(variable)) => Some(PasswordSource::Variable(variable)),
             (None, None) => None,
             (Some(_), Some(variable)) => {
                 let reason =
-                    "there is broker.password_file too; a password has one source, so empty one of them";
-                self.refuse("broker.password_variable", format!("{variable:?}"), reason);
+                    format!("there is {file_key} too; a password has one source, so empty one of them");
+                self.refuse(variable_key, format!("{variable:?}"), &reason);
                 None
             }
         }

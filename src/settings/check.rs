@@ -10,16 +10,14 @@ use std::time::Duration;
 use super::access::{self, AccessList};
 use super::raw::{Given, RawSettings};
 use super::{
-    Auth, AuthMode, BrokerMode, Conversation, Flapping, Log, LogFormat, MasterKeySource, Memory, Metrics,
-    Model, Origin, Problem, Scheduler, Settings, Shutdown, Store, StoreMode, Supervisor,
+    Auth, AuthMode, BrokerMode, Conversation, Flapping, Log, LogFormat, Memory, Metrics, Model, Origin,
+    Problem, Scheduler, Settings, Shutdown, Supervisor,
 };
 use crate::telemetry::logging;
 
 /// A day, the longest that anything here waits; longer is a slip of the finger or the wrong unit.
 pub(super) const DAY_S: u64 = 24 * 60 * 60;
 const DAY: Duration = Duration::from_secs(DAY_S);
-/// Thirty days, the longest between two looks at what is kept.
-const MONTH_S: u64 = 30 * DAY_S;
 /// A gibibyte; room for one machine's queues and far from overflowing anything.
 pub(super) const GIB: u64 = 1 << 30;
 /// A million: more connections, messages or tokens than one machine has.
@@ -130,25 +128,7 @@ impl Checker<'_> {
                     1..=3600,
                 ),
             },
-            store: Store {
-                mode: self.choice(
-                    "store.mode",
-                    raw.store.mode,
-                    &[("embedded", StoreMode::Embedded), ("none", StoreMode::None)],
-                    StoreMode::Embedded,
-                ),
-                master_key: self.master_key(raw.store.master_key_file, raw.store.master_key_variable),
-                check_interval: self.seconds(
-                    "store.check_interval_s",
-                    raw.store.check_interval_s,
-                    0..=MONTH_S,
-                ),
-                check_bytes_per_s: self.number::<u64>(
-                    "store.check_mib_per_s",
-                    raw.store.check_mib_per_s,
-                    1..=1024,
-                ) << 20,
-            },
+            store: self.store(raw.store),
             memory: Memory {
                 warn_below_free_percent: self.number(
                     "memory.warn_below_free_percent",
@@ -293,21 +273,6 @@ impl Checker<'_> {
                     supervisor.heartbeat_timeout.as_secs()
                 ),
             );
-        }
-    }
-
-    fn master_key(&mut self, file: Given<String>, variable: Given<String>) -> Option<MasterKeySource> {
-        let file = self.optional_path("store.master_key_file", file);
-        let variable = self.text("store.master_key_variable", variable);
-        match (file, variable.is_empty()) {
-            (None, true) => None,
-            (Some(file), true) => Some(MasterKeySource::File(file)),
-            (None, false) => Some(MasterKeySource::Variable(variable)),
-            (Some(_), false) => {
-                let reason = "there is store.master_key_file too; a key has one source, so empty one of them";
-                self.refuse("store.master_key_variable", format!("{variable:?}"), reason);
-                None
-            }
         }
     }
 

@@ -301,6 +301,19 @@ pub struct Store {
     pub check_interval: Duration,
     /// What a check may read in a second.
     pub check_bytes_per_s: u64,
+    /// The server, if it is kept on one.
+    pub postgres: Option<PostgresServer>,
+}
+
+/// A database on a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresServer {
+    /// Where it is and who speaks, as libpq writes it; there is no password in it.
+    pub url: String,
+    /// Where the password is written.
+    pub password: Option<PasswordSource>,
+    /// PEM file of the authority that signed its certificate, instead of those that the system trusts.
+    pub ca_certificate: Option<PathBuf>,
 }
 
 /// Where a master key is written. The key itself is no setting: settings are shown in messages.
@@ -317,6 +330,8 @@ pub enum MasterKeySource {
 pub enum StoreMode {
     /// In a file of the data directory.
     Embedded,
+    /// On a PostgreSQL server.
+    Postgres,
     /// Nowhere.
     None,
 }
@@ -507,6 +522,7 @@ impl Settings {
                 master_key: None,
                 check_interval: Duration::from_secs(86_400),
                 check_bytes_per_s: 8 << 20,
+                postgres: None,
             },
             memory: Memory {
                 warn_below_free_percent: 20,

@@ -13,6 +13,7 @@ mod error;
 mod locate;
 mod mqtt;
 mod raw;
+mod store;
 
 use std::collections::HashMap;
 
@@ -25,7 +26,7 @@ use self::raw::RawSettings;
 pub use checked::{
     Auth, AuthMode, Broker, BrokerAddress, BrokerMode, CertificateFiles, ClientCertificates, Conversation,
     Flapping, Log, LogFormat, MasterKeySource, Memory, Metrics, Model, Mqtt, NamedFile, PasswordSource,
-    Scheduler, Settings, Shutdown, Store, StoreMode, Supervisor,
+    PostgresServer, Scheduler, Settings, Shutdown, Store, StoreMode, Supervisor,
 };
 pub use error::{Problem, SettingsError};
 pub use locate::{Flag, Origin, Sources};

@@ -154,6 +154,10 @@ pub(super) struct RawStore {
     pub(super) master_key_variable: Given<String>,
     pub(super) check_interval_s: Given<u64>,
     pub(super) check_mib_per_s: Given<u64>,
+    pub(super) postgres_url: Given<String>,
+    pub(super) postgres_password_file: Given<String>,
+    pub(super) postgres_password_variable: Given<String>,
+    pub(super) postgres_ca_certificate: Given<String>,
 }
 
 #[derive(Debug, Deserialize)]

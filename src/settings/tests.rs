@@ -394,7 +394,11 @@ fn every_number_has_a_range_that_is_told() {
 fn choices_and_filters_are_checked() {
     for (key, value, remedy) in [
         ("auth.mode", "password", "write \"token\" or \"none\""),
-        ("store.mode", "cloud", "write \"embedded\" or \"none\""),
+        (
+            "store.mode",
+            "cloud",
+            "write \"embedded\" or \"postgres\" or \"none\"",
+        ),
         ("log.format", "xml", "write \"pretty\" or \"json\""),
         ("log.level", "info,clawdbot=loud", "write for example \"info\""),
         ("log.level", "", "write for example \"info\""),

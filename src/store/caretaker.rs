@@ -11,7 +11,7 @@ use actors::stats::Stats;
 use serde_json::{Value, json};
 
 use super::integrity::{Progress, Report};
-use super::{ArchiveSecret, DatabaseError, EmbeddedStore};
+use super::{ArchiveSecret, DatabaseError, DurableStore};
 
 /// How it goes about it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,7 +65,7 @@ pub enum JobError {
 }
 
 /// What it does when it is asked. It may hold secrets: there is no Debug.
-type Job = Box<dyn FnOnce(&EmbeddedStore, &Progress) -> Result<Value, String> + Send>;
+type Job = Box<dyn FnOnce(&DurableStore, &Progress) -> Result<Value, String> + Send>;
 
 /// The thread, and how to speak to it.
 pub struct Caretaker {
@@ -95,7 +95,7 @@ struct State {
 
 impl Caretaker {
     /// Begins to look after a store.
-    pub fn start(store: Arc<EmbeddedStore>, config: CaretakerConfig, stats: Arc<Stats>) -> Caretaker {
+    pub fn start(store: Arc<DurableStore>, config: CaretakerConfig, stats: Arc<Stats>) -> Caretaker {
         let desk = Arc::new(Desk {
             config,
             state: Mutex::default(),
@@ -199,7 +199,7 @@ impl Drop for Caretaker {
 }
 
 impl Desk {
-    fn work_until_the_end(&self, store: &EmbeddedStore) {
+    fn work_until_the_end(&self, store: &DurableStore) {
         // Everything was read at the start.
         let mut last = Instant::now();
         loop {
@@ -257,7 +257,7 @@ impl Desk {
         }
     }
 
-    fn check(&self, store: &EmbeddedStore, progress: &Progress) -> Result<Option<Report>, DatabaseError> {
+    fn check(&self, store: &DurableStore, progress: &Progress) -> Result<Option<Report>, DatabaseError> {
         let report = store.check(Some(self.config.bytes_per_s), progress)?;
         if let Some(report) = &report {
             self.stats.store_checks.add(1);

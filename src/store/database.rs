@@ -1,36 +1,23 @@
-//! The tables, and what lies in them: sealed values under names that tell nothing.
+//! What lies in the store: sealed values under names that tell nothing, whatever the database is.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
-use std::sync::{PoisonError, RwLock};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use actors::store::{Change, Keeping, RestoredDelivery};
 use bytestring::ByteString;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use topics::session::Stage;
 
 use super::Restored;
-use super::integrity::Damaged;
+use super::backend::{Backend, Batch, Damaged, Place, Reading, Work, for_each};
 use super::record::{
     self, ACCEPTED, DELIVERIES, Moment, RECEIVED, RETAINED, RecordError, SESSIONS, STAGES, Value, tables,
 };
-use super::vault::{Key, Masters, OPENING_BYTES, OpenedBy, Opening, Vault, VaultError, new_opening};
+use super::vault::{Key, Masters, OpenedBy, Vault, VaultError, new_opening};
 
 /// What this program writes. An older one that is met is brought up to date at the opening.
 const SCHEMA_VERSION: u64 = 1;
 
-pub(super) const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
-pub(super) const KEYS: TableDefinition<&str, &[u8]> = TableDefinition::new("keys");
-pub(super) const OPENINGS: TableDefinition<u32, &[u8; OPENING_BYTES]> = TableDefinition::new("openings");
-/// Values that could not be opened, with the name of their table before their own.
-pub(super) const DAMAGED: TableDefinition<(&str, &[u8]), &[u8]> = TableDefinition::new("damaged");
-
-const DATA_KEY: &str = "data key";
-const SCHEMA: &str = "schema";
-const REWRAPS: &str = "rewraps";
-
-/// A table of sealed values.
-pub(super) type Sealed = TableDefinition<'static, &'static [u8; 16], &'static [u8]>;
+/// What a sealed data key is bound to.
+const DATA_KEY: &[u8] = b"data key";
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +33,10 @@ pub enum DatabaseError {
     /// The disk.
     #[error("it cannot be read or written: {0}; check the disk")]
     Storage(Box<redb::Error>),
+    /// The database server.
+    #[cfg(feature = "postgres")]
+    #[error("PostgreSQL {0}")]
+    Postgres(#[from] super::postgres::PostgresError),
     /// The master key is another.
     #[error(
         "its master key is not the one it was made with; put the right one back (keys/master.key, unless \
@@ -120,123 +111,172 @@ storage_errors!(
     redb::CompactionError
 );
 
-/// Opens the database, at the start and again after the disk failed.
-pub(super) type Open = Box<dyn Fn() -> Result<Database, redb::DatabaseError> + Send + Sync>;
-
-/// The database and what is needed to read and write in it. One thread writes; others may read beside it.
+/// A database and what is needed to read and write in it. One thread writes; others may read beside it.
 pub(super) struct SealedDatabase {
-    open: Open,
-    /// None after an error: redb takes nothing more then before it is opened anew. Locked for writing only to take it
-    /// away and to put it back, so that readers and the one who writes do not wait for each other.
-    database: RwLock<Option<Database>>,
+    backend: Box<dyn Backend>,
     pub(super) vault: Vault,
 }
 
 impl SealedDatabase {
-    pub(super) fn open(open: Open, masters: &Masters) -> Result<(SealedDatabase, Restored), DatabaseError> {
-        let database = open()?;
-        let (vault, opened_by) = begin(&database, masters)?;
-        let mut restored = read_all(&database, &vault)?;
+    pub(super) fn open(
+        backend: Box<dyn Backend>,
+        masters: &Masters,
+    ) -> Result<(SealedDatabase, Restored), DatabaseError> {
+        let (vault, opened_by) = begin(&*backend, masters)?;
+        let database = SealedDatabase { backend, vault };
+        let mut restored = database.read_all()?;
         restored.opened_by = opened_by;
-        let database = SealedDatabase {
-            open,
-            database: RwLock::new(Some(database)),
-            vault,
-        };
         Ok((database, restored))
     }
 
     /// Writes changes in their order, all or none, and returns when they would survive a power cut.
     pub(super) fn write(&self, changes: &[Change]) -> Result<(), DatabaseError> {
-        self.transact(|transaction| write(transaction, &self.vault, changes))
+        self.commit(&self.sealed(changes))
     }
 
-    /// What is written by `work` is there as a whole when this returns, or not at all. Called by one thread.
-    pub(super) fn transact<T>(
-        &self,
-        work: impl FnOnce(&WriteTransaction) -> Result<T, DatabaseError>,
-    ) -> Result<T, DatabaseError> {
-        if self.is_closed() {
-            let opened = (self.open)()?;
-            *self.database.write().unwrap_or_else(PoisonError::into_inner) = Some(opened);
-        }
-        let outcome = {
-            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            let database = database.as_ref().ok_or(DatabaseError::Closed)?;
-            (|| {
-                let transaction = database.begin_write()?;
-                let done = work(&transaction)?;
-                transaction.commit()?;
-                Ok(done)
-            })()
-        };
-        if outcome.is_err() {
-            self.close();
-        }
-        outcome
+    pub(super) fn commit(&self, batch: &Batch) -> Result<(), DatabaseError> {
+        self.backend.transact(&mut |writing| writing.apply(batch))
     }
 
-    /// What was committed last, as long as this lives. Pages that are in it are not used anew before it is dropped, so
-    /// that the file grows with the time that one is held.
-    pub(super) fn read(&self) -> Result<ReadTransaction, DatabaseError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(database.as_ref().ok_or(DatabaseError::Closed)?.begin_read()?)
+    pub(super) fn transact(&self, work: Work<'_>) -> Result<(), DatabaseError> {
+        self.backend.transact(work)
     }
 
-    fn is_closed(&self) -> bool {
-        self.database
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none()
+    /// What was committed last, as long as this lives.
+    pub(super) fn read(&self) -> Result<Box<dyn Reading + '_>, DatabaseError> {
+        self.backend.read()
     }
 
-    /// Gives the file back. Whoever reads in it is told that it is closed.
     pub(super) fn close(&self) {
-        drop(
-            self.database
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        self.backend.close();
+    }
+
+    /// Moves values that cannot be read out of the way, where they are still as they were found. As all that follows
+    /// only for the thread that writes, because it looks first.
+    pub(super) fn set_aside(&self, damaged: Vec<Damaged>) -> Result<(), DatabaseError> {
+        let mut batch = Batch::default();
+        let reading = self.read()?;
+        for value in damaged {
+            if reading.get(value.table, &value.name)?.as_ref() == Some(&value.sealed) {
+                batch.values.insert((value.table, value.name), None);
+                batch.set_aside.push(value);
+            }
+        }
+        drop(reading);
+        self.commit(&batch)
+    }
+
+    /// Lets go of what was set aside.
+    pub(super) fn forget_set_aside(&self) -> Result<(), DatabaseError> {
+        self.commit(&Batch {
+            forgets_set_aside: true,
+            ..Batch::default()
+        })
+    }
+
+    /// Seals the data key with another master key, and forgets what it was before.
+    pub(super) fn rewrap(&self, old: &Key, new: &Key) -> Result<(), DatabaseError> {
+        let wrapped = self.read()?.data_key()?.ok_or(DatabaseError::NoDataKey)?;
+        let data_key = old
+            .unwrap(&wrapped, DATA_KEY)
+            .map_err(|_| DatabaseError::WrongMasterKey)?;
+        self.commit(&Batch {
+            data_key: Some(new.wrap(&data_key, DATA_KEY)?),
+            ..Batch::default()
+        })?;
+        self.backend.wipe(&wrapped)
+    }
+
+    /// Reads everything. What cannot be opened is set aside, and what is out of date is let go.
+    fn read_all(&self) -> Result<Restored, DatabaseError> {
+        let now = Moment::now();
+        let (mut restored, mut gathered) = (Restored::default(), Gathered::default());
+        let mut batch = Batch::default();
+        let reading = self.read()?;
+        for table in tables() {
+            for_each(&*reading, table, |name, sealed| {
+                let opened = self
+                    .vault
+                    .open(table, &name, &sealed)
+                    .map_err(|error| error.to_string())
+                    .and_then(|bytes| record::decode(table, bytes, now).map_err(|error| error.to_string()));
+                match opened {
+                    Ok(Some(value)) => gathered.take(value, &mut restored),
+                    Ok(None) => drop(batch.values.insert((table, name), None)),
+                    Err(error) => {
+                        tracing::error!(table, error, "a value in the store is damaged and is set aside");
+                        batch.values.insert((table, name), None);
+                        batch.set_aside.push(Damaged { table, name, sealed });
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        drop(reading);
+        restored.damaged = batch.set_aside.len();
+        gathered.put_together(&mut restored);
+        if !batch.values.is_empty() {
+            self.commit(&batch)?;
+        }
+        Ok(restored)
+    }
+
+    /// What is to be in the database after these changes.
+    fn sealed(&self, changes: &[Change]) -> Batch {
+        let now = Moment::now();
+        // What came and went since the last commit was never here.
+        let done: HashSet<u64> = changes.iter().filter_map(done_of).collect();
+        // Of several words on one value the last counts.
+        let mut steps = BTreeMap::new();
+        for change in changes {
+            match change {
+                Change::Keep(keeping) if done.contains(&keeping.id) => continue,
+                Change::Stage(id, _) if done.contains(id) => continue,
+                Change::Accept(accepted) if done.contains(&accepted.id) => continue,
+                _ => {}
+            }
+            for Step { table, name, value } in steps_of(change, now).into_iter().flatten() {
+                steps.insert((table, name.in_table(table, &self.vault)), value);
+            }
+        }
+        let mut batch = Batch::default();
+        for ((table, name), value) in steps {
+            let sealed = value.map(|value| {
+                value
+                    .map_err(DatabaseError::from)
+                    .and_then(|value| Ok(self.vault.seal(table, &name, &value)?))
+            });
+            match sealed.transpose() {
+                Ok(sealed) => drop(batch.values.insert((table, name), sealed)),
+                // Trying again would not help it, and would hold up all others.
+                Err(error) => tracing::error!(table, %error, "something is not kept"),
+            }
+        }
+        batch
     }
 }
 
 /// Reads the data key, or makes it, and notes that the store was opened once more.
-fn begin(database: &Database, masters: &Masters) -> Result<(Vault, OpenedBy), DatabaseError> {
-    let transaction = database.begin_write()?;
-    let mut openings: Vec<(u32, Opening)> = Vec::new();
-    let number;
-    let (data_key, opened_by);
-    {
-        let mut numbers = transaction.open_table(NUMBERS)?;
-        let mut keys = transaction.open_table(KEYS)?;
-        let found = numbers.get(SCHEMA)?.map(|version| version.value());
-        let wrapped = keys.get(DATA_KEY)?.map(|key| key.value().to_vec());
-        (data_key, opened_by) = match (found, wrapped) {
-            (None, None) => {
-                let key = Key::random()?;
-                keys.insert(DATA_KEY, &*masters.current.wrap(&key, DATA_KEY.as_bytes())?)?;
-                numbers.insert(SCHEMA, SCHEMA_VERSION)?;
-                (key, OpenedBy::Current)
-            }
-            (found, wrapped) => open_data_key(found, wrapped, masters)?,
-        };
-        let mut table = transaction.open_table(OPENINGS)?;
-        for entry in table.iter()? {
-            let (number, opening) = entry?;
-            openings.push((number.value(), *opening.value()));
+fn begin(backend: &dyn Backend, masters: &Masters) -> Result<(Vault, OpenedBy), DatabaseError> {
+    let mut batch = Batch::default();
+    let reading = backend.read()?;
+    let (data_key, opened_by) = match (reading.schema()?, reading.data_key()?) {
+        (None, None) => {
+            let key = Key::random()?;
+            batch.data_key = Some(masters.current.wrap(&key, DATA_KEY)?);
+            batch.schema = Some(SCHEMA_VERSION);
+            (key, OpenedBy::Current)
         }
-        number = openings.last().map_or(1, |(last, _)| last + 1);
-        let opening = new_opening()?;
-        table.insert(number, &opening)?;
-        openings.push((number, opening));
-        for table in tables() {
-            transaction.open_table(Sealed::new(table))?;
-        }
-        transaction.open_table(DAMAGED)?;
-    }
+        (found, wrapped) => open_data_key(found, wrapped, masters)?,
+    };
+    let mut openings = reading.openings()?;
+    drop(reading);
+    let number = openings.last().map_or(1, |(last, _)| last + 1);
+    let opening = new_opening()?;
+    openings.push((number, opening));
+    batch.opening = Some((number, opening));
     // Before anything is sealed with a key of this opening.
-    transaction.commit()?;
+    backend.transact(&mut |writing| writing.apply(&batch))?;
     Ok((Vault::new(&data_key, &openings, number)?, opened_by))
 }
 
@@ -248,7 +288,7 @@ fn open_data_key(
     match (schema, wrapped) {
         (Some(found), _) if found > SCHEMA_VERSION => Err(DatabaseError::TooNew { found }),
         (_, Some(wrapped)) => masters
-            .unwrap(&wrapped, DATA_KEY.as_bytes())
+            .unwrap(&wrapped, DATA_KEY)
             .map_err(|_| DatabaseError::WrongMasterKey),
         (_, None) => Err(DatabaseError::NoDataKey),
     }
@@ -256,104 +296,13 @@ fn open_data_key(
 
 /// A vault that only opens, for a database in which nothing is to be changed.
 pub(super) fn reading_vault(
-    reading: &ReadTransaction,
+    reading: &dyn Reading,
     masters: &Masters,
 ) -> Result<(Vault, OpenedBy), DatabaseError> {
-    let schema = reading
-        .open_table(NUMBERS)?
-        .get(SCHEMA)?
-        .map(|found| found.value());
-    let wrapped = reading
-        .open_table(KEYS)?
-        .get(DATA_KEY)?
-        .map(|key| key.value().to_vec());
-    let (data_key, opened_by) = open_data_key(schema, wrapped, masters)?;
-    let mut openings: Vec<(u32, Opening)> = Vec::new();
-    for entry in reading.open_table(OPENINGS)?.iter()? {
-        let (number, opening) = entry?;
-        openings.push((number.value(), *opening.value()));
-    }
+    let (data_key, opened_by) = open_data_key(reading.schema()?, reading.data_key()?, masters)?;
+    let openings = reading.openings()?;
     let newest = openings.last().map_or(0, |(number, _)| *number);
     Ok((Vault::new(&data_key, &openings, newest)?, opened_by))
-}
-
-/// Reads everything. What cannot be opened is set aside, and what is out of date is let go.
-fn read_all(database: &Database, vault: &Vault) -> Result<Restored, DatabaseError> {
-    let now = Moment::now();
-    let (mut restored, mut gathered) = (Restored::default(), Gathered::default());
-    let (mut expired, mut damaged) = (Vec::new(), Vec::new());
-    let reading = database.begin_read()?;
-    for table in tables() {
-        for entry in reading.open_table(Sealed::new(table))?.iter()? {
-            let (name, sealed) = entry?;
-            let name = *name.value();
-            let opened = vault
-                .open(table, &name, sealed.value())
-                .map_err(|error| error.to_string())
-                .and_then(|bytes| record::decode(table, bytes, now).map_err(|error| error.to_string()));
-            match opened {
-                Ok(Some(value)) => gathered.take(value, &mut restored),
-                Ok(None) => expired.push((table, name)),
-                Err(error) => {
-                    tracing::error!(table, error, "a value in the store is damaged and is set aside");
-                    let sealed = sealed.value().to_vec();
-                    damaged.push(Damaged { table, name, sealed });
-                }
-            }
-        }
-    }
-    restored.damaged = damaged.len();
-    gathered.put_together(&mut restored);
-    if !expired.is_empty() || !damaged.is_empty() {
-        let transaction = database.begin_write()?;
-        set_aside(&transaction, &damaged)?;
-        for (table, name) in expired {
-            transaction.open_table(Sealed::new(table))?.remove(&name)?;
-        }
-        transaction.commit()?;
-    }
-    Ok(restored)
-}
-
-/// Moves values that cannot be read out of the way, where they are still as they were found.
-pub(super) fn set_aside(transaction: &WriteTransaction, damaged: &[Damaged]) -> Result<(), DatabaseError> {
-    let mut aside = transaction.open_table(DAMAGED)?;
-    for Damaged { table, name, sealed } in damaged {
-        let mut values = transaction.open_table(Sealed::new(table))?;
-        let is_same = values.get(name)?.is_some_and(|now| now.value() == &**sealed);
-        if is_same {
-            aside.insert((*table, &name[..]), &sealed[..])?;
-            values.remove(name)?;
-        }
-    }
-    Ok(())
-}
-
-/// Seals the data key with another master key, and returns what it was before.
-pub(super) fn rewrap(transaction: &WriteTransaction, old: &Key, new: &Key) -> Result<Vec<u8>, DatabaseError> {
-    let mut keys = transaction.open_table(KEYS)?;
-    let wrapped = keys.get(DATA_KEY)?.map(|key| key.value().to_vec());
-    let wrapped = wrapped.ok_or(DatabaseError::NoDataKey)?;
-    let data_key = old
-        .unwrap(&wrapped, DATA_KEY.as_bytes())
-        .map_err(|_| DatabaseError::WrongMasterKey)?;
-    keys.insert(DATA_KEY, &*new.wrap(&data_key, DATA_KEY.as_bytes())?)?;
-    Ok(wrapped)
-}
-
-/// Counts commits after a change of the master key.
-pub(super) fn count_rewrap(transaction: &WriteTransaction) -> Result<(), DatabaseError> {
-    let mut numbers = transaction.open_table(NUMBERS)?;
-    let before = numbers.get(REWRAPS)?.map_or(0, |count| count.value());
-    numbers.insert(REWRAPS, before + 1)?;
-    Ok(())
-}
-
-/// Lets go of what was set aside.
-pub(super) fn forget_set_aside(transaction: &WriteTransaction) -> Result<(), DatabaseError> {
-    transaction.delete_table(DAMAGED)?;
-    transaction.open_table(DAMAGED)?;
-    Ok(())
 }
 
 /// Messages and their stages, which lie apart.
@@ -392,45 +341,6 @@ impl Gathered {
     }
 }
 
-fn write(transaction: &WriteTransaction, vault: &Vault, changes: &[Change]) -> Result<(), DatabaseError> {
-    let now = Moment::now();
-    // What came and went since the last commit was never here.
-    let done: HashSet<u64> = changes.iter().filter_map(done_of).collect();
-    let mut tables: HashMap<&'static str, SealedTable<'_>> = HashMap::new();
-    for change in changes {
-        match change {
-            Change::Keep(keeping) if done.contains(&keeping.id) => continue,
-            Change::Stage(id, _) if done.contains(id) => continue,
-            Change::Accept(accepted) if done.contains(&accepted.id) => continue,
-            _ => {}
-        }
-        for Step { table, name, value } in steps_of(change, now).into_iter().flatten() {
-            let name = name.in_table(table, vault);
-            let open = match tables.entry(table) {
-                Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => entry.insert(transaction.open_table(Sealed::new(table))?),
-            };
-            let Some(value) = value else {
-                open.remove(&name)?;
-                continue;
-            };
-            let sealed = value
-                .map_err(DatabaseError::from)
-                .and_then(|value| Ok(vault.seal(table, &name, &value)?));
-            match sealed {
-                Ok(sealed) => {
-                    open.insert(&name, &*sealed)?;
-                }
-                // Trying again would not help it, and would hold up all others.
-                Err(error) => tracing::error!(table, %error, "something is not kept"),
-            }
-        }
-    }
-    Ok(())
-}
-
-type SealedTable<'t> = redb::Table<'t, &'static [u8; 16], &'static [u8]>;
-
 /// One value written, or taken away.
 struct Step {
     table: &'static str,
@@ -448,7 +358,7 @@ pub(super) enum Name {
 
 impl Name {
     /// Where the value is in its table.
-    pub(super) fn in_table(&self, table: &str, vault: &Vault) -> [u8; 16] {
+    pub(super) fn in_table(&self, table: &str, vault: &Vault) -> Place {
         match self {
             Name::Hidden(name) => vault.name(table, name),
             Name::Number(id) => u128::from(*id).to_be_bytes(),

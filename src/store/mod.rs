@@ -1,26 +1,27 @@
-//! The embedded store: what must outlive the daemon, in one file of the data directory, every value sealed.
+//! The store: what must outlive the daemon, in one file of the data directory or on a PostgreSQL server, every value
+//! sealed.
 //!
 //! Changes are handed in from any thread and written by one of the store's own, all that wait at once: a flush of
-//! the disk is paid for by as many changes as came during the one before. redb keeps what was committed through a
-//! crash or a power cut at any instant; `tests.rs` replays both.
+//! the disk is paid for by as many changes as came during the one before.
 
 mod archive;
+mod backend;
 mod caretaker;
 mod database;
-mod file;
 mod integrity;
+mod place;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod record;
-mod salvage;
+mod redb_file;
+mod still;
 mod vault;
-mod wipe;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, RwLockReadGuard};
@@ -34,15 +35,17 @@ pub use archive::{ArchiveError, ArchiveSecret, Contents as ArchiveContents};
 pub use caretaker::{CareGauge, Caretaker, CaretakerConfig, JobError};
 pub use database::DatabaseError;
 use database::SealedDatabase;
-pub use file::StoreFile;
 use integrity::Walk;
 pub use integrity::{Finding, Progress, Report};
+pub use place::StorePlace;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresError;
+#[cfg(feature = "postgres")]
+pub(crate) use postgres::config as postgres_config;
 pub use record::RecordError;
+pub use still::StillStore;
 pub use vault::{KEY_BYTES, Key, Masters, OpenedBy, VaultError};
 use writer::Writer;
-
-/// What is read at the start of a page cache of its own, and no more: the rest is the system's.
-const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why there is no store.
 #[derive(Debug, thiserror::Error)]
@@ -58,22 +61,20 @@ pub enum StoreError {
         source: io::Error,
     },
     /// What is in it.
-    #[error("the store {}: {source}", path.display())]
+    #[error("the store {place}: {source}")]
     Database {
-        /// The file.
-        path: PathBuf,
+        /// Where it is.
+        place: String,
         /// What is wrong.
         source: DatabaseError,
     },
 }
 
 /// The store at work. It writes what it has when it is dropped.
-pub struct EmbeddedStore {
+pub struct DurableStore {
     writer: Writer,
     /// To read in it.
     database: Arc<SealedDatabase>,
-    /// None where it is on no real disk.
-    file: Option<PathBuf>,
     next_id: AtomicU64,
 }
 
@@ -96,74 +97,39 @@ pub struct Restored {
     pub opened_by: OpenedBy,
 }
 
-impl EmbeddedStore {
-    /// Opens the store in a file, and makes it where there is none. A file that something has damaged is put aside,
-    /// and what can be read of it goes on in another one.
+impl DurableStore {
+    /// Opens the store, and makes it where there is none. A file that something has damaged is put aside, and what can
+    /// be read of it goes on in another one.
     pub fn open(
-        path: &Path,
+        place: &StorePlace,
         masters: impl Into<Masters>,
         stats: Arc<Stats>,
-    ) -> Result<(EmbeddedStore, Restored), StoreError> {
-        // Made here, so that it is nobody else's from its first byte on.
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|source| StoreError::Io {
-                action: "opening",
-                path: path.to_path_buf(),
-                source,
-            })?;
-        let failed = |source| StoreError::Database {
-            path: path.to_path_buf(),
-            source,
-        };
-        let masters = masters.into();
-        let file = path.to_path_buf();
-        let open = move || {
-            builder()
-                .set_repair_callback(|_| tracing::info!("the store is put in order after an unclean end"))
-                .create(&file)
-        };
-        let damage = match SealedDatabase::open(Box::new(open.clone()), &masters) {
-            Err(error) if error.is_corruption() => error,
-            opened => return Ok(Self::begin(opened.map_err(failed)?, Some(path), stats)),
-        };
-        let Some(lost) = salvage::salvage(path) else {
-            return Err(failed(damage));
-        };
-        let (database, mut restored) = SealedDatabase::open(Box::new(open), &masters).map_err(failed)?;
-        restored.damaged += lost;
-        Ok(Self::begin((database, restored), Some(path), stats))
+    ) -> Result<(DurableStore, Restored), StoreError> {
+        Ok(Self::begin(place.open(&masters.into())?, stats))
     }
 
     #[cfg(test)]
     fn open_with(
-        open: database::Open,
+        open: redb_file::Open,
         masters: impl Into<Masters>,
         stats: Arc<Stats>,
-    ) -> Result<(EmbeddedStore, Restored), DatabaseError> {
+    ) -> Result<(DurableStore, Restored), DatabaseError> {
+        let backend = redb_file::RedbFile::open_with(open, None)?;
         Ok(Self::begin(
-            SealedDatabase::open(open, &masters.into())?,
-            None,
+            SealedDatabase::open(Box::new(backend), &masters.into())?,
             stats,
         ))
     }
 
     fn begin(
         (database, restored): (SealedDatabase, Restored),
-        file: Option<&Path>,
         stats: Arc<Stats>,
-    ) -> (EmbeddedStore, Restored) {
+    ) -> (DurableStore, Restored) {
         stats.store_damaged.add(restored.damaged as u64);
         let database = Arc::new(database);
-        let store = EmbeddedStore {
+        let store = DurableStore {
             writer: Writer::start(database.clone(), stats),
             database,
-            file: file.map(Path::to_path_buf),
             next_id: AtomicU64::new(restored.newest_id + 1),
         };
         (store, restored)
@@ -183,11 +149,7 @@ impl EmbeddedStore {
             bytes_per_s,
             progress,
         };
-        walk.run(&mut |damaged| {
-            self.writer.errand(move |database| {
-                database.transact(|transaction| database::set_aside(transaction, &damaged))
-            })
-        })
+        walk.run(&mut |damaged| self.writer.errand(move |database| database.set_aside(damaged)))
     }
 
     /// Writes an archive of what is kept at this moment, while it is used.
@@ -199,7 +161,7 @@ impl EmbeddedStore {
     ) -> Result<ArchiveContents, ArchiveError> {
         // As long as this is read, the file grows by what is written meanwhile; an archive must be of one moment.
         archive::export(
-            &self.database.read()?,
+            &*self.database.read()?,
             &self.database.vault,
             archive,
             secret,
@@ -209,47 +171,26 @@ impl EmbeddedStore {
 
     /// Which of these keys opens it now.
     pub fn opened_by(&self, masters: Masters) -> Result<OpenedBy, DatabaseError> {
-        Ok(database::reading_vault(&self.database.read()?, &masters)?.1)
+        Ok(database::reading_vault(&*self.database.read()?, &masters)?.1)
     }
 
     /// Has it opened by another master key from now on, and by the old one no more.
     pub fn rewrap(&self, old: Key, new: Key) -> Result<(), DatabaseError> {
-        let file = self.file.clone();
-        self.writer.errand(move |database| {
-            let before = database.transact(|transaction| database::rewrap(transaction, &old, &new))?;
-            // What a commit replaces is still there for the one before it: after two more nobody knows of it.
-            for _ in 0..2 {
-                database.transact(database::count_rewrap)?;
-            }
-            match file {
-                Some(file) => wipe::wipe(&file, &before).map_err(DatabaseError::from),
-                None => Ok(()),
-            }
-        })
+        self.writer.errand(move |database| database.rewrap(&old, &new))
     }
 
     /// Lets go of what was set aside.
     pub fn forget_set_aside(&self) -> Result<(), DatabaseError> {
-        self.writer
-            .errand(|database| database.transact(database::forget_set_aside))
+        self.writer.errand(SealedDatabase::forget_set_aside)
     }
 
-    /// Writes what waits, and closes the file.
+    /// Writes what waits, and closes the database.
     pub fn finish(&self) {
         self.writer.finish();
     }
 }
 
-/// How the file is opened: every page is looked at first, because redb trusts a file that was closed in order.
-fn builder() -> redb::Builder {
-    let mut builder = redb::Builder::new();
-    builder
-        .set_cache_size(CACHE_BYTES)
-        .set_check_integrity_on_open(true);
-    builder
-}
-
-impl Store for EmbeddedStore {
+impl Store for DurableStore {
     fn submit(&self, change: Change) -> Result<Ticket, StoreFull> {
         self.writer.submit(change)
     }

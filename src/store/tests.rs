@@ -22,13 +22,17 @@ fn master() -> Key {
     Key::new([42; KEY_BYTES])
 }
 
+fn file(path: &Path) -> StorePlace {
+    StorePlace::File(path.to_path_buf())
+}
+
 fn message(topic: &str, payload: &str) -> Arc<Message> {
     let topic = TopicName::parse(topic.to_owned().into()).unwrap();
     Arc::new(Message::new(topic, Bytes::from(payload.to_owned()), QoS::AtLeastOnce).retained())
 }
 
-fn open(path: &Path) -> (EmbeddedStore, Vec<(String, String)>) {
-    let (store, restored) = EmbeddedStore::open(path, master(), Arc::default()).unwrap();
+fn open(path: &Path) -> (DurableStore, Vec<(String, String)>) {
+    let (store, restored) = DurableStore::open(&file(path), master(), Arc::default()).unwrap();
     assert_eq!(restored.damaged, 0);
     (store, words(&restored))
 }
@@ -50,12 +54,12 @@ fn word(topic: &str, payload: &str) -> (String, String) {
     (topic.to_owned(), payload.to_owned())
 }
 
-fn is_durable(store: &EmbeddedStore, ticket: Ticket) -> bool {
+fn is_durable(store: &DurableStore, ticket: Ticket) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
     store.poll_durable(ticket, &mut cx).is_ready()
 }
 
-fn await_durable(store: &EmbeddedStore, ticket: Ticket) {
+fn await_durable(store: &DurableStore, ticket: Ticket) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !is_durable(store, ticket) {
         assert!(Instant::now() < deadline, "{ticket:?} is not on disk");
@@ -99,7 +103,7 @@ fn a_record_outlives_the_store_until_it_is_removed() {
         .submit(Change::Remove(Table::Devices, "lost".into()))
         .unwrap();
     drop(store);
-    let (_store, restored) = EmbeddedStore::open(&path, master(), Arc::default()).unwrap();
+    let (_store, restored) = DurableStore::open(&file(&path), master(), Arc::default()).unwrap();
     assert!(restored.records == [record("phone", "new")]);
 }
 
@@ -132,7 +136,7 @@ fn another_master_key_opens_nothing_and_changes_nothing() {
     let (store, _) = open(&path);
     store.submit(Change::Retain(message("a", "kept"))).unwrap();
     drop(store);
-    let other = EmbeddedStore::open(&path, Key::new([1; KEY_BYTES]), Arc::default());
+    let other = DurableStore::open(&file(&path), Key::new([1; KEY_BYTES]), Arc::default());
     let error = other.err().unwrap().to_string();
     assert!(error.contains("master key"), "{error}");
     assert_eq!(open(&path).1, [word("a", "kept")]);
@@ -143,7 +147,7 @@ fn a_second_daemon_does_not_get_the_store_of_the_first() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store.redb");
     let (_store, _) = open(&path);
-    let second = EmbeddedStore::open(&path, master(), Arc::default());
+    let second = DurableStore::open(&file(&path), master(), Arc::default());
     let error = second.err().unwrap().to_string();
     assert!(error.contains("stop the daemon"), "{error}");
 }
@@ -159,12 +163,12 @@ fn a_file_that_is_cut_short_or_no_store_is_an_error_that_says_so() {
     let whole = std::fs::read(&path).unwrap();
     for length in [1, 100, 4096, whole.len() / 2, whole.len() - 1] {
         std::fs::write(&path, &whole[..length]).unwrap();
-        let opened = EmbeddedStore::open(&path, master(), Arc::default());
+        let opened = DurableStore::open(&file(&path), master(), Arc::default());
         let error = opened.err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("backup"), "{length} bytes: {error}");
     }
     std::fs::write(&path, "not a store at all").unwrap();
-    assert!(EmbeddedStore::open(&path, master(), Arc::default()).is_err());
+    assert!(DurableStore::open(&file(&path), master(), Arc::default()).is_err());
 }
 
 /// Seeded, so that a failure comes again.
@@ -200,7 +204,7 @@ fn a_flipped_bit_costs_at_most_what_it_hit_and_never_gives_a_wrong_word() {
         damaged[at] ^= 1 << bit;
         std::fs::write(&path, &damaged).unwrap();
         // An error is a clear one; what comes is right.
-        if let Ok((_store, restored)) = EmbeddedStore::open(&path, master(), Arc::default()) {
+        if let Ok((_store, restored)) = DurableStore::open(&file(&path), master(), Arc::default()) {
             for found in words(&restored) {
                 assert!(all.contains(&found), "byte {at}, bit {bit}: {found:?}");
             }
@@ -209,14 +213,14 @@ fn a_flipped_bit_costs_at_most_what_it_hit_and_never_gives_a_wrong_word() {
 }
 
 /// Opens a store on a simulated disk.
-fn open_on(disk: &Disk) -> Result<(EmbeddedStore, Restored), DatabaseError> {
+fn open_on(disk: &Disk) -> Result<(DurableStore, Restored), DatabaseError> {
     let disk = disk.clone();
     let open = move || {
         redb::Builder::new()
             .set_check_integrity_on_open(true)
             .create_with_backend(disk.clone())
     };
-    EmbeddedStore::open_with(Box::new(open), master(), Arc::default())
+    DurableStore::open_with(Box::new(open), master(), Arc::default())
 }
 
 #[test]
@@ -375,7 +379,7 @@ fn apply(contents: &mut Contents, change: &Change) {
 }
 
 /// Something that may happen to the sessions of three clients.
-fn some_change(chance: &mut Chance, store: &EmbeddedStore, kept: &mut Vec<(u64, bool)>) -> Change {
+fn some_change(chance: &mut Chance, store: &DurableStore, kept: &mut Vec<(u64, bool)>) -> Change {
     let client_id = ByteString::from(format!("client {}", chance.below(3)));
     let packet_id = u16::try_from(chance.below(4)).unwrap();
     match chance.below(9) {

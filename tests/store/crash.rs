@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use topics::packet::QoS;
 
 use crate::support::PATIENCE;
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, Launch};
 use crate::support::random::{self, Random};
 
 use super::peer::{Ended, Publisher, Subscriber};
@@ -21,11 +21,16 @@ const ROUNDS: u64 = 200;
 #[test]
 fn nothing_acknowledged_is_lost_and_nothing_at_qos_2_comes_twice_over_many_kills() {
     let rounds = random::number("CLAWDBOT_CRASH_ROUNDS").unwrap_or(ROUNDS);
+    survive(Daemon::launch(), rounds, |_| ());
+}
+
+/// Kills the daemon so often, and has `also` happen in each of its lives, which it lengthens.
+pub(super) fn survive(launch: Launch, rounds: u64, mut also: impl FnMut(&mut Random)) {
     let seed = random::seed("CLAWDBOT_CRASH_SEED");
     println!("{rounds} kills, CLAWDBOT_CRASH_SEED={seed}");
     let mut chance = Random::new(seed);
     // Its clients come and go faster than a sound one, and are away for long.
-    let launch = Daemon::launch()
+    let launch = launch
         .set("flapping.max_disconnects", 0)
         .set("mqtt.max_queued_messages", 100_000)
         .set("mqtt.max_queued_bytes", 64 * 1024 * 1024);
@@ -48,6 +53,7 @@ fn nothing_acknowledged_is_lost_and_nothing_at_qos_2_comes_twice_over_many_kills
                 }
             });
             std::thread::sleep(life);
+            also(&mut chance);
             daemon.signal(Signal::KILL);
             daemon.exit(PATIENCE).expect("it is dead");
             for ended in [ours.join(), theirs.join()] {

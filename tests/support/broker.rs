@@ -200,8 +200,8 @@ fn set_password(directory: &Path, user: &str, password: &str) {
     process::finish(command.arg("-b").arg(&file).args([user, password])).assert_code(0);
 }
 
-/// An authority, another one that signed nothing, and the broker's certificate.
-fn make_certificates(directory: &Path) {
+/// `ca.pem`, `other-ca.pem`, and `server.pem` with `server.key`, which `ca` signed for `localhost`.
+pub(crate) fn make_certificates(directory: &Path) {
     let openssl = |arguments: &[&str]| {
         let mut command = Command::new("openssl");
         process::finish(command.args(arguments).current_dir(directory)).assert_code(0);

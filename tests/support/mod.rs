@@ -10,6 +10,8 @@ pub(crate) mod daemon;
 pub(crate) mod data;
 pub(crate) mod foreign;
 pub(crate) mod mosquitto;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod raw;

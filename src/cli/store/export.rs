@@ -11,7 +11,7 @@ use super::Place;
 use super::secret::{self, PassphraseFlag};
 use super::wait::{self, Meter};
 use crate::admin::{self, AdminError, AdminRequest};
-use crate::store::{ArchiveContents, ArchiveError, ArchiveSecret, Progress, StoreFile};
+use crate::store::{ArchiveContents, ArchiveError, ArchiveSecret, Progress, StillStore};
 
 #[derive(Debug, Args)]
 pub(super) struct ExportFlags {
@@ -52,7 +52,7 @@ pub(super) fn export(place: &Place, flags: &ExportFlags) -> Result<(), Failure> 
             let masters = place.masters()?;
             let progress = Arc::new(Progress::default());
             let _meter = Meter::watch(progress.clone());
-            let store = StoreFile::at(&place.dir.store());
+            let store = StillStore::at(place.store.clone());
             let exported = store.export(&masters, &file, &secret, &progress);
             exported.map_err(|error| failed(&file, error))?
         }
@@ -81,10 +81,10 @@ pub(super) fn import(place: &Place, flags: &ImportFlags) -> Result<(), Failure> 
         }
     };
     let _lock = admin::take_lock(&place.dir)?;
-    let masters = place.master_key.load_or_create(&place.dir)?;
+    let masters = place.master_key.load_or_create(&place.store)?;
     let progress = Arc::new(Progress::default());
     let _meter = Meter::watch(progress.clone());
-    let store = StoreFile::at(&place.dir.store());
+    let store = StillStore::at(place.store.clone());
     let imported = store.import(&masters, &flags.file, &secret, &progress);
     let contents = imported.map_err(|error| failed(&flags.file, error))?;
     say(told("imported from", &flags.file, &contents))

@@ -11,7 +11,7 @@ use super::{Failure, GlobalFlags, With, say};
 use crate::admin::{self, AdminError};
 use crate::security::{DataDir, KeyError, MasterKeyPlace};
 use crate::settings::{Settings, StoreMode};
-use crate::store::{Masters, StoreError, StoreFile};
+use crate::store::{Masters, StillStore, StoreError, StorePlace};
 
 #[derive(Debug, Args)]
 pub(super) struct StoreFlags {
@@ -53,13 +53,14 @@ pub(super) fn run(global: GlobalFlags, flags: StoreFlags) -> Result<(), Failure>
 fn compact(place: &Place) -> Result<(), Failure> {
     let _lock = admin::take_lock(&place.dir)?;
     place.masters()?;
-    let (before, after) = StoreFile::at(&place.dir.store()).compact()?;
+    let (before, after) = StillStore::at(place.store.clone()).compact()?;
     say(format!("{before} bytes before, {after} now"))
 }
 
 /// Where the store is, and what opens it.
 pub(super) struct Place {
     pub(super) dir: DataDir,
+    pub(super) store: StorePlace,
     pub(super) master_key: MasterKeyPlace,
 }
 
@@ -76,18 +77,22 @@ impl Place {
         }
         let dir = DataDir::prepare(&settings.data_dir).map_err(Failure::misconfigured)?;
         let master_key = MasterKeyPlace::of(&dir, settings.store.master_key.as_ref());
-        Ok(Place { dir, master_key })
+        Ok(Place {
+            store: StorePlace::of(&settings.store, dir.store()),
+            dir,
+            master_key,
+        })
     }
 
     /// The keys of a store that must be there.
     pub(super) fn masters(&self) -> Result<Masters, Failure> {
-        if !self.dir.store().exists() {
+        if self.store.file().is_some_and(|file| !file.exists()) {
             return Err(Failure::Misconfigured(format!(
                 "there is no store at {} yet; `clawdbot serve` makes it at its first start",
-                self.dir.store().display()
+                self.store
             )));
         }
-        Ok(self.master_key.load_or_create(&self.dir)?)
+        Ok(self.master_key.load_or_create(&self.store)?)
     }
 }
 

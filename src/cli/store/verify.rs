@@ -9,7 +9,7 @@ use super::super::{Failure, say};
 use super::Place;
 use super::wait::{self, Meter};
 use crate::admin::{self, AdminError, AdminRequest};
-use crate::store::{Progress, Report, StoreFile};
+use crate::store::{Progress, Report, StillStore};
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyFlags {
@@ -47,7 +47,7 @@ pub(super) fn run(place: &Place, flags: &VerifyFlags) -> Result<(), Failure> {
     }
     Err(Failure::AtRunTime(format!(
         "the store {} is damaged; check the disk",
-        place.dir.store().display()
+        place.store
     )))
 }
 
@@ -56,7 +56,7 @@ fn check_file(place: &Place) -> Result<Report, Failure> {
     let masters = place.masters()?;
     let progress = Arc::new(Progress::default());
     let meter = Meter::watch(progress.clone());
-    let report = StoreFile::at(&place.dir.store()).check(&masters, &progress);
+    let report = StillStore::at(place.store.clone()).check(&masters, &progress);
     drop(meter);
     Ok(report?)
 }

@@ -11,15 +11,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 
-use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroize;
 
-use super::builder;
-use super::database::{DatabaseError, Name, Sealed, SealedDatabase};
+use super::backend::{Batch, Reading, for_each};
+use super::database::{DatabaseError, Name, SealedDatabase};
 use super::integrity::Progress;
 use super::record::{self, Moment, tables};
-use super::vault::{KEY_BYTES, Masters, Vault};
+use super::vault::{KEY_BYTES, Vault};
 use frames::{Opener, Sealer};
 
 /// Values are gathered into frames of about so much.
@@ -78,8 +77,10 @@ pub enum ArchiveError {
     #[error("what is in it cannot be understood: {0}; use the Clawdbot that made it, or a newer one")]
     Unknown(String),
     /// Something would be lost.
-    #[error("there is a store already that is not empty: {}; move it away, or name another data directory", .0.display())]
-    NotEmpty(PathBuf),
+    #[error(
+        "there is a store already that is not empty: {0}; move it away, or name another place for the new one"
+    )]
+    NotEmpty(String),
     /// Nothing is replaced.
     #[error("{} is there already; name another file, or remove it", .0.display())]
     Exists(PathBuf),
@@ -116,7 +117,7 @@ impl Contents {
 
 /// Writes an archive of what was committed last. The file appears as a whole or not at all.
 pub(super) fn export(
-    reading: &ReadTransaction,
+    reading: &dyn Reading,
     vault: &Vault,
     path: &Path,
     secret: &ArchiveSecret,
@@ -140,7 +141,7 @@ pub(super) fn export(
 }
 
 fn export_to(
-    reading: &ReadTransaction,
+    reading: &dyn Reading,
     vault: &Vault,
     draft: &Path,
     secret: &ArchiveSecret,
@@ -152,33 +153,30 @@ fn export_to(
     progress.begin();
     let mut total = 0;
     for table in tables() {
-        total += reading
-            .open_table(Sealed::new(table))
-            .map_err(DatabaseError::from)?
-            .len()
-            .map_err(DatabaseError::from)?;
+        total += reading.len(table)?;
     }
     progress.total.store(total, Relaxed);
     for table in tables() {
-        let values = reading
-            .open_table(Sealed::new(table))
-            .map_err(DatabaseError::from)?;
-        for entry in values.iter().map_err(DatabaseError::from)? {
-            let (name, sealed) = entry.map_err(DatabaseError::from)?;
+        let mut failed = None;
+        let walked = for_each(reading, table, |name, sealed| {
             progress.done.fetch_add(1, Relaxed);
-            let Ok(value) = vault.open(table, name.value(), sealed.value()) else {
+            let Ok(value) = vault.open(table, &name, &sealed) else {
                 contents.damaged += 1;
-                continue;
+                return Ok(());
             };
-            if progress.stop.load(Relaxed) {
-                return Err(ArchiveError::Stopped);
-            }
-            push(&mut frame, table, &value)?;
+            let added = if progress.stop.load(Relaxed) {
+                Err(ArchiveError::Stopped)
+            } else {
+                push(&mut frame, table, &value)
+            };
             *contents.values.entry(table.to_owned()).or_default() += 1;
-            if frame.len() >= FRAME_BYTES {
-                sealer.frame(std::mem::take(&mut frame), false)?;
-            }
-        }
+            let added = added.and_then(|()| match frame.len() {
+                0..FRAME_BYTES => Ok(()),
+                _ => sealer.frame(std::mem::take(&mut frame), false),
+            });
+            added.map_err(|error| stop_with(&mut failed, error))
+        });
+        ended(walked, failed)?;
     }
     sealer.frame(frame, false)?;
     let summary = serde_json::to_vec(&contents).map_err(|error| ArchiveError::Unknown(error.to_string()))?;
@@ -188,47 +186,38 @@ fn export_to(
     Ok(contents)
 }
 
-/// Makes a store of an archive. Nothing is there before all of it was read and found whole.
+/// Puts an archive into a database in which nothing is: all of it, when all of it was read and found whole, or nothing.
 pub(super) fn import(
     archive: &Path,
     secret: &ArchiveSecret,
-    store: &Path,
-    masters: &Masters,
+    database: &SealedDatabase,
     progress: &Progress,
 ) -> Result<Contents, ArchiveError> {
-    let draft = with_suffix(store, ".import");
-    if let Err(error) = fs::remove_file(&draft)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error.into());
-    }
-    let imported = import_to(archive, secret, &draft, masters, progress).and_then(|contents| {
-        // An empty one was looked at by who asks for this; it holds the daemon's lock.
-        fs::rename(&draft, store)?;
-        sync_directory(store)?;
-        Ok(contents)
+    progress.begin();
+    let (mut contents, mut failed) = (Contents::default(), None);
+    let imported = database.transact(&mut |writing| {
+        let mut put = |batch: &Batch| writing.apply(batch).map_err(ArchiveError::from);
+        match import_frames(archive, secret, database, progress, &mut put) {
+            Ok(found) => {
+                contents = found;
+                Ok(())
+            }
+            Err(error) => Err(stop_with(&mut failed, error)),
+        }
     });
-    if imported.is_err() {
-        // What is in it is in the archive.
-        let _ = fs::remove_file(&draft);
-    }
-    imported
+    ended(imported, failed)?;
+    Ok(contents)
 }
 
-fn import_to(
+fn import_frames(
     archive: &Path,
     secret: &ArchiveSecret,
-    draft: &Path,
-    masters: &Masters,
+    database: &SealedDatabase,
     progress: &Progress,
+    put: &mut dyn FnMut(&Batch) -> Result<(), ArchiveError>,
 ) -> Result<Contents, ArchiveError> {
     let mut opener = Opener::new(BufReader::new(File::open(archive)?), secret)?;
-    drop(create_new(draft)?);
-    let file = draft.to_path_buf();
-    let open = move || builder().create(&file);
-    let (database, _) = SealedDatabase::open(Box::new(open), masters)?;
     let mut contents = Contents::default();
-    progress.begin();
     while let Some((frame, is_last)) = opener.frame()? {
         if is_last {
             let summary: Contents =
@@ -238,7 +227,6 @@ fn import_to(
                     "it has not as many values as it says".to_owned(),
                 ));
             }
-            database.close();
             return Ok(summary);
         }
         let values = split(&frame)?;
@@ -246,37 +234,43 @@ fn import_to(
             *contents.values.entry((*table).to_owned()).or_default() += 1;
         }
         progress.done.fetch_add(values.len() as u64, Relaxed);
-        put(&database, &values)?;
+        put(&sealed_anew(database, &values)?)?;
     }
     Err(ArchiveError::CutShort)
 }
 
-/// Every value is sealed anew, for its place in this store.
-fn put(database: &SealedDatabase, values: &[(&'static str, Vec<u8>)]) -> Result<(), ArchiveError> {
+/// Every value is sealed for its place in this store.
+fn sealed_anew(database: &SealedDatabase, values: &[(&'static str, Vec<u8>)]) -> Result<Batch, ArchiveError> {
     let now = Moment::now();
-    let mut sealed = Vec::new();
+    let mut batch = Batch::default();
     for (table, bytes) in values {
         let value = record::decode(table, bytes.clone(), now);
         let value = value.map_err(|error| ArchiveError::Unknown(error.to_string()))?;
         // One whose time is over is not needed any more.
         if let Some(value) = value {
             let name = Name::of(&value).in_table(table, &database.vault);
-            let bytes = database
+            let sealed = database
                 .vault
                 .seal(table, &name, bytes)
                 .map_err(DatabaseError::from)?;
-            sealed.push((*table, name, bytes));
+            batch.values.insert((*table, name), Some(sealed));
         }
     }
-    database.transact(|transaction| {
-        for (table, name, sealed) in &sealed {
-            transaction
-                .open_table(Sealed::new(table))?
-                .insert(name, &**sealed)?;
-        }
-        Ok(())
-    })?;
-    Ok(())
+    Ok(batch)
+}
+
+/// Ends work in a database for a reason that is not the database's.
+fn stop_with(failed: &mut Option<ArchiveError>, error: ArchiveError) -> DatabaseError {
+    *failed = Some(error);
+    DatabaseError::Closed
+}
+
+/// What came of it: the reason that was given, before what the database made of it.
+fn ended(outcome: Result<(), DatabaseError>, failed: Option<ArchiveError>) -> Result<(), ArchiveError> {
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(outcome?),
+    }
 }
 
 /// The length of the table's name, the name, the length of the value, the value.
@@ -309,7 +303,7 @@ fn split(mut frame: &[u8]) -> Result<Vec<(&'static str, Vec<u8>)>, ArchiveError>
     Ok(values)
 }
 
-fn create_new(path: &Path) -> Result<File, ArchiveError> {
+pub(super) fn create_new(path: &Path) -> Result<File, ArchiveError> {
     let created = OpenOptions::new()
         .read(true)
         .write(true)
@@ -322,13 +316,13 @@ fn create_new(path: &Path) -> Result<File, ArchiveError> {
     })
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path.as_os_str());
     name.push(suffix);
     PathBuf::from(name)
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),

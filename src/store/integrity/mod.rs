@@ -5,23 +5,17 @@
 mod report;
 mod suspect;
 
-use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
-
 pub use report::{Finding, Report};
 
-use super::database::{DAMAGED, DatabaseError, Name, Sealed};
+use super::backend::{Damaged, PageSize, Place, Reading};
+use super::database::{DatabaseError, Name};
 use super::record::{self, Moment, tables};
 use super::vault::Vault;
 use suspect::{References, Suspect};
-
-/// Of one step. So much is read before another may write over what it freed.
-const STEP_BYTES: usize = 256 * 1024;
-const STEP_VALUES: usize = 1024;
 
 /// What a value costs beside its bytes, roughly.
 const VALUE_BYTES: usize = 32;
@@ -55,20 +49,13 @@ impl Progress {
     }
 }
 
-/// A value that cannot be read, as it was found.
-pub(super) struct Damaged {
-    pub(super) table: &'static str,
-    pub(super) name: [u8; 16],
-    pub(super) sealed: Vec<u8>,
-}
-
 /// Takes damaged values out of the way.
 pub(super) type SetAside<'a> = &'a mut dyn FnMut(Vec<Damaged>) -> Result<(), DatabaseError>;
 
 /// One walk over everything.
-pub(super) struct Walk<'a> {
+pub(super) struct Walk<'a, 'd> {
     /// Begins to read.
-    pub(super) begin: &'a dyn Fn() -> Result<ReadTransaction, DatabaseError>,
+    pub(super) begin: &'a dyn Fn() -> Result<Box<dyn Reading + 'd>, DatabaseError>,
     pub(super) vault: &'a Vault,
     /// Nothing is changed meanwhile.
     pub(super) is_still: bool,
@@ -79,7 +66,7 @@ pub(super) struct Walk<'a> {
 
 #[derive(Default)]
 struct Step {
-    last: Option<[u8; 16]>,
+    last: Option<Place>,
     values: u64,
     bytes: u64,
     is_end: bool,
@@ -87,7 +74,7 @@ struct Step {
     suspects: Vec<Suspect>,
 }
 
-impl Walk<'_> {
+impl Walk<'_, '_> {
     /// Looks at every value. None if it was stopped.
     pub(super) fn run(&self, set_aside: SetAside<'_>) -> Result<Option<Report>, DatabaseError> {
         let (started, mut report) = (Instant::now(), Report::default());
@@ -135,7 +122,7 @@ impl Walk<'_> {
         }
         self.settle(&suspects, &mut report)?;
         report.checked_values = report.values.values().sum();
-        report.set_aside = self.patiently(|| set_aside_so_far(&(self.begin)()?))?;
+        report.set_aside = self.patiently(|| (self.begin)()?.set_aside())?;
         report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         report.finished_at_unix_s = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -147,39 +134,33 @@ impl Walk<'_> {
     fn count(&self) -> Result<u64, DatabaseError> {
         self.patiently(|| {
             let reading = (self.begin)()?;
-            tables().map(|table| length_of(&reading, table)).sum()
+            tables().map(|table| reading.len(table)).sum()
         })
     }
 
     /// redb trusts its file, and may panic over one that something else has written to.
-    fn step(&self, table: &'static str, after: Option<[u8; 16]>) -> Result<Step, DatabaseError> {
+    fn step(&self, table: &'static str, after: Option<Place>) -> Result<Step, DatabaseError> {
         catch_unwind(AssertUnwindSafe(|| self.step_in(table, after)))
             .unwrap_or_else(|_| Err(DatabaseError::corrupted("a page of it makes no sense")))
     }
 
-    fn step_in(&self, table: &'static str, after: Option<[u8; 16]>) -> Result<Step, DatabaseError> {
+    fn step_in(&self, table: &'static str, after: Option<Place>) -> Result<Step, DatabaseError> {
         let (reading, now) = ((self.begin)()?, Moment::now());
-        let Some(values) = open(&reading, table)? else {
-            return Ok(Step {
-                is_end: true,
-                ..Step::default()
-            });
+        let references = References {
+            vault: self.vault,
+            reading: &*reading,
         };
-        let references = References::open(&reading, self.vault)?;
-        let mut step = Step::default();
-        let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut entries = values.range::<&[u8; 16]>((from, Bound::Unbounded))?;
-        while step.values < STEP_VALUES as u64 && step.bytes < STEP_BYTES as u64 {
-            let Some(entry) = entries.next() else {
-                step.is_end = true;
-                break;
-            };
-            let (name, sealed) = entry?;
-            let (name, sealed) = (*name.value(), sealed.value());
+        // So much is read before another may write over what it freed.
+        let page = reading.page(table, after, PageSize::STEP)?;
+        let mut step = Step {
+            is_end: page.is_end,
+            ..Step::default()
+        };
+        for (name, sealed) in page.values {
             step.last = Some(name);
             step.values += 1;
             step.bytes += (sealed.len() + VALUE_BYTES) as u64;
-            match self.read(table, &name, sealed, now) {
+            match self.read(table, &name, &sealed, now) {
                 Ok(value) => {
                     let suspect = value.as_ref().and_then(Suspect::of);
                     if let Some(suspect) = suspect
@@ -188,10 +169,7 @@ impl Walk<'_> {
                         step.suspects.push(suspect);
                     }
                 }
-                Err(what) => {
-                    let sealed = sealed.to_vec();
-                    step.damaged.push((Damaged { table, name, sealed }, what));
-                }
+                Err(what) => step.damaged.push((Damaged { table, name, sealed }, what)),
             }
         }
         Ok(step)
@@ -200,7 +178,7 @@ impl Walk<'_> {
     fn read(
         &self,
         table: &str,
-        name: &[u8; 16],
+        name: &Place,
         sealed: &[u8],
         now: Moment,
     ) -> Result<Option<record::Value>, String> {
@@ -215,9 +193,9 @@ impl Walk<'_> {
     }
 
     /// Where nothing changes, a table has as many values as it says.
-    fn count_missing(&self, table: &str, report: &mut Report) -> Result<(), DatabaseError> {
+    fn count_missing(&self, table: &'static str, report: &mut Report) -> Result<(), DatabaseError> {
         if self.is_still {
-            let there = length_of(&(self.begin)()?, table)?;
+            let there = (self.begin)()?.len(table)?;
             let found = report.values.get(table).copied().unwrap_or(0);
             report.missing(table, there.saturating_sub(found));
         }
@@ -233,7 +211,10 @@ impl Walk<'_> {
         }
         self.patiently(|| {
             let reading = (self.begin)()?;
-            let references = References::open(&reading, self.vault)?;
+            let references = References {
+                vault: self.vault,
+                reading: &*reading,
+            };
             for suspect in suspects {
                 if suspect.is_alone(&references)? {
                     suspect.count(report);
@@ -268,42 +249,4 @@ impl Walk<'_> {
             std::thread::sleep(LOOK.min(due.saturating_duration_since(Instant::now())));
         }
     }
-}
-
-type Values = redb::ReadOnlyTable<&'static [u8; 16], &'static [u8]>;
-
-/// None where an older program made the store, which had no such table.
-fn open(reading: &ReadTransaction, table: &'static str) -> Result<Option<Values>, DatabaseError> {
-    match reading.open_table(Sealed::new(table)) {
-        Ok(values) => Ok(Some(values)),
-        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn length_of(reading: &ReadTransaction, table: &str) -> Result<u64, DatabaseError> {
-    let Some(table) = tables().find(|known| *known == table) else {
-        return Ok(0);
-    };
-    Ok(match open(reading, table)? {
-        Some(values) => values.len()?,
-        None => 0,
-    })
-}
-
-/// How many values of each table were set aside.
-fn set_aside_so_far(
-    reading: &ReadTransaction,
-) -> Result<std::collections::BTreeMap<String, u64>, DatabaseError> {
-    let mut counts = std::collections::BTreeMap::new();
-    let aside = match reading.open_table(DAMAGED) {
-        Ok(aside) => aside,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(counts),
-        Err(error) => return Err(error.into()),
-    };
-    for entry in aside.iter()? {
-        let (name, _) = entry?;
-        *counts.entry(name.value().0.to_owned()).or_default() += 1;
-    }
-    Ok(counts)
 }

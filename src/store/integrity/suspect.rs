@@ -1,12 +1,12 @@
 //! Values that are worth something only beside another one.
 
 use bytestring::ByteString;
-use redb::ReadTransaction;
 
+use super::super::backend::Reading;
 use super::super::database::{DatabaseError, Name};
 use super::super::record::{DELIVERIES, RECEIVED, SESSIONS, STAGES, Value};
 use super::super::vault::Vault;
-use super::{Report, Values, open};
+use super::Report;
 
 /// A value, by what it needs.
 pub(super) enum Suspect {
@@ -18,41 +18,25 @@ pub(super) enum Suspect {
     Received(ByteString, u16),
 }
 
-/// Tables in which to look.
+/// Where to look.
 pub(super) struct References<'a> {
-    vault: &'a Vault,
-    sessions: Option<Values>,
-    deliveries: Option<Values>,
-    stages: Option<Values>,
-    received: Option<Values>,
+    pub(super) vault: &'a Vault,
+    pub(super) reading: &'a dyn Reading,
 }
 
-impl<'a> References<'a> {
-    pub(super) fn open(reading: &ReadTransaction, vault: &'a Vault) -> Result<Self, DatabaseError> {
-        Ok(Self {
-            vault,
-            sessions: open(reading, SESSIONS)?,
-            deliveries: open(reading, DELIVERIES)?,
-            stages: open(reading, STAGES)?,
-            received: open(reading, RECEIVED)?,
-        })
-    }
-
-    fn has(&self, values: Option<&Values>, table: &str, name: &Name) -> Result<bool, DatabaseError> {
+impl References<'_> {
+    fn has(&self, table: &'static str, name: &Name) -> Result<bool, DatabaseError> {
         let name = name.in_table(table, self.vault);
-        Ok(match values {
-            Some(values) => values.get(&name)?.is_some(),
-            None => false,
-        })
+        Ok(self.reading.get(table, &name)?.is_some())
     }
 
     fn has_session(&self, client_id: &ByteString) -> Result<bool, DatabaseError> {
         let name = Name::Hidden(client_id.as_bytes().to_vec());
-        self.has(self.sessions.as_ref(), SESSIONS, &name)
+        self.has(SESSIONS, &name)
     }
 
     fn has_delivery(&self, id: u64) -> Result<bool, DatabaseError> {
-        self.has(self.deliveries.as_ref(), DELIVERIES, &Name::Number(id))
+        self.has(DELIVERIES, &Name::Number(id))
     }
 }
 
@@ -71,12 +55,10 @@ impl Suspect {
     pub(super) fn is_alone(&self, tables: &References<'_>) -> Result<bool, DatabaseError> {
         match self {
             Self::Delivery(id, client_id) => Ok(!tables.has_session(client_id)? && tables.has_delivery(*id)?),
-            Self::Stage(id) => Ok(!tables.has_delivery(*id)?
-                && tables.has(tables.stages.as_ref(), STAGES, &Name::Number(*id))?),
+            Self::Stage(id) => Ok(!tables.has_delivery(*id)? && tables.has(STAGES, &Name::Number(*id))?),
             Self::Received(client_id, packet_id) => {
                 let name = Name::received(client_id, *packet_id);
-                Ok(!tables.has_session(client_id)?
-                    && tables.has(tables.received.as_ref(), RECEIVED, &name)?)
+                Ok(!tables.has_session(client_id)? && tables.has(RECEIVED, &name)?)
             }
         }
     }

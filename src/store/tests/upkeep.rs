@@ -4,15 +4,16 @@
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::store::database::{KEYS, Sealed};
+use crate::store::backend::{Batch, PageSize};
 use crate::store::integrity::Progress;
+use crate::store::redb_file::{Sealed, builder};
 use redb::{ReadableDatabase, ReadableTable};
 
-fn check(store: &EmbeddedStore) -> Report {
+fn check(store: &DurableStore) -> Report {
     store.check(None, &Progress::default()).unwrap().unwrap()
 }
 
-fn filled(store: &EmbeddedStore, count: usize) -> Vec<(String, String)> {
+fn filled(store: &DurableStore, count: usize) -> Vec<(String, String)> {
     let all: Vec<_> = (0..count)
         .map(|n| word(&format!("topic/{n:03}"), &"x".repeat(200)))
         .collect();
@@ -24,18 +25,15 @@ fn filled(store: &EmbeddedStore, count: usize) -> Vec<(String, String)> {
 }
 
 /// Changes a bit of the first value of a table, behind the back of everybody.
-fn damage_first(store: &EmbeddedStore, table: &'static str) {
+fn damage_first(store: &DurableStore, table: &'static str) {
     let damage = move |database: &SealedDatabase| {
-        database.transact(|transaction| {
-            let mut values = transaction.open_table(Sealed::new(table))?;
-            let (name, mut sealed) = {
-                let (name, sealed) = values.first()?.unwrap();
-                (*name.value(), sealed.value().to_vec())
-            };
-            *sealed.last_mut().unwrap() ^= 4;
-            values.insert(&name, &*sealed)?;
-            Ok(())
-        })
+        let one = PageSize { values: 1, bytes: 1 };
+        let page = database.read()?.page(table, None, one)?;
+        let (name, mut sealed) = page.values.into_iter().next().unwrap();
+        *sealed.last_mut().unwrap() ^= 4;
+        let mut batch = Batch::default();
+        batch.values.insert((table, name), Some(sealed));
+        database.commit(&batch)
     };
     store.writer.errand(damage).unwrap();
 }
@@ -215,7 +213,7 @@ fn a_bit_that_flipped_in_a_stopped_file_costs_its_value_and_the_rest_is_served()
     drop(store);
     flip_in_file(&path, &sealed_value(&path, "retained"));
     let whole = std::fs::read(&path).unwrap();
-    let report = StoreFile::at(&path)
+    let report = StillStore::at(file(&path))
         .check(&master().into(), &Progress::default())
         .unwrap();
     assert_eq!((report.damaged, report.missing), (1, 0), "{report}");
@@ -224,7 +222,7 @@ fn a_bit_that_flipped_in_a_stopped_file_costs_its_value_and_the_rest_is_served()
         whole == std::fs::read(&path).unwrap(),
         "looking at it changed something"
     );
-    let (store, restored) = EmbeddedStore::open(&path, master(), Arc::default()).unwrap();
+    let (store, restored) = DurableStore::open(&file(&path), master(), Arc::default()).unwrap();
     assert_eq!(restored.damaged, 1);
     let found = words(&restored);
     assert_eq!(found.len(), 199);
@@ -258,8 +256,7 @@ fn the_master_key_changes_as_a_whole_at_any_power_cut() {
             };
             let disk = left.clone();
             let open = move || builder().create_with_backend(disk.clone());
-            let (_store, restored) =
-                EmbeddedStore::open_with(Box::new(open), both(), Arc::default()).unwrap();
+            let (_store, restored) = DurableStore::open_with(Box::new(open), both(), Arc::default()).unwrap();
             assert_eq!(words(&restored), all, "cut {cut}, try {tried}");
             opened.push(restored.opened_by);
         }
@@ -277,8 +274,8 @@ fn what_the_old_master_key_would_open_is_nowhere_in_the_file_any_more() {
     let (store, _) = open(&path);
     filled(&store, 3);
     let wrapped = {
-        let keys = store.database.read().unwrap().open_table(KEYS).unwrap();
-        keys.get("data key").unwrap().unwrap().value().to_vec()
+        let reading = store.database.read().unwrap();
+        reading.data_key().unwrap().unwrap()
     };
     let is_there = || {
         let file = std::fs::read(&path).unwrap();
@@ -289,6 +286,7 @@ fn what_the_old_master_key_would_open_is_nowhere_in_the_file_any_more() {
     assert!(!is_there());
     let new = filled(&store, 30);
     drop(store);
-    let (_store, restored) = EmbeddedStore::open(&path, Key::new([43; KEY_BYTES]), Arc::default()).unwrap();
+    let (_store, restored) =
+        DurableStore::open(&file(&path), Key::new([43; KEY_BYTES]), Arc::default()).unwrap();
     assert_eq!(words(&restored), new);
 }

@@ -13,16 +13,16 @@ use redb::{
     ReadableTableMetadata, TableDefinition, Value, WriteTransaction,
 };
 
-use super::builder;
-use super::database::{DAMAGED, DatabaseError, KEYS, NUMBERS, OPENINGS, Sealed};
-use super::record::tables;
+use super::super::database::DatabaseError;
+use super::super::record::tables;
+use super::{DAMAGED, KEYS, NUMBERS, OPENINGS, Sealed, builder};
 
 /// Damaged files that are kept; whoever has so many has another disk by then.
 const MAX_KEPT: usize = 100;
 
 /// Puts what can be read into the place of the file, and returns how many values were lost. None where that cannot be
 /// done, and then nothing is changed.
-pub(super) fn salvage(path: &Path) -> Option<usize> {
+pub(in crate::store) fn salvage(path: &Path) -> Option<usize> {
     let draft = path.with_extension("redb.salvaged");
     let copied = read_in_part(path).and_then(|old| copy(&old, &draft));
     let outcome = copied.and_then(|lost| Ok((lost, exchange(path, &draft)?)));
@@ -45,7 +45,7 @@ pub(super) fn salvage(path: &Path) -> Option<usize> {
 }
 
 /// Opens a file without a look at its pages. That is only possible where it was closed in order.
-pub(super) fn read_in_part(path: &Path) -> Result<ReadOnlyDatabase, DatabaseError> {
+pub(in crate::store) fn read_in_part(path: &Path) -> Result<ReadOnlyDatabase, DatabaseError> {
     sound_or(|| Ok(builder().open_read_only(path)?))
 }
 
@@ -141,7 +141,9 @@ fn copy_values<K: Key + 'static, V: Value + 'static>(
 }
 
 /// redb trusts its file where it does not check it, and may panic.
-pub(super) fn sound_or<T>(work: impl FnOnce() -> Result<T, DatabaseError>) -> Result<T, DatabaseError> {
+pub(in crate::store) fn sound_or<T>(
+    work: impl FnOnce() -> Result<T, DatabaseError>,
+) -> Result<T, DatabaseError> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(DatabaseError::corrupted("a page of it makes no sense")))
 }
