@@ -268,7 +268,7 @@ impl Prepared {
             (devices, records) = restored
                 .records
                 .into_iter()
-                .partition(|record| record.table == Table::Devices);
+                .partition(|record| record.table != Table::Conversations);
             let caretaker = Caretaker::start(store.clone(), care(&settings), stats.clone());
             observe::observe_store(&meter, &caretaker.gauge());
             StoreDesk {

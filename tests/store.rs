@@ -3,6 +3,7 @@
 mod archive;
 mod conversations;
 mod crash;
+mod full_disk;
 mod peer;
 #[cfg(feature = "postgres")]
 mod postgres;

@@ -22,17 +22,20 @@ pub enum Table {
     Devices,
     /// What was said, a conversation a record.
     Conversations,
+    /// To which client each token belongs.
+    Tokens,
 }
 
 impl Table {
     /// Each of them.
-    pub const ALL: [Table; 2] = [Self::Devices, Self::Conversations];
+    pub const ALL: [Table; 3] = [Self::Devices, Self::Conversations, Self::Tokens];
 
     /// As it is called in the store. Never changed: values are bound to it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Devices => "devices",
             Self::Conversations => "conversations",
+            Self::Tokens => "tokens",
         }
     }
 }

@@ -1,9 +1,10 @@
 //! To which client each token belongs, as pure policy: it is the client's that showed it first, and worth nothing in
-//! the hands of another. Kept in memory until the token ends, as hashes, so that an entry has one size.
+//! the hands of another. Kept until the token ends, as hashes, so that an entry has one size.
 
 use std::collections::HashMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
 use topics::device::DeviceId;
 
 /// What stands for a token or a client here: the first half of its SHA-256.
@@ -27,6 +28,23 @@ struct Binding {
     until: SystemTime,
 }
 
+/// What is to be kept or let go of, so that a binding outlives the daemon.
+#[derive(Default)]
+pub(crate) struct Notes {
+    /// A new one.
+    pub(crate) bound: Option<Vec<u8>>,
+    /// Tokens that ended.
+    pub(crate) ended: Vec<Mark>,
+}
+
+/// As it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    client: Mark,
+    device: String,
+    until_s: u64,
+}
+
 /// Why a token is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unbound {
@@ -44,6 +62,22 @@ pub(crate) enum Unbound {
 }
 
 impl Bindings {
+    /// With those that were kept, by the marks of their tokens; also what is to be let go of.
+    pub(crate) fn new(
+        kept: impl IntoIterator<Item = (Mark, Vec<u8>)>,
+        now: SystemTime,
+    ) -> (Bindings, Vec<Mark>) {
+        let (mut bindings, mut ended) = (Bindings::default(), Vec::new());
+        for (token, bytes) in kept {
+            match Binding::from_bytes(&bytes).filter(|binding| binding.until > now) {
+                Some(binding) => drop(bindings.bound.insert(token, binding)),
+                None => ended.push(token),
+            }
+        }
+        bindings.count();
+        (bindings, ended)
+    }
+
     /// Whether a token is this client's, from now on if it was nobody's.
     pub(crate) fn bind(
         &mut self,
@@ -52,16 +86,17 @@ impl Bindings {
         device: &DeviceId,
         until: SystemTime,
         now: SystemTime,
-    ) -> Result<(), Unbound> {
+    ) -> Result<Notes, Unbound> {
+        let mut notes = Notes::default();
         if let Some(binding) = self.bound.get(&token) {
             return if binding.client == client {
-                Ok(())
+                Ok(notes)
             } else {
                 Err(Unbound::OthersToken)
             };
         }
         if self.is_full(device) {
-            self.forget_ended(now);
+            notes.ended = self.forget_ended(now);
             if self.is_full(device) {
                 return Err(Unbound::Full);
             }
@@ -73,8 +108,9 @@ impl Bindings {
             device,
             until,
         };
+        notes.bound = binding.to_bytes();
         self.bound.insert(token, binding);
-        Ok(())
+        Ok(notes)
     }
 
     fn is_full(&self, device: &DeviceId) -> bool {
@@ -85,8 +121,14 @@ impl Bindings {
                 .is_some_and(|count| *count >= MAX_OF_A_DEVICE)
     }
 
-    fn forget_ended(&mut self, now: SystemTime) {
-        self.bound.retain(|_, binding| binding.until > now);
+    fn forget_ended(&mut self, now: SystemTime) -> Vec<Mark> {
+        let ended = self.bound.extract_if(|_, binding| binding.until <= now);
+        let ended = ended.map(|(token, _)| token).collect();
+        self.count();
+        ended
+    }
+
+    fn count(&mut self) {
         self.of_device.clear();
         for binding in self.bound.values() {
             *self.of_device.entry(binding.device.clone()).or_default() += 1;
@@ -94,10 +136,29 @@ impl Bindings {
     }
 }
 
+impl Binding {
+    fn to_bytes(&self) -> Option<Vec<u8>> {
+        let kept = Kept {
+            client: self.client,
+            device: self.device.as_str().to_owned(),
+            // A part of a second more is no harm.
+            until_s: self.until.duration_since(UNIX_EPOCH).ok()?.as_secs() + 1,
+        };
+        serde_json::to_vec(&kept).ok()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Binding> {
+        let kept: Kept = serde_json::from_slice(bytes).ok()?;
+        Some(Binding {
+            client: kept.client,
+            device: kept.device.parse().ok()?,
+            until: UNIX_EPOCH.checked_add(Duration::from_secs(kept.until_s))?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const EPOCH: SystemTime = SystemTime::UNIX_EPOCH;
@@ -113,11 +174,30 @@ mod tests {
     #[test]
     fn a_token_is_the_client_s_that_showed_it_first() {
         let (mut bindings, device) = (Bindings::default(), "phone".parse().unwrap());
-        let mut bind = |token, client| bindings.bind(mark(token), mark(client), &device, at(900), at(0));
-        assert_eq!(bind(1, 1), Ok(()));
-        assert_eq!(bind(1, 1), Ok(()));
+        let mut bind = |token, client| {
+            let bound = bindings.bind(mark(token), mark(client), &device, at(900), at(0));
+            bound.map(|notes| notes.bound.is_some())
+        };
+        assert_eq!(bind(1, 1), Ok(true));
+        assert_eq!(bind(1, 1), Ok(false));
         assert_eq!(bind(1, 2), Err(Unbound::OthersToken));
-        assert_eq!(bind(2, 2), Ok(()));
+        assert_eq!(bind(2, 2), Ok(true));
+    }
+
+    #[test]
+    fn a_binding_that_was_kept_holds_until_its_token_ends() {
+        let device = "phone".parse().unwrap();
+        let bind = |bindings: &mut Bindings, client, now| {
+            bindings.bind(mark(1), mark(client), &device, at(900), now)
+        };
+        let kept = bind(&mut Bindings::default(), 1, at(0)).unwrap().bound.unwrap();
+        let others = [(mark(2), b"nonsense".to_vec()), (mark(1), kept.clone())];
+        let (mut bindings, ended) = Bindings::new(others, at(899));
+        assert_eq!(ended, [mark(2)]);
+        assert_eq!(bind(&mut bindings, 2, at(899)).err(), Some(Unbound::OthersToken));
+        assert!(bind(&mut bindings, 1, at(899)).is_ok());
+        let (_, ended) = Bindings::new([(mark(1), kept)], at(901));
+        assert_eq!(ended, [mark(1)]);
     }
 
     #[test]
@@ -130,19 +210,15 @@ mod tests {
                 .unwrap();
         }
         let next = mark(MAX_TOKENS);
-        assert_eq!(
-            bindings.bind(next, mark(0), &greedy, at(1800), at(899)),
-            Err(Unbound::Full)
-        );
-        assert_eq!(
-            bindings.bind(mark(0), mark(0), &greedy, at(900), at(899)),
-            Ok(()),
-            "an old one goes on"
-        );
+        let too_early = bindings.bind(next, mark(0), &greedy, at(1800), at(899));
+        assert_eq!(too_early.err(), Some(Unbound::Full));
+        let old = bindings.bind(mark(0), mark(0), &greedy, at(900), at(899));
+        assert!(old.is_ok(), "an old one goes on");
         bindings
             .bind(mark(MAX_TOKENS + 1), mark(0), &other, at(900), at(0))
             .unwrap();
-        bindings.bind(next, mark(0), &greedy, at(1800), at(900)).unwrap();
+        let notes = bindings.bind(next, mark(0), &greedy, at(1800), at(900)).unwrap();
+        assert_eq!(notes.ended.len(), MAX_OF_A_DEVICE + 1);
         assert_eq!(bindings.bound.len(), 1);
     }
 
@@ -157,6 +233,6 @@ mod tests {
         }
         let device = "one more".parse().unwrap();
         let one_more = bindings.bind(mark(MAX_TOKENS), mark(0), &device, at(900), at(0));
-        assert_eq!(one_more, Err(Unbound::Full));
+        assert_eq!(one_more.err(), Some(Unbound::Full));
     }
 }

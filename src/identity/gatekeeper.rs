@@ -33,16 +33,12 @@ impl Gatekeeper for Identities {
                 "the token was signed before its device was revoked or paired again; get a new one".into(),
             );
         }
-        state
+        let token = token_mark(token);
+        let notes = state
             .bindings
-            .bind(
-                token_mark(token),
-                mark(client_id.as_bytes()),
-                &device,
-                claims.expires_at,
-                now,
-            )
+            .bind(token, mark(client_id.as_bytes()), &device, claims.expires_at, now)
             .map_err(|error| error.to_string())?;
+        self.keeper.note_tokens(token, notes);
         self.seen(&mut state, &device, now);
         drop(state);
         Ok(Identity {

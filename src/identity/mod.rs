@@ -17,13 +17,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use actors::stats::Stats;
-use actors::store::Record;
+use actors::store::{Record, Table};
 use actors::switchboard::Switchboard;
 use arc_swap::ArcSwap;
 use topics::device::DeviceId;
 
 use crate::security::{DataDir, KeyRing, random};
-use bindings::Bindings;
+use bindings::{Bindings, Mark, Notes};
 pub(crate) use desk::Desk;
 pub(crate) use invitation::Invitation;
 use keeper::{Durable, NotKept};
@@ -70,7 +70,7 @@ pub(crate) struct IdentityConfig {
 pub(crate) struct NoRandomness;
 
 impl Identities {
-    /// With the devices that were kept; a record that cannot be read is an error for the log.
+    /// With the devices and the tokens' clients that were kept; a record that cannot be read is an error for the log.
     pub(crate) fn new(
         ring: KeyRing,
         config: IdentityConfig,
@@ -78,10 +78,18 @@ impl Identities {
         keeper: Arc<dyn Keeper>,
         switchboard: Switchboard,
     ) -> Result<Arc<Identities>, NoRandomness> {
-        let devices: Vec<_> = kept
+        let (tokens, devices): (Vec<_>, Vec<_>) =
+            kept.into_iter().partition(|record| record.table == Table::Tokens);
+        let devices: Vec<_> = devices
             .into_iter()
             .filter_map(|record| read(&record.name, &record.value))
             .collect();
+        let tokens = tokens
+            .into_iter()
+            .filter_map(|record| Some((keeper::token_of(&record.name)?, record.value.to_vec())));
+        let (bindings, ended) = Bindings::new(tokens, SystemTime::now());
+        let notes = Notes { bound: None, ended };
+        keeper.note_tokens(Mark::default(), notes);
         Ok(Arc::new(Identities {
             ring: ArcSwap::from_pointee(ring),
             data_dir: config.data_dir,
@@ -89,7 +97,7 @@ impl Identities {
             state: Mutex::new(State {
                 register: Register::new(devices, config.max_devices),
                 pairings: Pairings::new(&random::bytes::<32>().ok_or(NoRandomness)?),
-                bindings: Bindings::default(),
+                bindings,
             }),
             keeper,
             stats: switchboard.stats().clone(),

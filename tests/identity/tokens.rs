@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use topics::packet::{Auth, Connect, ConnectProperties, Packet, ProtocolVersion, ReasonCode};
 
 use super::support::{
     LEVELS, NOT_AUTHORIZED, connect_as, paired, publish_1, shown, try_connect, with_secret,
 };
+use crate::support::PATIENCE;
 use crate::support::client::{BOTH, Client, Login, Version};
 use crate::support::daemon::Daemon;
 use crate::support::raw::{RawClient, connect, packet};
@@ -149,7 +151,8 @@ fn a_token_given_by_auth_in_time_keeps_the_session() {
 
 #[test]
 fn a_token_is_the_client_s_that_showed_it_first() {
-    let daemon = Daemon::launch().start();
+    let launch = Daemon::launch();
+    let mut daemon = launch.clone().start();
     let token = daemon.token("phone");
     let by = |client_id: &str| try_connect(daemon.mqtt, &connect(5, client_id, Some(&token))).1;
     assert_eq!(by("mine"), 0);
@@ -162,6 +165,16 @@ fn a_token_is_the_client_s_that_showed_it_first() {
         "{log}"
     );
     assert!(!log.contains(&token));
+    daemon.signal(Signal::TERM);
+    daemon.exit(PATIENCE).expect("it stops");
+    let daemon = launch.start();
+    let by = |client_id: &str| try_connect(daemon.mqtt, &connect(5, client_id, Some(&token))).1;
+    assert_eq!(
+        by("thief"),
+        BAD_USER_NAME_OR_PASSWORD,
+        "the next daemon knows, too"
+    );
+    assert_eq!(by("mine"), 0);
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub(crate) struct Launch {
     /// One with actors of its own, by its name.
     application: Option<&'static str>,
     model: Option<PathBuf>,
+    /// What a shell does before it becomes the daemon.
+    before: Option<&'static str>,
     settings: Vec<(String, String)>,
     variables: Vec<(String, String)>,
 }
@@ -56,6 +58,7 @@ impl Daemon {
             home: Arc::new(home),
             application: None,
             model: None,
+            before: None,
             settings: Vec::new(),
             variables: Vec::new(),
         }
@@ -220,6 +223,12 @@ impl Launch {
         self
     }
 
+    /// By a shell that does this first.
+    pub(crate) fn after(mut self, script: &'static str) -> Launch {
+        self.before = Some(script);
+        self
+    }
+
     /// With an application of [`applications`], in a process of its own all the same.
     pub(crate) fn application(mut self, name: &'static str) -> Launch {
         self.application = Some(name);
@@ -257,9 +266,19 @@ impl Launch {
             Some(model) => vec!["serve".as_ref(), "--model".as_ref(), model.as_ref()],
             None => vec!["serve".as_ref()],
         };
-        let mut command = match self.application {
-            None => self.home.command(&arguments),
-            Some(name) => {
+        let mut command = match (self.application, self.before) {
+            (None, None) => self.home.command(&arguments),
+            (None, Some(script)) => {
+                let script = format!("{script}; exec \"$0\" \"$@\"");
+                let shell: [&OsStr; 3] = [
+                    "-c".as_ref(),
+                    script.as_ref(),
+                    env!("CARGO_BIN_EXE_clawdbot").as_ref(),
+                ];
+                self.home
+                    .command_of("sh".as_ref(), &[&shell[..], &arguments].concat())
+            }
+            (Some(name), _) => {
                 let this = std::env::current_exe().expect("the tests have a file");
                 let mut command = self.home.command_of(this.as_os_str(), &applications::ARGUMENTS);
                 command.env(applications::VARIABLE, name);
