@@ -13,6 +13,7 @@ pub mod backend;
 mod engine;
 mod error;
 pub mod format;
+mod kernels;
 mod kv_cache;
 mod model;
 mod request;

@@ -1,0 +1,203 @@
+//! AVX2, FMA and F16C: eight rows in a register, two registers a panel.
+
+use std::arch::x86_64::*;
+
+use super::activations::Activations;
+use super::pack::{INT4_OFFSET, SCALES_BYTES};
+use super::{BLOCK, PANEL_ROWS, Precision};
+
+const GROUPS: usize = BLOCK / 4;
+/// How far ahead weights are asked for; they lie in one row, but a page's end stops the processor's own foresight.
+const AHEAD: usize = 2048;
+
+/// Whether this processor has what [`multiply`] needs.
+pub(super) fn is_there() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+/// The products of a panel with `T` tokens, from `first` on.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C ([`is_there`]). The panel has a whole number of blocks of its precision, and
+/// the activations have as many blocks in each row and at least `first + T` rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn multiply<const T: usize>(
+    precision: Precision,
+    panel: &[u8],
+    activations: &Activations,
+    first: usize,
+) -> [[f32; PANEL_ROWS]; T] {
+    debug_assert!(first + T <= activations.tokens);
+    debug_assert_eq!(panel.len(), activations.blocks() * precision.block_bytes());
+    let sums = match precision {
+        // SAFETY: as for this function.
+        Precision::F16 => unsafe { f16::<T>(panel, activations, first) },
+        // SAFETY: as for this function.
+        Precision::Int8 => unsafe { int8::<T>(panel, activations, first) },
+        // SAFETY: as for this function.
+        Precision::Int4 => unsafe { int4::<T>(panel, activations, first) },
+    };
+    let mut products = [[0.0; PANEL_ROWS]; T];
+    for (products, [low, high]) in products.iter_mut().zip(sums) {
+        // SAFETY: there are 16 floats in each.
+        unsafe {
+            _mm256_storeu_ps(products.as_mut_ptr(), low);
+            _mm256_storeu_ps(products.as_mut_ptr().add(8), high);
+        }
+    }
+    products
+}
+
+type Sums<const T: usize> = [[__m256; 2]; T];
+
+/// # Safety
+/// As for [`multiply`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn f16<const T: usize>(panel: &[u8], activations: &Activations, first: usize) -> Sums<T> {
+    let mut sums = [[_mm256_setzero_ps(); 2]; T];
+    let columns = activations.columns;
+    let weights = panel.as_ptr();
+    let floats = activations.floats.as_ptr();
+    for column in 0..columns {
+        // SAFETY: a panel has 32 bytes for each column, a row of activations `columns` floats, and there are `first + T`
+        // rows. To ask for what lies beyond the end does nothing.
+        unsafe {
+            let at = weights.add(column * 2 * PANEL_ROWS);
+            if column % 2 == 0 {
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
+            }
+            let low = _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
+            let high = _mm256_cvtph_ps(_mm_loadu_si128(at.add(16).cast()));
+            for (token, [sum_low, sum_high]) in sums.iter_mut().enumerate() {
+                let value = _mm256_broadcast_ss(&*floats.add((first + token) * columns + column));
+                *sum_low = _mm256_fmadd_ps(low, value, *sum_low);
+                *sum_high = _mm256_fmadd_ps(high, value, *sum_high);
+            }
+        }
+    }
+    sums
+}
+
+/// The scales of a block's 16 rows.
+///
+/// # Safety
+/// 32 bytes can be read at `block`.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn scales(block: *const u8) -> [__m256; 2] {
+    // SAFETY: as for this function.
+    unsafe {
+        [
+            _mm256_cvtph_ps(_mm_loadu_si128(block.cast())),
+            _mm256_cvtph_ps(_mm_loadu_si128(block.add(16).cast())),
+        ]
+    }
+}
+
+/// # Safety
+/// As for [`multiply`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn int8<const T: usize>(panel: &[u8], activations: &Activations, first: usize) -> Sums<T> {
+    let mut sums = [[_mm256_setzero_ps(); 2]; T];
+    let ones = _mm256_set1_epi16(1);
+    let (blocks, block_bytes) = (activations.blocks(), Precision::Int8.block_bytes());
+    for number in 0..blocks {
+        // SAFETY: the panel has so many blocks.
+        let block = unsafe { panel.as_ptr().add(number * block_bytes) };
+        let mut products = [[_mm256_setzero_si256(); 2]; T];
+        for group in 0..GROUPS {
+            // SAFETY: behind the scales a block has 64 bytes for each group; a row of activations has 4 for each.
+            unsafe {
+                let at = block.add(SCALES_BYTES + group * 64);
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
+                let low = _mm256_loadu_si256(at.cast());
+                let high = _mm256_loadu_si256(at.add(32).cast());
+                for (token, [product_low, product_high]) in products.iter_mut().enumerate() {
+                    let value = four_values(activations, first + token, number, group);
+                    // One factor must not be negative: the sign goes over to the other one. Neither is −128.
+                    let magnitude = _mm256_abs_epi8(value);
+                    let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(low, value));
+                    *product_low = _mm256_add_epi32(*product_low, _mm256_madd_epi16(pairs, ones));
+                    let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(high, value));
+                    *product_high = _mm256_add_epi32(*product_high, _mm256_madd_epi16(pairs, ones));
+                }
+            }
+        }
+        // SAFETY: the block begins with its scales.
+        let [scale_low, scale_high] = unsafe { scales(block) };
+        for (token, [product_low, product_high]) in products.into_iter().enumerate() {
+            let scale = _mm256_set1_ps(activations.scales_of(first + token)[number]);
+            let [sum_low, sum_high] = &mut sums[token];
+            let product_low = _mm256_cvtepi32_ps(product_low);
+            let product_high = _mm256_cvtepi32_ps(product_high);
+            *sum_low = _mm256_fmadd_ps(_mm256_mul_ps(scale_low, scale), product_low, *sum_low);
+            *sum_high = _mm256_fmadd_ps(_mm256_mul_ps(scale_high, scale), product_high, *sum_high);
+        }
+    }
+    sums
+}
+
+/// # Safety
+/// As for [`multiply`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn int4<const T: usize>(panel: &[u8], activations: &Activations, first: usize) -> Sums<T> {
+    let mut sums = [[_mm256_setzero_ps(); 2]; T];
+    let ones = _mm256_set1_epi16(1);
+    let nibble = _mm256_set1_epi8(15);
+    let (blocks, block_bytes) = (activations.blocks(), Precision::Int4.block_bytes());
+    for number in 0..blocks {
+        // SAFETY: the panel has so many blocks.
+        let block = unsafe { panel.as_ptr().add(number * block_bytes) };
+        // A pair's sum is at most 2 × 15 × 127, and eight of them fit into 16 bits.
+        let mut products = [[_mm256_setzero_si256(); 2]; T];
+        for group in 0..GROUPS {
+            // SAFETY: behind the scales a block has 32 bytes for each group; a row of activations has 4 for each.
+            unsafe {
+                let at = block.add(SCALES_BYTES + group * 32);
+                if group % 2 == 0 {
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
+                }
+                let both = _mm256_loadu_si256(at.cast());
+                let low = _mm256_and_si256(both, nibble);
+                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(both), nibble);
+                for (token, [product_low, product_high]) in products.iter_mut().enumerate() {
+                    let value = four_values(activations, first + token, number, group);
+                    *product_low = _mm256_add_epi16(*product_low, _mm256_maddubs_epi16(low, value));
+                    *product_high = _mm256_add_epi16(*product_high, _mm256_maddubs_epi16(high, value));
+                }
+            }
+        }
+        // SAFETY: the block begins with its scales.
+        let [scale_low, scale_high] = unsafe { scales(block) };
+        for (token, [product_low, product_high]) in products.into_iter().enumerate() {
+            let scale = _mm256_set1_ps(activations.scales_of(first + token)[number]);
+            let offset = _mm256_set1_epi32(activations.sums_of(first + token)[number] * INT4_OFFSET);
+            let whole = |pairs| {
+                let product = _mm256_sub_epi32(_mm256_madd_epi16(pairs, ones), offset);
+                _mm256_cvtepi32_ps(product)
+            };
+            let [sum_low, sum_high] = &mut sums[token];
+            *sum_low = _mm256_fmadd_ps(_mm256_mul_ps(scale_low, scale), whole(product_low), *sum_low);
+            *sum_high = _mm256_fmadd_ps(_mm256_mul_ps(scale_high, scale), whole(product_high), *sum_high);
+        }
+    }
+    sums
+}
+
+/// Four neighbouring activations in every lane.
+///
+/// # Safety
+/// There are so many tokens, blocks and groups.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn four_values(activations: &Activations, token: usize, block: usize, group: usize) -> __m256i {
+    let at = token * activations.columns + block * BLOCK + group * 4;
+    // SAFETY: as for this function; four bytes need no alignment here.
+    let four = unsafe {
+        activations
+            .quantised
+            .as_ptr()
+            .add(at)
+            .cast::<i32>()
+            .read_unaligned()
+    };
+    _mm256_set1_epi32(four)
+}

@@ -1,0 +1,68 @@
+//! The hot path: products of packed weights with the activations of one or many tokens, on plain slices.
+//!
+//! A matrix is packed in *panels* of 16 rows, which lie interleaved: what 16 rows have in the same columns is read
+//! together, a row a lane, so that weights stream from memory in one direction and no sum is taken across lanes.
+//! Activations are quantised to 8 bits in blocks of 32, each with its scale, before they meet 4- or 8-bit weights.
+//!
+//! **Every output is one chain of operations whose order depends on nothing but the columns**: not on how many tokens
+//! there are, which thread computes it, or which instructions are used. So prefill, decode and any batch agree to the
+//! bit, and every instruction set agrees with [`scalar`].
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+#[allow(
+    unsafe_code,
+    reason = "instructions that not every processor has, and reads past what slices can say"
+)]
+mod avx2;
+mod pack;
+mod pool;
+mod product;
+mod scalar;
+
+pub(crate) use activations::Activations;
+pub(crate) use pack::PackedMatrix;
+pub(crate) use pool::Pool;
+pub(crate) use product::{Instructions, multiply};
+
+/// Rows of a panel.
+pub(crate) const PANEL_ROWS: usize = 16;
+/// Columns that share a scale.
+pub(crate) const BLOCK: usize = 32;
+/// Tokens whose products with a panel are computed together, so that it is unpacked once for them.
+pub(crate) const TOKENS: usize = 4;
+
+/// How weights are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Half-precision floats.
+    F16,
+    /// 8 bits and a scale for 32 of them.
+    Int8,
+    /// 4 bits and a scale for 32 of them.
+    Int4,
+}
+
+impl Precision {
+    /// Each of them, the best first.
+    pub const ALL: [Precision; 3] = [Self::F16, Self::Int8, Self::Int4];
+
+    /// As settings and files write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        }
+    }
+
+    /// Bytes that a block of columns of one panel takes.
+    pub(crate) fn block_bytes(self) -> usize {
+        let scales = PANEL_ROWS * 2;
+        match self {
+            Self::F16 => PANEL_ROWS * BLOCK * 2,
+            Self::Int8 => scales + PANEL_ROWS * BLOCK,
+            Self::Int4 => scales + PANEL_ROWS * BLOCK / 2,
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Weights in the order in which products read them.
+
+use half::f16;
+
+use super::{BLOCK, PANEL_ROWS, Precision};
+
+/// Columns of a block that one instruction multiplies and adds for each row.
+const GROUP: usize = 4;
+const GROUPS: usize = BLOCK / GROUP;
+/// Bytes of a block's scales: one f16 for each row of the panel.
+pub(super) const SCALES_BYTES: usize = PANEL_ROWS * 2;
+/// What a 4-bit weight has added, so that it is not negative.
+pub(super) const INT4_OFFSET: i32 = 8;
+
+/// Half of a panel: what one 256-bit register has of four columns.
+const HALF: usize = PANEL_ROWS / 2;
+
+/// A matrix of outputs × inputs, packed. Panel after panel, in each block after block of columns:
+///
+/// - `f16`: for each column, the 16 rows' values.
+/// - `int8`: 16 scales as f16, then for each group of 4 columns, first of rows 0–7, then of rows 8–15: a row's 4 values.
+/// - `int4`: 16 scales as f16, then for each group of 4 columns: a byte for each of rows 0–7 and each of its 4 values,
+///   with that row's value in the low half and that of the row 8 further on in the high half, both 8 more than they are.
+///
+/// Rows and columns that are not there, at the end, are zeros.
+#[derive(Clone, Debug)]
+pub(crate) struct PackedMatrix {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) precision: Precision,
+    bytes: Vec<u8>,
+}
+
+impl PackedMatrix {
+    /// Packs rows that `row` gives, one after the other, each of `columns` values.
+    pub(crate) fn pack(
+        precision: Precision,
+        rows: usize,
+        columns: usize,
+        mut row: impl FnMut(usize, &mut [f32]),
+    ) -> PackedMatrix {
+        let blocks = columns.div_ceil(BLOCK);
+        let panel_bytes = blocks * precision.block_bytes();
+        let mut bytes = vec![0; rows.div_ceil(PANEL_ROWS) * panel_bytes];
+        let padded = blocks * BLOCK;
+        let mut values = vec![0.0; PANEL_ROWS * padded];
+        for (panel, packed) in bytes.chunks_exact_mut(panel_bytes.max(1)).enumerate() {
+            values.fill(0.0);
+            for (lane, values) in values.chunks_exact_mut(padded.max(1)).enumerate() {
+                let number = panel * PANEL_ROWS + lane;
+                if number < rows {
+                    row(number, &mut values[..columns]);
+                }
+            }
+            for (block, packed) in packed.chunks_exact_mut(precision.block_bytes()).enumerate() {
+                let of_lane = |lane: usize| {
+                    let start = lane * padded + block * BLOCK;
+                    &values[start..start + BLOCK]
+                };
+                pack_block(precision, packed, of_lane);
+            }
+        }
+        PackedMatrix {
+            rows,
+            columns,
+            precision,
+            bytes,
+        }
+    }
+
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL_ROWS)
+    }
+
+    pub(crate) fn panel(&self, panel: usize) -> &[u8] {
+        let size = self.columns.div_ceil(BLOCK) * self.precision.block_bytes();
+        &self.bytes[panel * size..(panel + 1) * size]
+    }
+
+    /// One row, as floats again.
+    pub(crate) fn row(&self, row: usize, into: &mut [f32]) {
+        let panel = self.panel(row / PANEL_ROWS);
+        let lane = row % PANEL_ROWS;
+        let blocks = panel.chunks_exact(self.precision.block_bytes());
+        for (block, into) in blocks.zip(into.chunks_mut(BLOCK)) {
+            for (column, value) in into.iter_mut().enumerate() {
+                *value = value_of(self.precision, block, lane, column);
+            }
+        }
+    }
+}
+
+/// One weight of a packed block, as a float.
+fn value_of(precision: Precision, block: &[u8], lane: usize, column: usize) -> f32 {
+    match precision {
+        Precision::F16 => half_at(block, column * PANEL_ROWS + lane),
+        Precision::Int8 | Precision::Int4 => {
+            half_at(block, lane) * quantised_of(precision, block, lane, column) as f32
+        }
+    }
+}
+
+/// One quantised weight of a packed block.
+pub(super) fn quantised_of(precision: Precision, block: &[u8], lane: usize, column: usize) -> i32 {
+    let weights = &block[SCALES_BYTES..];
+    let (group, within) = (column / GROUP, column % GROUP);
+    if precision == Precision::Int4 {
+        let byte = weights[group * HALF * GROUP + lane % HALF * GROUP + within];
+        let half = if lane < HALF { byte & 15 } else { byte >> 4 };
+        return i32::from(half) - INT4_OFFSET;
+    }
+    let half = lane / HALF;
+    i32::from(weights[(group * 2 + half) * HALF * GROUP + lane % HALF * GROUP + within] as i8)
+}
+
+pub(super) fn half_at(bytes: &[u8], index: usize) -> f32 {
+    f16::from_le_bytes([bytes[index * 2], bytes[index * 2 + 1]]).to_f32()
+}
+
+fn pack_block<'v>(precision: Precision, packed: &mut [u8], lane: impl Fn(usize) -> &'v [f32]) {
+    if precision == Precision::F16 {
+        for row in 0..PANEL_ROWS {
+            for (column, value) in lane(row).iter().enumerate() {
+                let at = (column * PANEL_ROWS + row) * 2;
+                packed[at..at + 2].copy_from_slice(&f16::from_f32(*value).to_le_bytes());
+            }
+        }
+        return;
+    }
+    let (scales, weights) = packed.split_at_mut(SCALES_BYTES);
+    for row in 0..PANEL_ROWS {
+        let values = lane(row);
+        let (scale, quantised) = match precision {
+            Precision::Int4 => int4(values),
+            _ => int8(values),
+        };
+        scales[row * 2..row * 2 + 2].copy_from_slice(&scale.to_le_bytes());
+        for group in 0..GROUPS {
+            for within in 0..GROUP {
+                let value = quantised[group * GROUP + within];
+                let lane_at = row % HALF * GROUP + within;
+                if precision == Precision::Int4 {
+                    let byte = &mut weights[group * HALF * GROUP + lane_at];
+                    let half = (i32::from(value) + INT4_OFFSET) as u8;
+                    *byte |= if row < HALF { half } else { half << 4 };
+                } else {
+                    weights[(group * 2 + row / HALF) * HALF * GROUP + lane_at] = value as u8;
+                }
+            }
+        }
+    }
+}
+
+/// Symmetric, −127 to 127.
+fn int8(values: &[f32]) -> (f16, [i8; BLOCK]) {
+    let largest = values
+        .iter()
+        .fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    // Rounded up, so that the largest value still fits.
+    let scale = f16::from_f32(largest / 127.0);
+    (scale, quantised(values, scale, -127.0, 127.0))
+}
+
+/// −8 to 7. Q4_0 takes the value that is largest by magnitude for −8; here also scales beside that one are tried, and
+/// the one with the least squared error is taken.
+fn int4(values: &[f32]) -> (f16, [i8; BLOCK]) {
+    let extreme = values.iter().fold(0.0_f32, |extreme, value| {
+        if value.abs() > extreme.abs() {
+            *value
+        } else {
+            extreme
+        }
+    });
+    let mut best = (f16::ZERO, [0; BLOCK]);
+    let mut least = f32::INFINITY;
+    for step in 0..SCALES_TRIED {
+        // The divisor goes from −8.8 to −6.4, and its mirror image.
+        let divisor = -8.8 + 0.15 * (step / 2) as f32;
+        let divisor = if step % 2 == 0 { divisor } else { -divisor };
+        let scale = f16::from_f32(extreme / divisor);
+        let tried = quantised(values, scale, -8.0, 7.0);
+        let step_size = scale.to_f32();
+        let error: f32 = values
+            .iter()
+            .zip(&tried)
+            .map(|(value, quantised)| (value - f32::from(*quantised) * step_size).powi(2))
+            .sum();
+        if error < least {
+            (least, best) = (error, (scale, tried));
+        }
+    }
+    best
+}
+
+const SCALES_TRIED: usize = 34;
+
+fn quantised(values: &[f32], scale: f16, least: f32, most: f32) -> [i8; BLOCK] {
+    let scale = scale.to_f32();
+    let inverse = if scale == 0.0 || !scale.is_finite() {
+        0.0
+    } else {
+        1.0 / scale
+    };
+    let mut quantised = [0; BLOCK];
+    for (quantised, value) in quantised.iter_mut().zip(values) {
+        *quantised = (value * inverse).round_ties_even().clamp(least, most) as i8;
+    }
+    quantised
+}

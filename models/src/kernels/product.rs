@@ -1,0 +1,296 @@
+//! Which instructions compute a product, and by which threads.
+
+use super::activations::Activations;
+use super::pack::PackedMatrix;
+use super::pool::Pool;
+use super::{PANEL_ROWS, Precision, TOKENS, scalar};
+
+/// A set of instructions that this processor has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Instructions {
+    /// What the compiler makes of [`scalar`].
+    Scalar,
+    /// AVX2, FMA and F16C. Only [`Instructions::detect`] says so.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Detected),
+}
+
+/// Proof that the processor was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Detected(());
+
+impl Instructions {
+    /// The best that this processor has; asked once, at the start.
+    pub(crate) fn detect() -> Instructions {
+        #[cfg(target_arch = "x86_64")]
+        if super::avx2::is_there() {
+            return Self::Avx2(Detected(()));
+        }
+        Self::Scalar
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "avx2",
+        }
+    }
+
+    /// The products of a panel with `T` tokens.
+    fn panel<const T: usize>(
+        self,
+        precision: Precision,
+        panel: &[u8],
+        activations: &Activations,
+        first: usize,
+    ) -> [[f32; PANEL_ROWS]; T] {
+        match self {
+            Self::Scalar => {
+                std::array::from_fn(|token| scalar::multiply(precision, panel, activations, first + token))
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => {
+                assert!(first + T <= activations.tokens);
+                assert_eq!(panel.len(), activations.blocks() * precision.block_bytes());
+                #[allow(unsafe_code, reason = "instructions that not every processor has")]
+                // SAFETY: `detect` has found them, and the sizes were looked at just now.
+                unsafe {
+                    super::avx2::multiply::<T>(precision, panel, activations, first)
+                }
+            }
+        }
+    }
+}
+
+/// Weights × activations: `products` has a row of `matrix.rows` values for each token.
+pub(crate) fn multiply(
+    pool: &mut Pool,
+    instructions: Instructions,
+    matrix: &PackedMatrix,
+    activations: &Activations,
+    products: &mut [f32],
+) {
+    let (rows, tokens) = (matrix.rows, activations.tokens);
+    assert_eq!(
+        products.len(),
+        rows * tokens,
+        "a product has a value for each row and token"
+    );
+    let panels = matrix.panels();
+    // Some parts more than threads, so that one that is held up leaves its share to the others.
+    let parts = panels.min(pool.threads() * 8);
+    let products = Shared::new(products);
+    pool.run(parts, &|part| {
+        let range = panels * part / parts..panels * (part + 1) / parts;
+        for panel in range {
+            let weights = matrix.panel(panel);
+            let row = panel * PANEL_ROWS;
+            let count = PANEL_ROWS.min(rows - row);
+            let store = |token: usize, values: &[f32; PANEL_ROWS]| {
+                products.write(token * rows + row, &values[..count]);
+            };
+            let mut token = 0;
+            while token < tokens {
+                let precision = matrix.precision;
+                token += match tokens - token {
+                    1 => store_all(
+                        instructions.panel::<1>(precision, weights, activations, token),
+                        token,
+                        store,
+                    ),
+                    2 => store_all(
+                        instructions.panel::<2>(precision, weights, activations, token),
+                        token,
+                        store,
+                    ),
+                    3 => store_all(
+                        instructions.panel::<3>(precision, weights, activations, token),
+                        token,
+                        store,
+                    ),
+                    _ => store_all(
+                        instructions.panel::<TOKENS>(precision, weights, activations, token),
+                        token,
+                        store,
+                    ),
+                };
+            }
+        }
+    });
+}
+
+fn store_all<const T: usize>(
+    products: [[f32; PANEL_ROWS]; T],
+    first: usize,
+    store: impl Fn(usize, &[f32; PANEL_ROWS]),
+) -> usize {
+    for (token, values) in products.iter().enumerate() {
+        store(first + token, values);
+    }
+    T
+}
+
+/// A slice into which several threads write, each where no other does.
+pub(crate) struct Shared<'s> {
+    start: *mut f32,
+    length: usize,
+    slice: std::marker::PhantomData<&'s mut [f32]>,
+}
+
+#[allow(unsafe_code, reason = "threads write to places of their own")]
+// SAFETY: it stands for a `&mut [f32]`, and `write` says who may write where.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'s> Shared<'s> {
+    pub(crate) fn new(slice: &'s mut [f32]) -> Self {
+        Self {
+            start: slice.as_mut_ptr(),
+            length: slice.len(),
+            slice: std::marker::PhantomData,
+        }
+    }
+
+    /// Writes values; no two threads may do so to the same place during one work of a pool. Panels and heads are taken
+    /// by one part each, which is what their users here rely on.
+    pub(crate) fn write(&self, at: usize, values: &[f32]) {
+        assert!(at + values.len() <= self.length);
+        #[allow(unsafe_code, reason = "threads write to places of their own")]
+        // SAFETY: it is inside the slice, which nobody else may touch as long as this borrows it, and no other thread
+        // writes there (see above); nobody reads before the pool is done.
+        unsafe {
+            std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(at), values.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn noise(seed: u64, count: usize) -> Vec<f32> {
+        let mut state = seed | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    fn packed(precision: Precision, rows: usize, columns: usize, values: &[f32]) -> PackedMatrix {
+        PackedMatrix::pack(precision, rows, columns, |row, into| {
+            into.copy_from_slice(&values[row * columns..(row + 1) * columns]);
+        })
+    }
+
+    fn product(instructions: Instructions, threads: usize, matrix: &PackedMatrix, rows: &[f32]) -> Vec<f32> {
+        let mut activations = Activations::default();
+        activations.set(rows, matrix.columns);
+        let mut products = vec![f32::NAN; matrix.rows * activations.tokens];
+        let mut pool = Pool::new(threads).unwrap();
+        multiply(&mut pool, instructions, matrix, &activations, &mut products);
+        products
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn every_instruction_set_thread_count_and_batch_agrees_with_the_scalar_twin_to_the_bit(
+            rows in 1..70_usize,
+            columns in 1..150_usize,
+            tokens in 1..10_usize,
+            seed in any::<u64>(),
+            exponent in -30..30_i32,
+        ) {
+            let weights: Vec<f32> = noise(seed, rows * columns).iter().map(|w| w * 2_f32.powi(exponent / 3)).collect();
+            let values: Vec<f32> =
+                noise(seed ^ 77, tokens * columns).iter().map(|v| v * 2_f32.powi(exponent)).collect();
+            for precision in Precision::ALL {
+                let matrix = packed(precision, rows, columns, &weights);
+                let twin = product(Instructions::Scalar, 1, &matrix, &values);
+                let fast = product(Instructions::detect(), 3, &matrix, &values);
+                prop_assert_eq!(bits(&twin), bits(&fast), "{:?}", precision);
+                let alone: Vec<f32> = values
+                    .chunks(columns)
+                    .flat_map(|row| product(Instructions::detect(), 1, &matrix, row))
+                    .collect();
+                prop_assert_eq!(bits(&twin), bits(&alone), "{:?}, one by one", precision);
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_values_neither_saturate_nor_overflow() {
+        let columns = 64;
+        for (weight, value) in [(1.0, 1.0), (-1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (0.0, 0.0)] {
+            for precision in Precision::ALL {
+                let matrix = packed(precision, 16, columns, &vec![weight; 16 * columns]);
+                let found = product(Instructions::detect(), 1, &matrix, &vec![value; columns]);
+                let expected = weight * value * columns as f32;
+                for found in found {
+                    assert!(
+                        (found - expected).abs() <= expected.abs() * 0.01,
+                        "{precision:?} {found} {expected}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_near_what_floats_give() {
+        let (rows, columns) = (48, 256);
+        let (weights, values) = (noise(1, rows * columns), noise(2, columns));
+        let exact: Vec<f32> = weights
+            .chunks(columns)
+            .map(|row| row.iter().zip(&values).map(|(w, v)| w * v).sum())
+            .collect();
+        let size = exact.iter().map(|value| value * value).sum::<f32>();
+        for (precision, most) in [
+            (Precision::F16, 1e-3),
+            (Precision::Int8, 1e-2),
+            (Precision::Int4, 0.12),
+        ] {
+            let found = product(
+                Instructions::detect(),
+                2,
+                &packed(precision, rows, columns, &weights),
+                &values,
+            );
+            let error: f32 = found.iter().zip(&exact).map(|(a, b)| (a - b).powi(2)).sum();
+            assert!(
+                (error / size).sqrt() < most,
+                "{precision:?}: {}",
+                (error / size).sqrt()
+            );
+        }
+    }
+
+    #[test]
+    fn a_row_comes_back_as_it_was_packed() {
+        let (rows, columns) = (21, 72);
+        let weights = noise(5, rows * columns);
+        for (precision, most) in [
+            (Precision::F16, 1e-3),
+            (Precision::Int8, 5e-3),
+            (Precision::Int4, 0.08),
+        ] {
+            let matrix = packed(precision, rows, columns, &weights);
+            let mut row = vec![0.0; columns];
+            for number in 0..rows {
+                matrix.row(number, &mut row);
+                for (found, weight) in row.iter().zip(&weights[number * columns..]) {
+                    assert!((found - weight).abs() <= most, "{precision:?} {found} {weight}");
+                }
+            }
+        }
+    }
+}
