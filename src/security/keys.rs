@@ -107,9 +107,26 @@ pub enum KeyError {
          it, for example to what `openssl rand -hex 32` prints"
     )]
     NoVariable(String),
+    /// The keychain gave none.
+    #[error(
+        "store.master_key_keychain = {service}: the System keychain does not give it: {source}; put it there with `sudo \
+         security add-generic-password -a clawdbot -s {service} -w KEY /Library/Keychains/System.keychain`, where KEY is \
+         what `openssl rand -hex 32` prints, and run the daemon as root or let it read that item"
+    )]
+    Keychain {
+        /// The item.
+        service: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The keychain's item is something else.
+    #[error(
+        "store.master_key_keychain = {0}: what the System keychain has there is not 64 hexadecimal digits"
+    )]
+    NotInKeychain(String),
     /// It is not ours to write.
     #[error(
-        "the master key comes from the environment variable {0}, which cannot be changed from here; have it in a file \
+        "the master key comes from {0}, which cannot be changed from here; have it in a file \
          (store.master_key_file) first, and then rotate it"
     )]
     NotAFile(String),

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use platform::keychain;
 use zeroize::Zeroize;
 
 use super::DataDir;
@@ -24,6 +25,8 @@ pub enum MasterKeyPlace {
     File(PathBuf),
     /// An environment variable.
     Variable(String),
+    /// The service of a password in the System keychain.
+    Keychain(String),
 }
 
 /// Why the master key was not changed.
@@ -44,6 +47,7 @@ impl MasterKeyPlace {
             None => Self::Own(dir.master_key()),
             Some(MasterKeySource::File(path)) => Self::File(path.clone()),
             Some(MasterKeySource::Variable(name)) => Self::Variable(name.clone()),
+            Some(MasterKeySource::Keychain(service)) => Self::Keychain(service.clone()),
         }
     }
 
@@ -67,6 +71,7 @@ impl MasterKeyPlace {
         let path = match self {
             Self::Own(path) | Self::File(path) => path,
             Self::Variable(name) => return from_variable(name).map(Masters::from),
+            Self::Keychain(service) => return from_keychain(service).map(Masters::from),
         };
         let pending = match read(&next_to(path)) {
             Ok(key) => Some(key),
@@ -101,7 +106,12 @@ impl MasterKeyPlace {
     pub fn rotate(&self, store: &DurableStore) -> Result<(), RotationError> {
         let path = match self {
             Self::Own(path) | Self::File(path) => path,
-            Self::Variable(name) => return Err(KeyError::NotAFile(name.clone()).into()),
+            Self::Variable(name) => {
+                return Err(KeyError::NotAFile(format!("the environment variable {name}")).into());
+            }
+            Self::Keychain(service) => {
+                return Err(KeyError::NotAFile(format!("the keychain's item {service}")).into());
+            }
         };
         // An earlier attempt may have come to its end on disk and not have heard of it.
         self.settle(store.opened_by(self.load()?)?)?;
@@ -148,6 +158,16 @@ fn from_variable(name: &str) -> Result<Key, KeyError> {
     let key = from_hex(&text).map(into_key);
     text.zeroize();
     key.ok_or_else(|| KeyError::NoVariable(name.to_owned()))
+}
+
+fn from_keychain(service: &str) -> Result<Key, KeyError> {
+    let mut text = keychain::system_password(service).map_err(|source| KeyError::Keychain {
+        service: service.to_owned(),
+        source,
+    })?;
+    let key = str::from_utf8(&text).ok().and_then(from_hex).map(into_key);
+    text.zeroize();
+    key.ok_or_else(|| KeyError::NotInKeychain(service.to_owned()))
 }
 
 /// A key as 64 hexadecimal digits.

@@ -180,7 +180,7 @@ impl Checker<'_> {
         text
     }
 
-    fn optional(&mut self, key: &str, given: Given<String>) -> Option<String> {
+    pub(super) fn optional(&mut self, key: &str, given: Given<String>) -> Option<String> {
         Some(self.text(key, given)).filter(|text| !text.is_empty())
     }
 

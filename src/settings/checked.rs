@@ -323,6 +323,8 @@ pub enum MasterKeySource {
     File(PathBuf),
     /// An environment variable.
     Variable(String),
+    /// The service of a password in the System keychain.
+    Keychain(String),
 }
 
 /// Where what outlives the daemon is kept.

@@ -152,6 +152,7 @@ pub(super) struct RawStore {
     pub(super) mode: Given<String>,
     pub(super) master_key_file: Given<String>,
     pub(super) master_key_variable: Given<String>,
+    pub(super) master_key_keychain: Given<String>,
     pub(super) check_interval_s: Given<u64>,
     pub(super) check_mib_per_s: Given<u64>,
     pub(super) postgres_url: Given<String>,

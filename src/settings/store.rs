@@ -1,5 +1,7 @@
 //! The section `[store]`: where what outlives the daemon is kept, what opens it, and how it is looked after.
 
+use platform::keychain;
+
 use super::check::{Checker, DAY_S};
 use super::raw::{Given, RawStore};
 use super::{MasterKeySource, PostgresServer, Store, StoreMode};
@@ -33,7 +35,11 @@ impl Checker<'_> {
         };
         Store {
             mode,
-            master_key: self.master_key(raw.master_key_file, raw.master_key_variable),
+            master_key: self.master_key(
+                raw.master_key_file,
+                raw.master_key_variable,
+                raw.master_key_keychain,
+            ),
             check_interval: self.seconds("store.check_interval_s", raw.check_interval_s, 0..=MONTH_S),
             check_bytes_per_s: self.number::<u64>("store.check_mib_per_s", raw.check_mib_per_s, 1..=1024)
                 << 20,
@@ -57,18 +63,46 @@ impl Checker<'_> {
         server
     }
 
-    fn master_key(&mut self, file: Given<String>, variable: Given<String>) -> Option<MasterKeySource> {
-        let file = self.optional_path("store.master_key_file", file);
-        let variable = self.text("store.master_key_variable", variable);
-        match (file, variable.is_empty()) {
-            (None, true) => None,
-            (Some(file), true) => Some(MasterKeySource::File(file)),
-            (None, false) => Some(MasterKeySource::Variable(variable)),
-            (Some(_), false) => {
-                let reason = "there is store.master_key_file too; a key has one source, so empty one of them";
-                self.refuse("store.master_key_variable", format!("{variable:?}"), reason);
-                None
+    fn master_key(
+        &mut self,
+        file: Given<String>,
+        variable: Given<String>,
+        keychain: Given<String>,
+    ) -> Option<MasterKeySource> {
+        let file = self
+            .optional_path("store.master_key_file", file)
+            .map(MasterKeySource::File);
+        let variable = self.optional("store.master_key_variable", variable);
+        let keychain = self.optional("store.master_key_keychain", keychain);
+        if let Some(service) = &keychain
+            && !keychain::IS_THERE
+        {
+            let reason =
+                "only macOS has a System keychain; use store.master_key_file or store.master_key_variable";
+            self.refuse("store.master_key_keychain", format!("{service:?}"), reason);
+        }
+        let mut found: Option<(&str, MasterKeySource)> = None;
+        let sources = [
+            ("store.master_key_file", file),
+            (
+                "store.master_key_variable",
+                variable.map(MasterKeySource::Variable),
+            ),
+            (
+                "store.master_key_keychain",
+                keychain.map(MasterKeySource::Keychain),
+            ),
+        ];
+        for (key, source) in sources {
+            match (&found, source) {
+                (_, None) => {}
+                (None, Some(source)) => found = Some((key, source)),
+                (Some((other, _)), Some(_)) => {
+                    let reason = format!("there is {other} too; a key has one source, so empty one of them");
+                    self.refuse(key, "(what is there)", &reason);
+                }
             }
         }
+        found.map(|(_, source)| source)
     }
 }
