@@ -1,17 +1,17 @@
 //! The engine: many sequences on one model, joining and leaving at token boundaries.
 //!
 //! A sequence is first *prefilled*, its prompt fed in chunks, then *decoded*, one token a step. Each step gives every
-//! sequence its turn, in the order they came: a long prompt costs the others one chunk a step, not its whole length.
-//! Each sequence has its own cache, sampler and limits and is computed by itself, so what runs beside it changes its
-//! pace but never its tokens.
+//! sequence its turn: a long prompt costs the others one chunk a step, not its whole length. Each sequence has its own
+//! cache, sampler and limits, and what runs beside it changes its pace but never its tokens: the reference computes each
+//! by itself, and the kernels keep the order of every sum ([`crate::kernels`]).
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, RequestError};
-use crate::kv_cache::KvCache;
-use crate::model::Model;
+use crate::model::{Feed, KvCache, Model};
+use crate::precision::Precision;
 use crate::request::{Begun, Event, FinishReason, GenerateRequest, Sampling, SequenceId};
 use crate::sampler::Sampler;
 use crate::stop::StopFilter;
@@ -36,6 +36,10 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// A smaller context than the model's own, to bound the memory of a sequence.
     pub max_context_tokens: Option<usize>,
+    /// How many bits a weight has; none for what suits the model ([`Precision::automatic`]).
+    pub precision: Option<Precision>,
+    /// Threads that compute, the caller among them; none for as many as the machine has cores.
+    pub threads: Option<usize>,
 }
 
 impl Default for EngineOptions {
@@ -43,6 +47,8 @@ impl Default for EngineOptions {
         Self {
             max_sequences: 8,
             max_context_tokens: None,
+            precision: None,
+            threads: None,
         }
     }
 }
@@ -54,7 +60,7 @@ impl Engine {
     /// A [`ModelError`] naming the file and the remedy.
     pub fn load(path: &Path, options: EngineOptions) -> Result<Engine, ModelError> {
         Ok(Engine {
-            model: Model::load(path)?,
+            model: Model::load_at(path, options.precision, options.threads)?,
             options,
             today: None,
             sequences: Vec::new(),
@@ -145,13 +151,20 @@ impl Engine {
         })
     }
 
-    /// Computes one step for every running sequence, a chunk of its prompt or one token of its answer, and says what
-    /// came of it. Empty at once when nothing runs.
+    /// Computes one step for all running sequences together, of each a chunk of its prompt or one token of its answer,
+    /// and says what came of it. Empty at once when nothing runs.
     pub fn step(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
+        self.sequences.retain_mut(|sequence| {
+            !sequence.cancelled || sequence.finish(FinishReason::Cancelled, &mut events)
+        });
         let model = &self.model;
-        self.sequences
-            .retain_mut(|sequence| sequence.step(model, &mut events));
+        let mut feeds: Vec<Feed<'_>> = self.sequences.iter_mut().map(Sequence::feed).collect();
+        let mut outcomes = model.step(&mut feeds).into_iter();
+        self.sequences.retain_mut(|sequence| {
+            let outcome = outcomes.next().unwrap_or(Ok(None));
+            sequence.take(model, outcome, &mut events)
+        });
         events
     }
 
@@ -217,20 +230,31 @@ struct Sequence {
 }
 
 impl Sequence {
-    /// Whether the sequence goes on.
-    fn step(&mut self, model: &Model, events: &mut Vec<Event>) -> bool {
-        if self.cancelled {
-            return self.finish(FinishReason::Cancelled, events);
-        }
+    /// What it wants of the next step.
+    fn feed(&mut self) -> Feed<'_> {
         let end = self.to_feed.len().min(self.fed + PREFILL_CHUNK_TOKENS);
-        let logits = match model.forward(&mut self.cache, &self.to_feed[self.fed..end]) {
+        Feed {
+            cache: &mut self.cache,
+            tokens: &self.to_feed[self.fed..end],
+            wants_logits: end == self.to_feed.len(),
+        }
+    }
+
+    /// Goes on with what a step gave. Whether the sequence goes on.
+    fn take(
+        &mut self,
+        model: &Model,
+        outcome: Result<Option<Vec<f32>>, RequestError>,
+        events: &mut Vec<Event>,
+    ) -> bool {
+        let logits = match outcome {
             Ok(logits) => logits,
             Err(error) => return self.fail(error.to_string(), events),
         };
-        self.fed = end;
-        if self.fed < self.to_feed.len() {
+        self.fed = self.to_feed.len().min(self.fed + PREFILL_CHUNK_TOKENS);
+        let Some(logits) = logits else {
             return true;
-        }
+        };
         let Some(token) = self.sampler.sample(&logits) else {
             return self.fail(
                 "the model computed no usable number; its file may be damaged".into(),

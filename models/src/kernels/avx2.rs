@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::activations::Activations;
 use super::pack::{INT4_OFFSET, SCALES_BYTES};
-use super::{BLOCK, PANEL_ROWS, Precision};
+use super::{BLOCK, PANEL_ROWS, Packing};
 
 const GROUPS: usize = BLOCK / 4;
 /// How far ahead weights are asked for; they lie in one row, but a page's end stops the processor's own foresight.
@@ -18,24 +18,24 @@ pub(super) fn is_there() -> bool {
 /// The products of a panel with `T` tokens, from `first` on.
 ///
 /// # Safety
-/// The processor has AVX2, FMA and F16C ([`is_there`]). The panel has a whole number of blocks of its precision, and
+/// The processor has AVX2, FMA and F16C ([`is_there`]). The panel has a whole number of blocks of its packing, and
 /// the activations have as many blocks in each row and at least `first + T` rows.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn multiply<const T: usize>(
-    precision: Precision,
+    packing: Packing,
     panel: &[u8],
     activations: &Activations,
     first: usize,
 ) -> [[f32; PANEL_ROWS]; T] {
     debug_assert!(first + T <= activations.tokens);
-    debug_assert_eq!(panel.len(), activations.blocks() * precision.block_bytes());
-    let sums = match precision {
+    debug_assert_eq!(panel.len(), activations.blocks() * packing.block_bytes());
+    let sums = match packing {
         // SAFETY: as for this function.
-        Precision::F16 => unsafe { f16::<T>(panel, activations, first) },
+        Packing::F16 => unsafe { f16::<T>(panel, activations, first) },
         // SAFETY: as for this function.
-        Precision::Int8 => unsafe { int8::<T>(panel, activations, first) },
+        Packing::Int8 => unsafe { int8::<T>(panel, activations, first) },
         // SAFETY: as for this function.
-        Precision::Int4 => unsafe { int4::<T>(panel, activations, first) },
+        Packing::Int4 => unsafe { int4::<T>(panel, activations, first) },
     };
     let mut products = [[0.0; PANEL_ROWS]; T];
     for (products, [low, high]) in products.iter_mut().zip(sums) {
@@ -99,7 +99,7 @@ unsafe fn scales(block: *const u8) -> [__m256; 2] {
 unsafe fn int8<const T: usize>(panel: &[u8], activations: &Activations, first: usize) -> Sums<T> {
     let mut sums = [[_mm256_setzero_ps(); 2]; T];
     let ones = _mm256_set1_epi16(1);
-    let (blocks, block_bytes) = (activations.blocks(), Precision::Int8.block_bytes());
+    let (blocks, block_bytes) = (activations.blocks(), Packing::Int8.block_bytes());
     for number in 0..blocks {
         // SAFETY: the panel has so many blocks.
         let block = unsafe { panel.as_ptr().add(number * block_bytes) };
@@ -143,7 +143,7 @@ unsafe fn int4<const T: usize>(panel: &[u8], activations: &Activations, first: u
     let mut sums = [[_mm256_setzero_ps(); 2]; T];
     let ones = _mm256_set1_epi16(1);
     let nibble = _mm256_set1_epi8(15);
-    let (blocks, block_bytes) = (activations.blocks(), Precision::Int4.block_bytes());
+    let (blocks, block_bytes) = (activations.blocks(), Packing::Int4.block_bytes());
     for number in 0..blocks {
         // SAFETY: the panel has so many blocks.
         let block = unsafe { panel.as_ptr().add(number * block_bytes) };
@@ -200,4 +200,53 @@ unsafe fn four_values(activations: &Activations, token: usize, block: usize, gro
             .read_unaligned()
     };
     _mm256_set1_epi32(four)
+}
+
+/// See [`attention::dots`](super::attention::dots).
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C ([`is_there`]).
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn dots(query: &[f32], keys: &[half::f16], into: &mut Vec<f32>) {
+    let whole = query.len() / 8 * 8;
+    for key in keys.chunks_exact(query.len()) {
+        let mut lanes = _mm256_setzero_ps();
+        for at in (0..whole).step_by(8) {
+            // SAFETY: query and key have eight values from `at` on; a half is two bytes.
+            unsafe {
+                let key = _mm256_cvtph_ps(_mm_loadu_si128(key.as_ptr().add(at).cast()));
+                lanes = _mm256_fmadd_ps(_mm256_loadu_ps(query.as_ptr().add(at)), key, lanes);
+            }
+        }
+        let mut sums = [0.0_f32; 8];
+        // SAFETY: there are eight floats.
+        unsafe { _mm256_storeu_ps(sums.as_mut_ptr(), lanes) };
+        for (sum, (query, key)) in sums.iter_mut().zip(query[whole..].iter().zip(&key[whole..])) {
+            *sum = query.mul_add(key.to_f32(), *sum);
+        }
+        into.push(sums.iter().sum());
+    }
+}
+
+/// See [`attention::mix`](super::attention::mix).
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C ([`is_there`]).
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn mix(weights: &[f32], values: &[half::f16], into: &mut [f32]) {
+    let whole = into.len() / 8 * 8;
+    for (weight, values) in weights.iter().zip(values.chunks_exact(into.len())) {
+        let factor = _mm256_set1_ps(*weight);
+        for at in (0..whole).step_by(8) {
+            // SAFETY: the value and the place have eight values from `at` on; a half is two bytes.
+            unsafe {
+                let value = _mm256_cvtph_ps(_mm_loadu_si128(values.as_ptr().add(at).cast()));
+                let place = into.as_mut_ptr().add(at);
+                _mm256_storeu_ps(place, _mm256_fmadd_ps(factor, value, _mm256_loadu_ps(place)));
+            }
+        }
+        for (into, value) in into[whole..].iter_mut().zip(&values[whole..]) {
+            *into = weight.mul_add(value.to_f32(), *into);
+        }
+    }
 }

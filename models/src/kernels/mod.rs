@@ -9,21 +9,25 @@
 //! bit, and every instruction set agrees with [`scalar`].
 
 mod activations;
+pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 #[allow(
     unsafe_code,
     reason = "instructions that not every processor has, and reads past what slices can say"
 )]
 mod avx2;
+pub(crate) mod math;
 mod pack;
 mod pool;
 mod product;
 mod scalar;
+mod shared;
 
 pub(crate) use activations::Activations;
 pub(crate) use pack::PackedMatrix;
 pub(crate) use pool::Pool;
 pub(crate) use product::{Instructions, multiply};
+pub(crate) use shared::Shared;
 
 /// Rows of a panel.
 pub(crate) const PANEL_ROWS: usize = 16;
@@ -32,10 +36,10 @@ pub(crate) const BLOCK: usize = 32;
 /// Tokens whose products with a panel are computed together, so that it is unpacked once for them.
 pub(crate) const TOKENS: usize = 4;
 
-/// How weights are kept.
+/// How packed weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// Half-precision floats.
+pub(crate) enum Packing {
+    /// Half-packing floats.
     F16,
     /// 8 bits and a scale for 32 of them.
     Int8,
@@ -43,18 +47,10 @@ pub enum Precision {
     Int4,
 }
 
-impl Precision {
+impl Packing {
     /// Each of them, the best first.
-    pub const ALL: [Precision; 3] = [Self::F16, Self::Int8, Self::Int4];
-
-    /// As settings and files write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F16 => "f16",
-            Self::Int8 => "int8",
-            Self::Int4 => "int4",
-        }
-    }
+    #[cfg(test)]
+    pub(crate) const ALL: [Packing; 3] = [Self::F16, Self::Int8, Self::Int4];
 
     /// Bytes that a block of columns of one panel takes.
     pub(crate) fn block_bytes(self) -> usize {

@@ -2,7 +2,9 @@
 
 use half::f16;
 
-use super::{BLOCK, PANEL_ROWS, Precision};
+use super::math::round;
+use super::shared::Shared;
+use super::{BLOCK, PANEL_ROWS, Pool, Packing};
 
 /// Columns of a block that one instruction multiplies and adds for each row.
 const GROUP: usize = 4;
@@ -27,43 +29,48 @@ const HALF: usize = PANEL_ROWS / 2;
 pub(crate) struct PackedMatrix {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
-    pub(crate) precision: Precision,
+    pub(crate) packing: Packing,
     bytes: Vec<u8>,
 }
 
 impl PackedMatrix {
-    /// Packs rows that `row` gives, one after the other, each of `columns` values.
+    /// Packs rows of `columns` values, each of which `row` writes.
     pub(crate) fn pack(
-        precision: Precision,
+        pool: &mut Pool,
+        packing: Packing,
         rows: usize,
         columns: usize,
-        mut row: impl FnMut(usize, &mut [f32]),
+        row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> PackedMatrix {
         let blocks = columns.div_ceil(BLOCK);
-        let panel_bytes = blocks * precision.block_bytes();
-        let mut bytes = vec![0; rows.div_ceil(PANEL_ROWS) * panel_bytes];
+        let panel_bytes = blocks * packing.block_bytes();
+        let panels = rows.div_ceil(PANEL_ROWS);
+        let mut bytes = vec![0; panels * panel_bytes];
         let padded = blocks * BLOCK;
-        let mut values = vec![0.0; PANEL_ROWS * padded];
-        for (panel, packed) in bytes.chunks_exact_mut(panel_bytes.max(1)).enumerate() {
-            values.fill(0.0);
+        let packed = Shared::new(&mut bytes);
+        pool.run(panels, &|panel| {
+            #[allow(unsafe_code, reason = "threads write to places of their own")]
+            // SAFETY: each panel is one part of the pool's work, and has bytes of its own.
+            let packed = unsafe { packed.part(panel * panel_bytes, panel_bytes) };
+            let mut values = vec![0.0; PANEL_ROWS * padded];
             for (lane, values) in values.chunks_exact_mut(padded.max(1)).enumerate() {
                 let number = panel * PANEL_ROWS + lane;
                 if number < rows {
                     row(number, &mut values[..columns]);
                 }
             }
-            for (block, packed) in packed.chunks_exact_mut(precision.block_bytes()).enumerate() {
+            for (block, packed) in packed.chunks_exact_mut(packing.block_bytes()).enumerate() {
                 let of_lane = |lane: usize| {
                     let start = lane * padded + block * BLOCK;
                     &values[start..start + BLOCK]
                 };
-                pack_block(precision, packed, of_lane);
+                pack_block(packing, packed, of_lane);
             }
-        }
+        });
         PackedMatrix {
             rows,
             columns,
-            precision,
+            packing,
             bytes,
         }
     }
@@ -78,7 +85,7 @@ impl PackedMatrix {
     }
 
     pub(crate) fn panel(&self, panel: usize) -> &[u8] {
-        let size = self.columns.div_ceil(BLOCK) * self.precision.block_bytes();
+        let size = self.columns.div_ceil(BLOCK) * self.packing.block_bytes();
         &self.bytes[panel * size..(panel + 1) * size]
     }
 
@@ -86,30 +93,30 @@ impl PackedMatrix {
     pub(crate) fn row(&self, row: usize, into: &mut [f32]) {
         let panel = self.panel(row / PANEL_ROWS);
         let lane = row % PANEL_ROWS;
-        let blocks = panel.chunks_exact(self.precision.block_bytes());
+        let blocks = panel.chunks_exact(self.packing.block_bytes());
         for (block, into) in blocks.zip(into.chunks_mut(BLOCK)) {
             for (column, value) in into.iter_mut().enumerate() {
-                *value = value_of(self.precision, block, lane, column);
+                *value = value_of(self.packing, block, lane, column);
             }
         }
     }
 }
 
 /// One weight of a packed block, as a float.
-fn value_of(precision: Precision, block: &[u8], lane: usize, column: usize) -> f32 {
-    match precision {
-        Precision::F16 => half_at(block, column * PANEL_ROWS + lane),
-        Precision::Int8 | Precision::Int4 => {
-            half_at(block, lane) * quantised_of(precision, block, lane, column) as f32
+fn value_of(packing: Packing, block: &[u8], lane: usize, column: usize) -> f32 {
+    match packing {
+        Packing::F16 => half_at(block, column * PANEL_ROWS + lane),
+        Packing::Int8 | Packing::Int4 => {
+            half_at(block, lane) * quantised_of(packing, block, lane, column) as f32
         }
     }
 }
 
 /// One quantised weight of a packed block.
-pub(super) fn quantised_of(precision: Precision, block: &[u8], lane: usize, column: usize) -> i32 {
+pub(super) fn quantised_of(packing: Packing, block: &[u8], lane: usize, column: usize) -> i32 {
     let weights = &block[SCALES_BYTES..];
     let (group, within) = (column / GROUP, column % GROUP);
-    if precision == Precision::Int4 {
+    if packing == Packing::Int4 {
         let byte = weights[group * HALF * GROUP + lane % HALF * GROUP + within];
         let half = if lane < HALF { byte & 15 } else { byte >> 4 };
         return i32::from(half) - INT4_OFFSET;
@@ -122,8 +129,8 @@ pub(super) fn half_at(bytes: &[u8], index: usize) -> f32 {
     f16::from_le_bytes([bytes[index * 2], bytes[index * 2 + 1]]).to_f32()
 }
 
-fn pack_block<'v>(precision: Precision, packed: &mut [u8], lane: impl Fn(usize) -> &'v [f32]) {
-    if precision == Precision::F16 {
+fn pack_block<'v>(packing: Packing, packed: &mut [u8], lane: impl Fn(usize) -> &'v [f32]) {
+    if packing == Packing::F16 {
         for row in 0..PANEL_ROWS {
             for (column, value) in lane(row).iter().enumerate() {
                 let at = (column * PANEL_ROWS + row) * 2;
@@ -135,8 +142,8 @@ fn pack_block<'v>(precision: Precision, packed: &mut [u8], lane: impl Fn(usize) 
     let (scales, weights) = packed.split_at_mut(SCALES_BYTES);
     for row in 0..PANEL_ROWS {
         let values = lane(row);
-        let (scale, quantised) = match precision {
-            Precision::Int4 => int4(values),
+        let (scale, quantised) = match packing {
+            Packing::Int4 => int4(values),
             _ => int8(values),
         };
         scales[row * 2..row * 2 + 2].copy_from_slice(&scale.to_le_bytes());
@@ -144,7 +151,7 @@ fn pack_block<'v>(precision: Precision, packed: &mut [u8], lane: impl Fn(usize) 
             for within in 0..GROUP {
                 let value = quantised[group * GROUP + within];
                 let lane_at = row % HALF * GROUP + within;
-                if precision == Precision::Int4 {
+                if packing == Packing::Int4 {
                     let byte = &mut weights[group * HALF * GROUP + lane_at];
                     let half = (i32::from(value) + INT4_OFFSET) as u8;
                     *byte |= if row < HALF { half } else { half << 4 };
@@ -179,8 +186,8 @@ fn int4(values: &[f32]) -> (f16, [i8; BLOCK]) {
     let mut best = (f16::ZERO, [0; BLOCK]);
     let mut least = f32::INFINITY;
     for step in 0..SCALES_TRIED {
-        // The divisor goes from −8.8 to −6.4, and its mirror image.
-        let divisor = -8.8 + 0.15 * (step / 2) as f32;
+        // The divisor goes from −8.9 to −6.8, −8 among them, and its mirror image.
+        let divisor = -8.9 + 0.3 * (step / 2) as f32;
         let divisor = if step % 2 == 0 { divisor } else { -divisor };
         let scale = f16::from_f32(extreme / divisor);
         let tried = quantised(values, scale, -8.0, 7.0);
@@ -197,7 +204,7 @@ fn int4(values: &[f32]) -> (f16, [i8; BLOCK]) {
     best
 }
 
-const SCALES_TRIED: usize = 34;
+const SCALES_TRIED: usize = 16;
 
 fn quantised(values: &[f32], scale: f16, least: f32, most: f32) -> [i8; BLOCK] {
     let scale = scale.to_f32();
@@ -208,7 +215,7 @@ fn quantised(values: &[f32], scale: f16, least: f32, most: f32) -> [i8; BLOCK] {
     };
     let mut quantised = [0; BLOCK];
     for (quantised, value) in quantised.iter_mut().zip(values) {
-        *quantised = (value * inverse).round_ties_even().clamp(least, most) as i8;
+        *quantised = round((value * inverse).clamp(least, most)) as i8;
     }
     quantised
 }

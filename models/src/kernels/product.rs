@@ -1,9 +1,12 @@
 //! Which instructions compute a product, and by which threads.
 
+use half::f16;
+
 use super::activations::Activations;
 use super::pack::PackedMatrix;
 use super::pool::Pool;
-use super::{PANEL_ROWS, Precision, TOKENS, scalar};
+use super::shared::Shared;
+use super::{PANEL_ROWS, Packing, TOKENS, attention, scalar};
 
 /// A set of instructions that this processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,25 +43,49 @@ impl Instructions {
     /// The products of a panel with `T` tokens.
     fn panel<const T: usize>(
         self,
-        precision: Precision,
+        packing: Packing,
         panel: &[u8],
         activations: &Activations,
         first: usize,
     ) -> [[f32; PANEL_ROWS]; T] {
         match self {
             Self::Scalar => {
-                std::array::from_fn(|token| scalar::multiply(precision, panel, activations, first + token))
+                std::array::from_fn(|token| scalar::multiply(packing, panel, activations, first + token))
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => {
                 assert!(first + T <= activations.tokens);
-                assert_eq!(panel.len(), activations.blocks() * precision.block_bytes());
+                assert_eq!(panel.len(), activations.blocks() * packing.block_bytes());
                 #[allow(unsafe_code, reason = "instructions that not every processor has")]
                 // SAFETY: `detect` has found them, and the sizes were looked at just now.
                 unsafe {
-                    super::avx2::multiply::<T>(precision, panel, activations, first)
+                    super::avx2::multiply::<T>(packing, panel, activations, first)
                 }
             }
+        }
+    }
+}
+
+impl Instructions {
+    /// See [`attention::dots`].
+    pub(super) fn dots(self, query: &[f32], keys: &[f16], into: &mut Vec<f32>) {
+        match self {
+            Self::Scalar => attention::dots(query, keys, into),
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code, reason = "instructions that not every processor has")]
+            // SAFETY: `detect` has found them.
+            Self::Avx2(_) => unsafe { super::avx2::dots(query, keys, into) },
+        }
+    }
+
+    /// See [`attention::mix`].
+    pub(super) fn mix(self, weights: &[f32], values: &[f16], into: &mut [f32]) {
+        match self {
+            Self::Scalar => attention::mix(weights, values, into),
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code, reason = "instructions that not every processor has")]
+            // SAFETY: `detect` has found them.
+            Self::Avx2(_) => unsafe { super::avx2::mix(weights, values, into) },
         }
     }
 }
@@ -88,29 +115,32 @@ pub(crate) fn multiply(
             let row = panel * PANEL_ROWS;
             let count = PANEL_ROWS.min(rows - row);
             let store = |token: usize, values: &[f32; PANEL_ROWS]| {
-                products.write(token * rows + row, &values[..count]);
+                #[allow(unsafe_code, reason = "threads write to places of their own")]
+                // SAFETY: each panel is in one part of the pool's work, and has rows of its own for every token.
+                let place = unsafe { products.part(token * rows + row, count) };
+                place.copy_from_slice(&values[..count]);
             };
             let mut token = 0;
             while token < tokens {
-                let precision = matrix.precision;
+                let packing = matrix.packing;
                 token += match tokens - token {
                     1 => store_all(
-                        instructions.panel::<1>(precision, weights, activations, token),
+                        instructions.panel::<1>(packing, weights, activations, token),
                         token,
                         store,
                     ),
                     2 => store_all(
-                        instructions.panel::<2>(precision, weights, activations, token),
+                        instructions.panel::<2>(packing, weights, activations, token),
                         token,
                         store,
                     ),
                     3 => store_all(
-                        instructions.panel::<3>(precision, weights, activations, token),
+                        instructions.panel::<3>(packing, weights, activations, token),
                         token,
                         store,
                     ),
                     _ => store_all(
-                        instructions.panel::<TOKENS>(precision, weights, activations, token),
+                        instructions.panel::<TOKENS>(packing, weights, activations, token),
                         token,
                         store,
                     ),
@@ -131,39 +161,6 @@ fn store_all<const T: usize>(
     T
 }
 
-/// A slice into which several threads write, each where no other does.
-pub(crate) struct Shared<'s> {
-    start: *mut f32,
-    length: usize,
-    slice: std::marker::PhantomData<&'s mut [f32]>,
-}
-
-#[allow(unsafe_code, reason = "threads write to places of their own")]
-// SAFETY: it stands for a `&mut [f32]`, and `write` says who may write where.
-unsafe impl Sync for Shared<'_> {}
-
-impl<'s> Shared<'s> {
-    pub(crate) fn new(slice: &'s mut [f32]) -> Self {
-        Self {
-            start: slice.as_mut_ptr(),
-            length: slice.len(),
-            slice: std::marker::PhantomData,
-        }
-    }
-
-    /// Writes values; no two threads may do so to the same place during one work of a pool. Panels and heads are taken
-    /// by one part each, which is what their users here rely on.
-    pub(crate) fn write(&self, at: usize, values: &[f32]) {
-        assert!(at + values.len() <= self.length);
-        #[allow(unsafe_code, reason = "threads write to places of their own")]
-        // SAFETY: it is inside the slice, which nobody else may touch as long as this borrows it, and no other thread
-        // writes there (see above); nobody reads before the pool is done.
-        unsafe {
-            std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(at), values.len());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -181,17 +178,21 @@ mod tests {
         (0..count).map(|_| next()).collect()
     }
 
-    fn packed(precision: Precision, rows: usize, columns: usize, values: &[f32]) -> PackedMatrix {
-        PackedMatrix::pack(precision, rows, columns, |row, into| {
+    fn packed(packing: Packing, rows: usize, columns: usize, values: &[f32]) -> PackedMatrix {
+        let mut pool = Pool::new(2).unwrap();
+        PackedMatrix::pack(&mut pool, packing, rows, columns, |row, into| {
             into.copy_from_slice(&values[row * columns..(row + 1) * columns]);
         })
     }
 
     fn product(instructions: Instructions, threads: usize, matrix: &PackedMatrix, rows: &[f32]) -> Vec<f32> {
         let mut activations = Activations::default();
-        activations.set(rows, matrix.columns);
-        let mut products = vec![f32::NAN; matrix.rows * activations.tokens];
         let mut pool = Pool::new(threads).unwrap();
+        let columns = matrix.columns;
+        activations.fill(&mut pool, rows.len() / columns, columns, |token, row| {
+            row.copy_from_slice(&rows[token * columns..(token + 1) * columns]);
+        });
+        let mut products = vec![f32::NAN; matrix.rows * activations.tokens];
         multiply(&mut pool, instructions, matrix, &activations, &mut products);
         products
     }
@@ -213,16 +214,16 @@ mod tests {
             let weights: Vec<f32> = noise(seed, rows * columns).iter().map(|w| w * 2_f32.powi(exponent / 3)).collect();
             let values: Vec<f32> =
                 noise(seed ^ 77, tokens * columns).iter().map(|v| v * 2_f32.powi(exponent)).collect();
-            for precision in Precision::ALL {
-                let matrix = packed(precision, rows, columns, &weights);
+            for packing in Packing::ALL {
+                let matrix = packed(packing, rows, columns, &weights);
                 let twin = product(Instructions::Scalar, 1, &matrix, &values);
                 let fast = product(Instructions::detect(), 3, &matrix, &values);
-                prop_assert_eq!(bits(&twin), bits(&fast), "{:?}", precision);
+                prop_assert_eq!(bits(&twin), bits(&fast), "{:?}", packing);
                 let alone: Vec<f32> = values
                     .chunks(columns)
                     .flat_map(|row| product(Instructions::detect(), 1, &matrix, row))
                     .collect();
-                prop_assert_eq!(bits(&twin), bits(&alone), "{:?}, one by one", precision);
+                prop_assert_eq!(bits(&twin), bits(&alone), "{:?}, one by one", packing);
             }
         }
     }
@@ -231,14 +232,14 @@ mod tests {
     fn extreme_values_neither_saturate_nor_overflow() {
         let columns = 64;
         for (weight, value) in [(1.0, 1.0), (-1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (0.0, 0.0)] {
-            for precision in Precision::ALL {
-                let matrix = packed(precision, 16, columns, &vec![weight; 16 * columns]);
+            for packing in Packing::ALL {
+                let matrix = packed(packing, 16, columns, &vec![weight; 16 * columns]);
                 let found = product(Instructions::detect(), 1, &matrix, &vec![value; columns]);
                 let expected = weight * value * columns as f32;
                 for found in found {
                     assert!(
                         (found - expected).abs() <= expected.abs() * 0.01,
-                        "{precision:?} {found} {expected}"
+                        "{packing:?} {found} {expected}"
                     );
                 }
             }
@@ -254,21 +255,21 @@ mod tests {
             .map(|row| row.iter().zip(&values).map(|(w, v)| w * v).sum())
             .collect();
         let size = exact.iter().map(|value| value * value).sum::<f32>();
-        for (precision, most) in [
-            (Precision::F16, 1e-3),
-            (Precision::Int8, 1e-2),
-            (Precision::Int4, 0.12),
+        for (packing, most) in [
+            (Packing::F16, 1e-3),
+            (Packing::Int8, 1e-2),
+            (Packing::Int4, 0.12),
         ] {
             let found = product(
                 Instructions::detect(),
                 2,
-                &packed(precision, rows, columns, &weights),
+                &packed(packing, rows, columns, &weights),
                 &values,
             );
             let error: f32 = found.iter().zip(&exact).map(|(a, b)| (a - b).powi(2)).sum();
             assert!(
                 (error / size).sqrt() < most,
-                "{precision:?}: {}",
+                "{packing:?}: {}",
                 (error / size).sqrt()
             );
         }
@@ -278,17 +279,17 @@ mod tests {
     fn a_row_comes_back_as_it_was_packed() {
         let (rows, columns) = (21, 72);
         let weights = noise(5, rows * columns);
-        for (precision, most) in [
-            (Precision::F16, 1e-3),
-            (Precision::Int8, 5e-3),
-            (Precision::Int4, 0.08),
+        for (packing, most) in [
+            (Packing::F16, 1e-3),
+            (Packing::Int8, 5e-3),
+            (Packing::Int4, 0.08),
         ] {
-            let matrix = packed(precision, rows, columns, &weights);
+            let matrix = packed(packing, rows, columns, &weights);
             let mut row = vec![0.0; columns];
             for number in 0..rows {
                 matrix.row(number, &mut row);
                 for (found, weight) in row.iter().zip(&weights[number * columns..]) {
-                    assert!((found - weight).abs() <= most, "{precision:?} {found} {weight}");
+                    assert!((found - weight).abs() <= most, "{packing:?} {found} {weight}");
                 }
             }
         }

@@ -1,0 +1,340 @@
+//! Any network of a [`NetworkSpec`] on packed weights: the same numbers as the reference but for the precision of the
+//! weights, of the activations that meet them, and of the kept keys and values.
+//!
+//! All tokens of a step, of whichever sequences, go through each matrix together. What comes of a token depends on
+//! nothing but its sequence: neither on what runs beside it nor on how its prompt was cut (see [`crate::kernels`]).
+
+mod cache;
+mod weights;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::architecture::spec::{Activation, LayerSpec, NetworkSpec};
+use crate::kernels::attention::attend;
+use crate::kernels::math::{gelu_tanh, rms_norm, rms_norm_in_place, silu, soft_cap};
+use crate::kernels::{Activations, Instructions, PackedMatrix, Pool, Packing, Shared, multiply};
+pub(crate) use cache::PagedCache;
+use cache::Shape;
+
+/// The whole network.
+#[derive(Debug)]
+pub(crate) struct PackedNetwork {
+    spec: NetworkSpec,
+    packing: Packing,
+    embedding: PackedMatrix,
+    /// Absent where the embedding serves for both.
+    output: Option<PackedMatrix>,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    instructions: Instructions,
+    /// One step at a time.
+    bench: Mutex<Bench>,
+}
+
+/// A matrix and what is added to its products.
+#[derive(Debug)]
+struct Projection {
+    matrix: PackedMatrix,
+    bias: Option<Vec<f32>>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention_norm: Vec<f32>,
+    /// Queries, keys and values, one below the other.
+    query_key_value: Projection,
+    query_norm: Option<Vec<f32>>,
+    key_norm: Option<Vec<f32>>,
+    attention_output: Projection,
+    post_attention_norm: Option<Vec<f32>>,
+    feed_forward_norm: Vec<f32>,
+    /// Gate and up, one below the other.
+    gate_up: Projection,
+    down: Projection,
+    post_feed_forward_norm: Option<Vec<f32>>,
+}
+
+/// Threads, and room to work in.
+#[derive(Debug)]
+struct Bench {
+    pool: Pool,
+    activations: Activations,
+    hidden: Vec<f32>,
+    wide: Vec<f32>,
+    narrow: Vec<f32>,
+}
+
+/// What a sequence wants of a step.
+pub(crate) struct Run<'r> {
+    pub(crate) cache: &'r mut PagedCache,
+    /// At least one, all in the vocabulary, with room in the cache's limit.
+    pub(crate) tokens: &'r [u32],
+    /// Whether the logits after the last of them are wanted.
+    pub(crate) wants_logits: bool,
+}
+
+/// A token of a step.
+#[derive(Clone, Copy)]
+struct Row {
+    run: usize,
+    position: usize,
+}
+
+impl PackedNetwork {
+    /// An empty cache for at most so many tokens.
+    pub(crate) fn new_cache(&self, limit: usize) -> PagedCache {
+        // All layers have the same, which the description was checked for.
+        let width = |layer: &LayerSpec| (layer.kv_heads, layer.head_size);
+        let (kv_heads, head_size) = self.spec.layers.first().map_or((0, 0), width);
+        let limit = limit.min(self.spec.context_length);
+        let shape = Shape {
+            layers: self.spec.layers.len(),
+            kv_heads,
+            head_size,
+        };
+        let ropes = self.spec.ropes.iter().map(|rope| rope.table(limit)).collect();
+        PagedCache::new(shape, limit, Arc::new(ropes))
+    }
+
+    /// Bytes of all weights.
+    pub(crate) fn bytes(&self) -> usize {
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.query_key_value, &layer.attention_output, &layer.gate_up, &layer.down]
+        });
+        layers.map(|projection| projection.matrix.bytes()).sum::<usize>()
+            + self.embedding.bytes()
+            + self.output.as_ref().map_or(0, PackedMatrix::bytes)
+    }
+
+    pub(crate) fn packing(&self) -> Packing {
+        self.packing
+    }
+
+    /// The name of the instructions that compute it.
+    pub(crate) fn instructions(&self) -> &'static str {
+        self.instructions.name()
+    }
+
+    /// Feeds every run's tokens, and gives the logits that were asked for, in the order of the runs.
+    pub(crate) fn forward(&self, runs: &mut [Run<'_>]) -> Vec<Option<Vec<f32>>> {
+        let mut bench = self.bench.lock().unwrap_or_else(PoisonError::into_inner);
+        let bench = &mut *bench;
+        let mut rows = Vec::new();
+        for (run, wanted) in runs.iter_mut().enumerate() {
+            wanted.cache.reserve(wanted.tokens.len());
+            let start = wanted.cache.len();
+            rows.extend((0..wanted.tokens.len()).map(|index| Row {
+                run,
+                position: start + index,
+            }));
+        }
+        let turns = self.turns(&rows, runs);
+        self.embed(runs, bench);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let spec = &self.spec.layers[index];
+            self.attention(index, layer, spec, &rows, &turns, runs, bench);
+            self.feed_forward(layer, rows.len(), bench);
+        }
+        for run in runs.iter_mut() {
+            let tokens = run.tokens.len();
+            run.cache.advance(tokens);
+        }
+        self.logits(runs, bench)
+    }
+
+    fn embed(&self, runs: &[Run<'_>], bench: &mut Bench) {
+        let width = self.spec.hidden_size;
+        let tokens = runs.iter().map(|run| run.tokens.len()).sum::<usize>();
+        bench.hidden.clear();
+        bench.hidden.resize(tokens * width, 0.0);
+        let scale = self.spec.embedding_scale as f32;
+        let tokens = runs.iter().flat_map(|run| run.tokens);
+        for (row, token) in bench.hidden.chunks_exact_mut(width).zip(tokens) {
+            self.embedding.row(*token as usize, row);
+            row.iter_mut().for_each(|value| *value *= scale);
+        }
+    }
+
+    /// Cosines and sines of each row's position, for each of the rotations.
+    fn turns(&self, rows: &[Row], runs: &[Run<'_>]) -> Vec<Vec<(f32, f32)>> {
+        let of_rope = |rope: usize| {
+            let of_row = |row: &Row| {
+                let table = &runs[row.run].cache.ropes[rope];
+                table.inverse_frequencies.iter().map(|frequency| {
+                    let angle = row.position as f64 * frequency;
+                    let turned = |value: f64| (value * table.magnitude) as f32;
+                    (turned(angle.cos()), turned(angle.sin()))
+                })
+            };
+            rows.iter().flat_map(of_row).collect()
+        };
+        (0..self.spec.ropes.len()).map(of_rope).collect()
+    }
+
+    fn product(&self, projection: &Projection, bench: &mut Bench, wide: bool) {
+        let products = if wide { &mut bench.wide } else { &mut bench.narrow };
+        let rows = projection.matrix.rows;
+        products.resize(bench.activations.tokens * rows, 0.0);
+        multiply(
+            &mut bench.pool,
+            self.instructions,
+            &projection.matrix,
+            &bench.activations,
+            products,
+        );
+        if let Some(bias) = &projection.bias {
+            for products in products.chunks_exact_mut(rows) {
+                products.iter_mut().zip(bias).for_each(|(product, bias)| *product += bias);
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what a layer is, what a step is, and room to work in")]
+    fn attention(
+        &self,
+        index: usize,
+        layer: &Layer,
+        spec: &LayerSpec,
+        rows: &[Row],
+        turns: &[Vec<(f32, f32)>],
+        runs: &mut [Run<'_>],
+        bench: &mut Bench,
+    ) {
+        let hidden_size = self.spec.hidden_size;
+        let epsilon = self.spec.norm.epsilon as f32;
+        let Bench { pool, activations, hidden, .. } = bench;
+        activations.fill(pool, rows.len(), hidden_size, |row, into| {
+            let values = &hidden[row * hidden_size..(row + 1) * hidden_size];
+            rms_norm(values, &layer.attention_norm, epsilon, into);
+        });
+        self.product(&layer.query_key_value, bench, true);
+
+        let &LayerSpec { heads, kv_heads, head_size, .. } = spec;
+        let (queries, keys) = (heads * head_size, kv_heads * head_size);
+        let width = queries + 2 * keys;
+        let turns = spec.rope.and_then(|rope| turns.get(rope));
+        let scale = spec.attention_scale as f32;
+        let Bench { pool, activations, wide, .. } = bench;
+        let places = Shared::new(wide);
+        pool.run(rows.len(), &|row| {
+            #[allow(unsafe_code, reason = "threads write to places of their own")]
+            // SAFETY: each row is one part of the pool's work, and has its own of these.
+            let values = unsafe { places.part(row * width, width) };
+            let (query, rest) = values.split_at_mut(queries);
+            let (key, _) = rest.split_at_mut(keys);
+            for (heads, norm) in [(&mut *query, &layer.query_norm), (&mut *key, &layer.key_norm)] {
+                for head in heads.chunks_exact_mut(head_size) {
+                    if let Some(norm) = norm {
+                        rms_norm_in_place(head, norm, epsilon);
+                    }
+                    if let Some(turns) = turns {
+                        let pairs = turns.len() / rows.len();
+                        turn(head, &turns[row * pairs..(row + 1) * pairs]);
+                    }
+                }
+            }
+            query.iter_mut().for_each(|value| *value *= scale);
+        });
+        for (row, values) in rows.iter().zip(wide.chunks_exact(width)) {
+            let (key, value) = values[queries..].split_at(keys);
+            runs[row.run].cache.write(index, row.position, key, value);
+        }
+
+        let shared = heads / kv_heads;
+        let attended = &mut bench.narrow;
+        attended.resize(rows.len() * queries, 0.0);
+        let places = Shared::new(attended);
+        let (runs, wide) = (&*runs, &*wide);
+        let instructions = self.instructions;
+        pool.run(rows.len() * kv_heads, &|part| {
+            let (number, kv_head) = (part / kv_heads, part % kv_heads);
+            let row = rows[number];
+            let first = spec.window.map_or(0, |window| (row.position + 1).saturating_sub(window));
+            let spans = runs[row.run].cache.spans(index, kv_head, first, row.position);
+            let cap = spec.attention_softcap.map(|cap| cap as f32);
+            let mut scores = Vec::with_capacity(row.position + 1 - first);
+            for head in kv_head * shared..(kv_head + 1) * shared {
+                let query = &wide[number * width + head * head_size..][..head_size];
+                #[allow(unsafe_code, reason = "threads write to places of their own")]
+                // SAFETY: each row and key-value head is one part of the pool's work, and has query heads of its own.
+                let into = unsafe { places.part(number * queries + head * head_size, head_size) };
+                attend(instructions, query, spans.clone(), cap, &mut scores, into);
+            }
+        });
+        let attended = &bench.narrow;
+        activations.fill(pool, rows.len(), queries, |row, into| {
+            into.copy_from_slice(&attended[row * queries..(row + 1) * queries]);
+        });
+        self.product(&layer.attention_output, bench, false);
+        self.add(bench, layer.post_attention_norm.as_deref());
+    }
+
+    fn feed_forward(&self, layer: &Layer, rows: usize, bench: &mut Bench) {
+        let hidden_size = self.spec.hidden_size;
+        let epsilon = self.spec.norm.epsilon as f32;
+        let Bench { pool, activations, hidden, .. } = bench;
+        activations.fill(pool, rows, hidden_size, |row, into| {
+            let values = &hidden[row * hidden_size..(row + 1) * hidden_size];
+            rms_norm(values, &layer.feed_forward_norm, epsilon, into);
+        });
+        self.product(&layer.gate_up, bench, true);
+        let size = self.spec.feed_forward_size;
+        let Bench { pool, activations, wide, .. } = bench;
+        activations.fill(pool, rows, size, |row, into| {
+            let (gate, up) = wide[row * 2 * size..(row + 1) * 2 * size].split_at(size);
+            let each = into.iter_mut().zip(gate.iter().zip(up));
+            match self.spec.activation {
+                Activation::Silu => each.for_each(|(into, (gate, up))| *into = silu(*gate) * up),
+                Activation::GeluTanh => each.for_each(|(into, (gate, up))| *into = gelu_tanh(*gate) * up),
+            }
+        });
+        self.product(&layer.down, bench, false);
+        self.add(bench, layer.post_feed_forward_norm.as_deref());
+    }
+
+    /// Adds the last products to what goes through the layers.
+    fn add(&self, bench: &mut Bench, post_norm: Option<&[f32]>) {
+        let width = self.spec.hidden_size;
+        if let Some(norm) = post_norm {
+            let epsilon = self.spec.norm.epsilon as f32;
+            let rows = bench.narrow.chunks_exact_mut(width);
+            rows.for_each(|row| rms_norm_in_place(row, norm, epsilon));
+        }
+        for (hidden, product) in bench.hidden.iter_mut().zip(&bench.narrow) {
+            *hidden += product;
+        }
+    }
+
+    fn logits(&self, runs: &[Run<'_>], bench: &mut Bench) -> Vec<Option<Vec<f32>>> {
+        let width = self.spec.hidden_size;
+        let epsilon = self.spec.norm.epsilon as f32;
+        let mut last = 0;
+        let mut wanted = Vec::new();
+        for run in runs {
+            last += run.tokens.len();
+            wanted.extend(run.wants_logits.then(|| last - 1));
+        }
+        let Bench { pool, activations, hidden, .. } = bench;
+        activations.fill(pool, wanted.len(), width, |index, into| {
+            let row = wanted[index];
+            rms_norm(&hidden[row * width..(row + 1) * width], &self.norm, epsilon, into);
+        });
+        let matrix = self.output.as_ref().unwrap_or(&self.embedding);
+        let mut logits = vec![0.0; wanted.len() * matrix.rows];
+        multiply(pool, self.instructions, matrix, activations, &mut logits);
+        if let Some(cap) = self.spec.final_softcap {
+            logits.iter_mut().for_each(|logit| *logit = soft_cap(*logit, cap as f32));
+        }
+        let mut rows = logits.chunks_exact(matrix.rows);
+        let of_run = |run: &Run<'_>| run.wants_logits.then(|| rows.next().map(<[f32]>::to_vec))?;
+        runs.iter().map(of_run).collect()
+    }
+}
+
+/// Turns each value of the leading part of a head against the one half that part further on.
+fn turn(head: &mut [f32], turns: &[(f32, f32)]) {
+    let (first, second) = head.split_at_mut(turns.len());
+    for ((first, second), (cosine, sine)) in first.iter_mut().zip(second).zip(turns) {
+        (*first, *second) = (*first * cosine - *second * sine, *second * cosine + *first * sine);
+    }
+}

@@ -1,0 +1,198 @@
+//! From the tensors of a file to packed matrices, row by row: no matrix is ever whole in memory as floats.
+
+use std::sync::Mutex;
+
+use super::{Activations, Bench, Layer, PackedNetwork, Projection};
+use crate::architecture::spec::{EMBEDDING, LayerSpec, NetworkSpec, OUTPUT, OUTPUT_NORM, RopePairs, tensor_name};
+use crate::error::{ModelError, Problem};
+use crate::format::{Checkpoint, Matrix};
+use crate::kernels::{Instructions, PackedMatrix, Pool, Packing};
+
+impl PackedNetwork {
+    /// Packs the weights of a checked model.
+    pub(crate) fn load(
+        checkpoint: &Checkpoint,
+        packing: Packing,
+        threads: usize,
+    ) -> Result<PackedNetwork, ModelError> {
+        let pool = Pool::new(threads).map_err(|error| checkpoint.error(Problem::from(error)))?;
+        let mut loader = Loader {
+            checkpoint,
+            spec: &checkpoint.spec,
+            packing,
+            pool,
+        };
+        let spec = loader.spec;
+        let mut layers = Vec::with_capacity(spec.layers.len());
+        for (index, layer) in spec.layers.iter().enumerate() {
+            layers.push(loader.layer(index, layer)?);
+        }
+        let embedding = loader.table(EMBEDDING)?;
+        let output = (!spec.tied_output).then(|| loader.table(OUTPUT)).transpose()?;
+        Ok(PackedNetwork {
+            spec: spec.clone(),
+            packing,
+            embedding,
+            output,
+            layers,
+            norm: loader.norm(OUTPUT_NORM, spec.hidden_size)?,
+            instructions: Instructions::detect(),
+            bench: Mutex::new(Bench {
+                pool: loader.pool,
+                activations: Activations::default(),
+                hidden: Vec::new(),
+                wide: Vec::new(),
+                narrow: Vec::new(),
+            }),
+        })
+    }
+}
+
+struct Loader<'c> {
+    checkpoint: &'c Checkpoint,
+    spec: &'c NetworkSpec,
+    packing: Packing,
+    pool: Pool,
+}
+
+/// A tensor of the file, and how its rows are ordered.
+struct Part<'p> {
+    name: &'p str,
+    rows: usize,
+    /// The head size, where pairs are neighbours in the file.
+    neighbours: Option<usize>,
+}
+
+impl Loader<'_> {
+    fn layer(&mut self, index: usize, layer: &LayerSpec) -> Result<Layer, ModelError> {
+        let hidden = self.spec.hidden_size;
+        let size = self.spec.feed_forward_size;
+        let queries = layer.heads * layer.head_size;
+        let keys = layer.kv_heads * layer.head_size;
+        let turned = (self.spec.rope_pairs == RopePairs::Neighbours).then_some(layer.head_size);
+        let part = |name, rows, neighbours| Part { name, rows, neighbours };
+        let query_key_value: &[Part<'_>] = if layer.fused_qkv {
+            &[part("attn_qkv", queries + 2 * keys, None)]
+        } else {
+            &[
+                part("attn_q", queries, turned),
+                part("attn_k", keys, turned),
+                part("attn_v", keys, None),
+            ]
+        };
+        let gate_up: &[Part<'_>] = if layer.fused_gate_up {
+            &[part("ffn_up", 2 * size, None)]
+        } else {
+            &[part("ffn_gate", size, None), part("ffn_up", size, None)]
+        };
+        Ok(Layer {
+            attention_norm: self.norm(&tensor_name(index, "attn_norm.weight"), hidden)?,
+            query_key_value: self.projection(index, query_key_value, hidden, layer.qkv_bias)?,
+            query_norm: self.optional(index, layer.query_key_norms, "attn_q_norm.weight", layer.head_size)?,
+            key_norm: self.optional(index, layer.query_key_norms, "attn_k_norm.weight", layer.head_size)?,
+            attention_output: self.projection(
+                index,
+                &[part("attn_output", hidden, None)],
+                queries,
+                layer.output_bias,
+            )?,
+            post_attention_norm: self.optional(index, layer.post_norms, "post_attention_norm.weight", hidden)?,
+            feed_forward_norm: self.norm(&tensor_name(index, "ffn_norm.weight"), hidden)?,
+            gate_up: self.projection(index, gate_up, hidden, layer.feed_forward_bias)?,
+            down: self.projection(index, &[part("ffn_down", hidden, None)], size, layer.feed_forward_bias)?,
+            post_feed_forward_norm: self.optional(index, layer.post_norms, "post_ffw_norm.weight", hidden)?,
+        })
+    }
+
+    fn optional(
+        &self,
+        index: usize,
+        wanted: bool,
+        part: &str,
+        width: usize,
+    ) -> Result<Option<Vec<f32>>, ModelError> {
+        wanted.then(|| self.norm(&tensor_name(index, part), width)).transpose()
+    }
+
+    fn norm(&self, name: &str, width: usize) -> Result<Vec<f32>, ModelError> {
+        let mut values = self.checkpoint.tensor(name, &[width])?;
+        let offset = self.spec.norm.weight_offset;
+        values.iter_mut().for_each(|value| *value += offset);
+        Ok(values)
+    }
+
+    /// The embedding and the output matrix: at 4 bits they would cost more than they save, and so they have 8.
+    fn table(&mut self, name: &str) -> Result<PackedMatrix, ModelError> {
+        let (rows, columns) = (self.spec.vocabulary_size, self.spec.hidden_size);
+        let matrix = self.checkpoint.matrix(name, [rows, columns])?;
+        let packing = match self.packing {
+            Packing::Int4 => Packing::Int8,
+            other => other,
+        };
+        Ok(PackedMatrix::pack(&mut self.pool, packing, rows, columns, |row, into| {
+            matrix.row(row, into);
+        }))
+    }
+
+    /// Parts one below the other.
+    fn projection(
+        &mut self,
+        index: usize,
+        parts: &[Part<'_>],
+        inputs: usize,
+        biased: bool,
+    ) -> Result<Projection, ModelError> {
+        let mut matrices: Vec<(Matrix<'_>, &Part<'_>)> = Vec::with_capacity(parts.len());
+        let mut bias = Vec::new();
+        for part in parts {
+            let name = tensor_name(index, &format!("{}.weight", part.name));
+            matrices.push((self.checkpoint.matrix(&name, [part.rows, inputs])?, part));
+            if biased {
+                let name = tensor_name(index, &format!("{}.bias", part.name));
+                let values = self.checkpoint.tensor(&name, &[part.rows])?;
+                bias.extend((0..part.rows).map(|row| values[part.source(row)]));
+            }
+        }
+        let rows = parts.iter().map(|part| part.rows).sum();
+        let matrix = PackedMatrix::pack(&mut self.pool, self.packing, rows, inputs, |row, into| {
+            let mut row = row;
+            for (matrix, part) in &matrices {
+                if row < part.rows {
+                    return matrix.row(part.source(row), into);
+                }
+                row -= part.rows;
+            }
+        });
+        Ok(Projection {
+            matrix,
+            bias: biased.then_some(bias),
+        })
+    }
+}
+
+impl Part<'_> {
+    /// Which row of the file comes to stand here, so that pairs lie half a head apart.
+    fn source(&self, row: usize) -> usize {
+        let Some(head_size) = self.neighbours else {
+            return row;
+        };
+        let (head, within, half) = (row / head_size, row % head_size, head_size / 2);
+        head * head_size + if within < half { 2 * within } else { 2 * (within - half) + 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_come_of_neighbours() {
+        let part = Part {
+            name: "attn_q",
+            rows: 8,
+            neighbours: Some(4),
+        };
+        let sources: Vec<usize> = (0..8).map(|row| part.source(row)).collect();
+        assert_eq!(sources, [0, 2, 1, 3, 4, 6, 5, 7]);
+    }
+}
