@@ -2,7 +2,7 @@
 """Writes starting inputs for the fuzz targets into corpus/, which is not committed.
 
 Packets and sessions start from Mosquitto's recorded sequences (../shared/data/mqtt-sequences, or the
-folder given as the only argument), the GGUF reader from two small files made here.
+folder given as the only argument), the GGUF reader from a few small files made here.
 """
 
 import hashlib
@@ -66,7 +66,8 @@ def sequences(answer):
                 yield sent
 
 
-def gguf(tensors):
+def gguf(tensors, row=4, tensor_bytes=32):
+    """A file with tensors of two rows, of these types and of so many bytes with their padding."""
     def text(value):
         return struct.pack("<Q", len(value)) + value
 
@@ -80,8 +81,8 @@ def gguf(tensors):
     ]
     out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs)) + b"".join(pairs)
     for index, kind in enumerate(tensors):
-        out += text(b"t%d" % index) + struct.pack("<IQQIQ", 2, 4, 2, kind, index * 32)
-    return out + bytes(-len(out) % 32) + bytes(32 * max(len(tensors), 1))
+        out += text(b"t%d" % index) + struct.pack("<IQQIQ", 2, row, 2, kind, index * tensor_bytes)
+    return out + bytes(-len(out) % 32) + bytes(tensor_bytes * max(len(tensors), 1))
 
 
 def write(target, inputs):
@@ -96,4 +97,6 @@ def write(target, inputs):
 write("packet", sequences(b""))
 # To the session's target 0x0C means that the driver answers.
 write("session", sequences(b"\x0c"))
-write("gguf", [gguf([0]), gguf([1, 0])])
+# Quantised types have blocks of 32 or 256 values.
+quantised = [gguf([2, 3, 6, 7, 8], 32, 96), gguf([10, 11, 12, 13, 14], 256, 448)]
+write("gguf", [gguf([0]), gguf([1, 0]), *quantised])

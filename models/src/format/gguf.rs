@@ -483,6 +483,9 @@ const TENSOR_TYPES: &[(u32, &str, usize, usize)] = &[
     (34, "TQ1_0", 256, 54),
     (35, "TQ2_0", 256, 66),
     (39, "MXFP4", 32, 17),
+    (40, "NVFP4", 64, 36),
+    (41, "Q1_0", 128, 18),
+    (42, "Q2_0", 64, 18),
 ];
 
 fn malformed(what: String) -> Problem {
@@ -498,5 +501,20 @@ fn within(name: &str, problem: Problem) -> Problem {
             remedy,
         },
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::format::blocks::BlockType;
+
+    #[test]
+    fn block_types_have_the_sizes_of_the_table() {
+        for block_type in BlockType::ALL {
+            let known = block_type.tensor_type().known();
+            let (_, name, values, bytes) = known.copied().unwrap_or_default();
+            assert_eq!((name, values), (block_type.name(), block_type.block_values()));
+            assert_eq!(bytes, block_type.block_bytes());
+        }
     }
 }

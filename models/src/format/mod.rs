@@ -3,6 +3,7 @@
 //!
 //! The names are GGUF's short ones (`blk.0.attn_q.weight`), shapes are rows first (outputs × inputs).
 
+pub mod blocks;
 pub mod gguf;
 mod safetensors;
 
@@ -16,6 +17,7 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 use serde_json::Value;
 
+use self::blocks::{BlockType, dequantise};
 use crate::error::{ModelError, Problem};
 use crate::summary::ModelSummary;
 use crate::tokenizer::Tokenizer;
@@ -71,6 +73,8 @@ enum Element {
     F32,
     F16,
     Bf16,
+    /// In blocks, of which a row has a whole number: `gguf` checks it.
+    Blocks(BlockType),
     /// Known by name only.
     Other(String),
 }
@@ -141,6 +145,8 @@ impl Checkpoint {
             Element::F32 => elements(bytes, f32::from_le_bytes),
             Element::F16 => elements(bytes, |pair| f16::from_le_bytes(pair).to_f32()),
             Element::Bf16 => elements(bytes, |pair| bf16::from_le_bytes(pair).to_f32()),
+            Element::Blocks(block_type) => dequantise(block_type, bytes)
+                .map_err(|wrong| self.error(Problem::Malformed(format!("tensor {name:?}: {wrong}"))))?,
             Element::Other(_) => Vec::new(),
         })
     }
@@ -233,6 +239,7 @@ impl Element {
             Self::F32 => "F32",
             Self::F16 => "F16",
             Self::Bf16 => "BF16",
+            Self::Blocks(block_type) => block_type.name(),
             Self::Other(name) => name,
         }
     }
@@ -252,7 +259,7 @@ fn open_gguf(path: &Path, file: Mmap) -> Result<Checkpoint, ModelError> {
             gguf::TensorType::F32 => Element::F32,
             gguf::TensorType::F16 => Element::F16,
             gguf::TensorType::BF16 => Element::Bf16,
-            other => Element::Other(other.name()),
+            other => BlockType::of(other).map_or_else(|| Element::Other(other.name()), Element::Blocks),
         };
         let stored = Stored {
             shape: tensor.shape.clone(),

@@ -55,7 +55,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
+/// What work gives, and the most memory it held at once.
+pub(crate) fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = HELD.get();
     PEAK.set(before);
     let result = work();

@@ -12,6 +12,7 @@ mod engine;
 mod gguf_reader;
 mod hostile_files;
 mod numerics;
+mod quantised;
 mod templates;
 mod text_stream;
 mod tokenizers;

@@ -8,13 +8,13 @@ use serde_json::Value as Json;
 
 use crate::support::{GgufWriter, STORIES_GGUF, STORIES_HF, file};
 
-struct Golden {
-    ids: Vec<u32>,
+pub(crate) struct Golden {
+    pub(crate) ids: Vec<u32>,
     /// Position and logits.
     logits: Vec<(usize, Vec<f32>)>,
 }
 
-fn golden(path: &Path) -> Golden {
+pub(crate) fn golden(path: &Path) -> Golden {
     let json: Json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let ids = serde_json::from_value(json["ids"].clone()).unwrap();
     let logits = json["logits"].as_object().unwrap().iter();
@@ -40,7 +40,7 @@ fn top(logits: &[f32]) -> u32 {
 }
 
 /// Feeds the golden ids one by one and gives the logits after each.
-fn all_logits(model: &Model, ids: &[u32]) -> Vec<Vec<f32>> {
+pub(crate) fn all_logits(model: &Model, ids: &[u32]) -> Vec<Vec<f32>> {
     let mut cache = model.new_cache(usize::MAX);
     ids.iter()
         .map(|id| model.forward(&mut cache, &[*id]).unwrap())
@@ -72,7 +72,7 @@ fn safetensors_logits_agree_with_the_reference() {
     agrees_with_golden(&shared!("models/stories260K/hf/model.safetensors"));
 }
 
-fn greedy_text(model: &Model, steps: usize) -> String {
+pub(crate) fn greedy_text(model: &Model, steps: usize) -> String {
     let bos = model.tokenizer().bos().unwrap();
     let mut cache = model.new_cache(usize::MAX);
     let mut token = bos;
@@ -143,8 +143,9 @@ fn a_cache_refuses_what_does_not_fit() {
     assert_eq!(model.new_cache(usize::MAX).limit(), 512);
 }
 
-/// The stories model with its matrices in a 16-bit type.
-fn narrowed(path: &Path, tensor_type: TensorType) -> Vec<u8> {
+/// A copy of the stories model whose matrices are stored otherwise: `store` gives type and bytes for a row's length
+/// and the weights.
+pub(crate) fn narrowed(path: &Path, store: impl Fn(usize, &[f32]) -> (TensorType, Vec<u8>)) -> Vec<u8> {
     let bytes = std::fs::read(path).unwrap();
     let gguf = Gguf::parse(&bytes).unwrap();
     let mut writer = GgufWriter::default();
@@ -211,18 +212,31 @@ fn narrowed(path: &Path, tensor_type: TensorType) -> Vec<u8> {
         let floats = data
             .chunks_exact(4)
             .map(|chunk| f32::from_le_bytes(chunk.try_into().unwrap()));
-        let narrow: Vec<u8> = if tensor_type == TensorType::F16 {
-            floats
-                .flat_map(|float| half::f16::from_f32(float).to_le_bytes())
-                .collect()
-        } else {
-            floats
-                .flat_map(|float| half::bf16::from_f32(float).to_le_bytes())
-                .collect()
-        };
+        let (tensor_type, narrow) = store(tensor.shape[1], &floats.collect::<Vec<f32>>());
         writer.tensor(tensor.name, &tensor.shape, tensor_type.0, &narrow);
     }
     writer.bytes()
+}
+
+pub(crate) fn f16(weights: &[f32]) -> (TensorType, Vec<u8>) {
+    let bytes = weights
+        .iter()
+        .flat_map(|weight| half::f16::from_f32(*weight).to_le_bytes());
+    (TensorType::F16, bytes.collect())
+}
+
+fn bf16(weights: &[f32]) -> (TensorType, Vec<u8>) {
+    let bytes = weights
+        .iter()
+        .flat_map(|weight| half::bf16::from_f32(*weight).to_le_bytes());
+    (TensorType::BF16, bytes.collect())
+}
+
+/// The largest difference of any logit, and at how many positions the top token is the same.
+pub(crate) fn agreement(found: &[Vec<f32>], reference: &[Vec<f32>]) -> (f32, usize) {
+    let pairs = || found.iter().zip(reference);
+    let worst = pairs().map(|(a, b)| largest_difference(a, b)).fold(0.0, f32::max);
+    (worst, pairs().filter(|(a, b)| top(a) == top(b)).count())
 }
 
 #[test]
@@ -230,25 +244,16 @@ fn sixteen_bit_weights_come_close() {
     let path = shared!(STORIES_GGUF);
     let ids = golden(&shared!("models/stories260K/golden.json")).ids;
     let reference = all_logits(&Model::load(&path).unwrap(), &ids);
-    for (tensor_type, name, tolerance) in [
-        (TensorType::F16, "gguf f16", 0.05),
-        (TensorType::BF16, "gguf bf16", 0.5),
+    for (narrow, name, tolerance) in [
+        (narrowed(&path, |_, weights| f16(weights)), "gguf f16", 0.05),
+        (narrowed(&path, |_, weights| bf16(weights)), "gguf bf16", 0.5),
     ] {
-        let (_directory, narrow) = file("narrow.gguf", &narrowed(&path, tensor_type));
+        let (_directory, narrow) = file("narrow.gguf", &narrow);
         let model = Model::load(&narrow).unwrap();
         assert_eq!(model.summary().format, name);
         assert_eq!(model.summary().name, "narrow");
         let found = all_logits(&model, &ids);
-        let worst = found
-            .iter()
-            .zip(&reference)
-            .map(|(a, b)| largest_difference(a, b))
-            .fold(0.0, f32::max);
-        let same = found
-            .iter()
-            .zip(&reference)
-            .filter(|(a, b)| top(a) == top(b))
-            .count();
+        let (worst, same) = agreement(&found, &reference);
         println!(
             "{name}: largest difference {worst}, same top token at {same} of {} positions",
             ids.len()

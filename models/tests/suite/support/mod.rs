@@ -156,6 +156,23 @@ fn put_string(out: &mut Vec<u8>, text: &str) {
 /// after what a test wants to add. Its vocabulary: `<unk>`, `<s>`, `</s>`, 256 bytes, space and the letters a–z,
 /// and two words.
 pub(crate) fn tiny_model() -> GgufWriter {
+    let mut state = 1u32;
+    model_of(TINY, |shape| {
+        let weights = (0..shape.iter().product()).flat_map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let uniform = (state >> 8) as f32 / (1 << 24) as f32;
+            let weight = if shape.len() == 1 { 1.0 } else { uniform - 0.5 };
+            weight.to_le_bytes()
+        });
+        (0, weights.collect())
+    })
+}
+
+/// Hidden and feed-forward size of [`tiny_model`].
+const TINY: [usize; 2] = [8, 12];
+
+/// The same model in other sizes; `weights` gives each tensor's type and bytes for its shape.
+pub(crate) fn model_of(sizes: [usize; 2], mut weights: impl FnMut(&[usize]) -> (u32, Vec<u8>)) -> GgufWriter {
     let mut writer = GgufWriter::default();
     let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
     tokens.extend((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
@@ -170,9 +187,9 @@ pub(crate) fn tiny_model() -> GgufWriter {
     writer
         .string("general.architecture", "llama")
         .u32("llama.context_length", 64)
-        .u32("llama.embedding_length", 8)
+        .u32("llama.embedding_length", sizes[0] as u32)
         .u32("llama.block_count", 1)
-        .u32("llama.feed_forward_length", 12)
+        .u32("llama.feed_forward_length", sizes[1] as u32)
         .u32("llama.attention.head_count", 2)
         .u32("llama.attention.head_count_kv", 1)
         .f32("llama.attention.layer_norm_rms_epsilon", 1e-5)
@@ -182,35 +199,31 @@ pub(crate) fn tiny_model() -> GgufWriter {
         .i32s("tokenizer.ggml.token_type", &kinds)
         .u32("tokenizer.ggml.bos_token_id", 1)
         .u32("tokenizer.ggml.eos_token_id", 2);
-    let mut state = 1u32;
-    let vocabulary = texts.len();
-    for (name, shape) in tiny_tensors(vocabulary) {
-        let count: usize = shape.iter().product();
-        let weights = (0..count).flat_map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let uniform = (state >> 8) as f32 / (1 << 24) as f32;
-            let weight = if shape.len() == 1 { 1.0 } else { uniform - 0.5 };
-            weight.to_le_bytes()
-        });
-        writer.tensor(name, &shape, 0, &weights.collect::<Vec<u8>>());
+    for (name, shape) in tensors_of(texts.len(), sizes) {
+        let (tensor_type, bytes) = weights(&shape);
+        writer.tensor(name, &shape, tensor_type, &bytes);
     }
     writer
 }
 
 /// Names and shapes of the tiny model's tensors, in its order.
 pub(crate) fn tiny_tensors(vocabulary: usize) -> Vec<(&'static str, Vec<usize>)> {
+    tensors_of(vocabulary, TINY)
+}
+
+fn tensors_of(vocabulary: usize, [hidden, feed_forward]: [usize; 2]) -> Vec<(&'static str, Vec<usize>)> {
     vec![
-        ("token_embd.weight", vec![vocabulary, 8]),
-        ("output_norm.weight", vec![8]),
-        ("blk.0.attn_norm.weight", vec![8]),
-        ("blk.0.attn_q.weight", vec![8, 8]),
-        ("blk.0.attn_k.weight", vec![4, 8]),
-        ("blk.0.attn_v.weight", vec![4, 8]),
-        ("blk.0.attn_output.weight", vec![8, 8]),
-        ("blk.0.ffn_norm.weight", vec![8]),
-        ("blk.0.ffn_gate.weight", vec![12, 8]),
-        ("blk.0.ffn_up.weight", vec![12, 8]),
-        ("blk.0.ffn_down.weight", vec![8, 12]),
+        ("token_embd.weight", vec![vocabulary, hidden]),
+        ("output_norm.weight", vec![hidden]),
+        ("blk.0.attn_norm.weight", vec![hidden]),
+        ("blk.0.attn_q.weight", vec![hidden, hidden]),
+        ("blk.0.attn_k.weight", vec![hidden / 2, hidden]),
+        ("blk.0.attn_v.weight", vec![hidden / 2, hidden]),
+        ("blk.0.attn_output.weight", vec![hidden, hidden]),
+        ("blk.0.ffn_norm.weight", vec![hidden]),
+        ("blk.0.ffn_gate.weight", vec![feed_forward, hidden]),
+        ("blk.0.ffn_up.weight", vec![feed_forward, hidden]),
+        ("blk.0.ffn_down.weight", vec![hidden, feed_forward]),
     ]
 }
 
