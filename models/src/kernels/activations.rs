@@ -1,6 +1,6 @@
 //! Activations as products want them: padded to whole blocks, and in 8 bits.
 
-use super::math::round;
+use super::math::whole;
 use super::shared::Shared;
 use super::{BLOCK, Pool};
 
@@ -96,8 +96,7 @@ fn quantise(floats: &[f32], quantised: &mut [i8], scales: &mut [f32], sums: &mut
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
         let mut total = 0;
         for (quantised, value) in quantised.iter_mut().zip(block) {
-            // What is no number becomes 0 by `as`.
-            *quantised = round((value * inverse).clamp(-127.0, 127.0)) as i8;
+            *quantised = whole((value * inverse).clamp(-127.0, 127.0));
             total += i32::from(*quantised);
         }
         *sum = total;

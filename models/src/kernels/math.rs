@@ -4,9 +4,19 @@
 /// Rounds to the nearest whole number, halves to even, where the magnitude is below 2²²: the sum has no room for a
 /// fraction.
 pub(crate) fn round(value: f32) -> f32 {
-    const NO_FRACTION: f32 = 12_582_912.0;
     (value + NO_FRACTION) - NO_FRACTION
 }
+
+/// The nearest whole number, halves to even, of a value between −128 and 127; 0 of what is no number.
+///
+/// The sum has the whole number in the lowest bits of its fraction, in two's complement: no conversion is needed, and
+/// the compiler makes vectors of it.
+pub(crate) fn whole(value: f32) -> i8 {
+    (value + NO_FRACTION).to_bits() as i8
+}
+
+/// Of numbers up to 2²² more than this, sums have no room for a fraction.
+const NO_FRACTION: f32 = 12_582_912.0;
 
 /// `eˣ` within two units in the last place, from −87 to 88; beyond that as at the ends.
 ///
@@ -101,6 +111,11 @@ mod tests {
             let expected = 0.5 * wide * (1.0 + inner.tanh());
             assert!((f64::from(gelu_tanh(x)) - expected).abs() < 1e-6, "at {x}");
         }
+        for value in -1270..1270 {
+            let value = value as f32 / 10.0;
+            assert_eq!(f32::from(whole(value)), value.round_ties_even());
+        }
+        assert_eq!(whole(f32::NAN), 0);
         assert_eq!([round(0.5), round(1.5), round(-2.5), round(126.6)], [0.0, 2.0, -2.0, 127.0]);
     }
 

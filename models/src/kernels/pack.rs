@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::math::round;
+use super::math::whole;
 use super::shared::Shared;
 use super::{BLOCK, PANEL_ROWS, Pool, Packing};
 
@@ -192,16 +192,24 @@ fn int4(values: &[f32]) -> (f16, [i8; BLOCK]) {
         let scale = f16::from_f32(extreme / divisor);
         let tried = quantised(values, scale, -8.0, 7.0);
         let step_size = scale.to_f32();
-        let error: f32 = values
-            .iter()
-            .zip(&tried)
-            .map(|(value, quantised)| (value - f32::from(*quantised) * step_size).powi(2))
-            .sum();
+        let error = squared_error(values, &tried, step_size);
         if error < least {
             (least, best) = (error, (scale, tried));
         }
     }
     best
+}
+
+/// In lanes, so that the compiler makes vectors of it.
+fn squared_error(values: &[f32], quantised: &[i8; BLOCK], scale: f32) -> f32 {
+    let mut lanes = [0.0_f32; 8];
+    for (values, quantised) in values.chunks_exact(8).zip(quantised.chunks_exact(8)) {
+        for (lane, (value, quantised)) in lanes.iter_mut().zip(values.iter().zip(quantised)) {
+            let error = value - f32::from(*quantised) * scale;
+            *lane += error * error;
+        }
+    }
+    lanes.iter().sum()
 }
 
 const SCALES_TRIED: usize = 16;
@@ -215,7 +223,7 @@ fn quantised(values: &[f32], scale: f16, least: f32, most: f32) -> [i8; BLOCK] {
     };
     let mut quantised = [0; BLOCK];
     for (quantised, value) in quantised.iter_mut().zip(values) {
-        *quantised = round((value * inverse).clamp(least, most)) as i8;
+        *quantised = whole((value * inverse).clamp(least, most));
     }
     quantised
 }
