@@ -1,12 +1,12 @@
-//! Keys and values of the tokens a sequence has already seen.
+//! Keys and values of the tokens a sequence has already seen, as the reference keeps them.
 
 use burn::tensor::{Device, Tensor};
 
 /// The cache of one sequence. It grows by doubling, up to its limit, and a model's forward pass fills it.
 ///
-/// Memory: 2 × layers × key-value heads × head size × capacity × 4 bytes ([`KvCache::bytes`]).
+/// Memory: 2 × layers × key-value heads × head size × capacity × 4 bytes ([`TensorCache::bytes`]).
 #[derive(Debug)]
-pub struct KvCache {
+pub(crate) struct TensorCache {
     layers: Vec<Option<Layer>>,
     heads: usize,
     head_size: usize,
@@ -25,7 +25,7 @@ struct Layer {
     values: Tensor<3>,
 }
 
-impl KvCache {
+impl TensorCache {
     pub(crate) fn new(layers: usize, heads: usize, head_size: usize, limit: usize, device: Device) -> Self {
         let layers = (0..layers).map(|_| None).collect();
         Self {
@@ -40,22 +40,17 @@ impl KvCache {
     }
 
     /// Tokens in the cache.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.length
     }
 
-    /// Whether nothing was fed yet.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
     /// The most tokens it will hold.
-    pub fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
     /// Bytes that its tensors take now.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         2 * self.layers.len() * self.heads * self.head_size * self.capacity * size_of::<f32>()
     }
 

@@ -9,7 +9,9 @@ use crate::architecture::network::Network;
 use crate::architecture::spec::{LayerSpec, NetworkSpec};
 use crate::error::{ModelError, RequestError};
 use crate::format::Checkpoint;
-use crate::kv_cache::KvCache;
+use crate::kv_cache::TensorCache;
+use crate::packed::{PackedNetwork, PagedCache, Run};
+use crate::precision::Precision;
 use crate::request::Prompt;
 use crate::summary::ModelSummary;
 use crate::template::{Date, Template};
@@ -22,8 +24,67 @@ pub struct Model {
     spec: NetworkSpec,
     tokenizer: Tokenizer,
     template: Option<Template>,
-    network: Network,
-    device: Device,
+    precision: Precision,
+    network: Computation,
+}
+
+/// What computes it.
+#[derive(Debug)]
+enum Computation {
+    /// Burn's modules, in f32.
+    Reference(Network, Device),
+    /// The kernels.
+    Packed(Box<PackedNetwork>),
+}
+
+/// Keys and values of the tokens that a sequence has already seen. It grows up to its limit, and a model's forward pass
+/// fills it.
+#[derive(Debug)]
+pub struct KvCache(Kept);
+
+#[derive(Debug)]
+enum Kept {
+    Tensors(TensorCache),
+    Pages(PagedCache),
+}
+
+impl KvCache {
+    /// Tokens in the cache.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Kept::Tensors(cache) => cache.len(),
+            Kept::Pages(cache) => cache.len(),
+        }
+    }
+
+    /// Whether nothing was fed yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The most tokens it will hold.
+    pub fn limit(&self) -> usize {
+        match &self.0 {
+            Kept::Tensors(cache) => cache.limit(),
+            Kept::Pages(cache) => cache.limit(),
+        }
+    }
+
+    /// Bytes that it takes now.
+    pub fn bytes(&self) -> usize {
+        match &self.0 {
+            Kept::Tensors(cache) => cache.bytes(),
+            Kept::Pages(cache) => cache.bytes(),
+        }
+    }
+}
+
+/// What a sequence wants of a step.
+pub(crate) struct Feed<'f> {
+    pub(crate) cache: &'f mut KvCache,
+    pub(crate) tokens: &'f [u32],
+    /// Whether the logits after the last of them are wanted.
+    pub(crate) wants_logits: bool,
 }
 
 impl Model {
@@ -32,26 +93,73 @@ impl Model {
     /// # Errors
     /// A [`ModelError`] naming the file and the remedy.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
+        Self::load_at(path, Some(Precision::F32), None)
+    }
+
+    /// Loads a model at a precision, or at the one that suits it ([`Precision::automatic`]), for so many threads, or
+    /// as many as the machine has cores.
+    ///
+    /// # Errors
+    /// A [`ModelError`] naming the file and the remedy.
+    pub fn load_at(
+        path: &Path,
+        precision: Option<Precision>,
+        threads: Option<usize>,
+    ) -> Result<Self, ModelError> {
         let checkpoint = Checkpoint::open(path)?;
         let template = checkpoint.template.as_deref().map(Template::new).transpose();
         let template = template.map_err(|problem| checkpoint.error(problem))?;
-        let device = crate::backend::device();
-        let network = architecture::load(&checkpoint, &device)?;
+        architecture::check(&checkpoint)?;
         let summary = checkpoint.summary();
+        let precision =
+            precision.unwrap_or_else(|| Precision::automatic(summary.parameters, summary.weights_bytes));
+        let network = match precision.packing() {
+            None => {
+                let device = crate::backend::device();
+                Computation::Reference(architecture::load(&checkpoint, &device)?, device)
+            }
+            Some(packing) => {
+                let threads = threads.unwrap_or_else(|| {
+                    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+                });
+                Computation::Packed(Box::new(PackedNetwork::load(&checkpoint, packing, threads)?))
+            }
+        };
         let Checkpoint { spec, tokenizer, .. } = checkpoint;
         Ok(Self {
             summary,
             spec,
             tokenizer,
             template,
+            precision,
             network,
-            device,
         })
     }
 
     /// What was loaded.
     pub fn summary(&self) -> &ModelSummary {
         &self.summary
+    }
+
+    /// Bytes of the weights in memory, where the kernels compute it.
+    pub fn packed_bytes(&self) -> Option<usize> {
+        match &self.network {
+            Computation::Reference(..) => None,
+            Computation::Packed(network) => Some(network.bytes()),
+        }
+    }
+
+    /// What computes it: a backend of Burn's, or the instructions that the kernels use.
+    pub fn computed_by(&self) -> &'static str {
+        match &self.network {
+            Computation::Reference(..) => crate::backend::NAME,
+            Computation::Packed(network) => network.instructions(),
+        }
+    }
+
+    /// How many bits a weight has.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Its tokenizer.
@@ -62,16 +170,21 @@ impl Model {
     /// An empty cache for at most `limit` tokens, or the model's context if that is less. A model with LongRoPE
     /// computes other numbers for a limit beyond its original context, from the first token on.
     pub fn new_cache(&self, limit: usize) -> KvCache {
+        let limit = limit.min(self.spec.context_length);
+        let device = match &self.network {
+            Computation::Packed(network) => return KvCache(Kept::Pages(network.new_cache(limit))),
+            Computation::Reference(_, device) => device.clone(),
+        };
         // All layers have the same, which the description was checked for.
         let width = |layer: &LayerSpec| (layer.kv_heads, layer.head_size);
         let (kv_heads, head_size) = self.spec.layers.first().map_or((0, 0), width);
-        KvCache::new(
+        KvCache(Kept::Tensors(TensorCache::new(
             self.spec.layers.len(),
             kv_heads,
             head_size,
-            limit.min(self.spec.context_length),
-            self.device.clone(),
-        )
+            limit,
+            device,
+        )))
     }
 
     /// Feeds tokens behind those that the cache has seen, and gives the logits after the last of them, one for each
@@ -81,18 +194,66 @@ impl Model {
     /// [`RequestError::EmptyPrompt`] for no tokens, [`RequestError::UnknownToken`],
     /// [`RequestError::PromptTooLong`] where the cache's limit has no room; the cache is then unchanged.
     pub fn forward(&self, cache: &mut KvCache, tokens: &[u32]) -> Result<Vec<f32>, RequestError> {
-        if tokens.is_empty() {
+        let feed = Feed {
+            cache,
+            tokens,
+            wants_logits: true,
+        };
+        let outcome = self
+            .step(&mut [feed])
+            .pop()
+            .unwrap_or(Err(RequestError::EmptyPrompt))?;
+        outcome.ok_or(RequestError::EmptyPrompt)
+    }
+
+    /// Feeds several sequences at once, each as [`forward`](Self::forward) does, and gives the logits that were asked
+    /// for, in the order of the sequences.
+    pub(crate) fn step(&self, feeds: &mut [Feed<'_>]) -> Vec<Result<Option<Vec<f32>>, RequestError>> {
+        let checked: Vec<Result<(), RequestError>> = feeds.iter().map(|feed| self.check_feed(feed)).collect();
+        let mut runs = Vec::new();
+        let mut references = Vec::new();
+        for (feed, checked) in feeds.iter_mut().zip(&checked) {
+            if checked.is_err() {
+                continue;
+            }
+            match (&mut feed.cache.0, &self.network) {
+                (Kept::Pages(cache), Computation::Packed(_)) => runs.push(Run {
+                    cache,
+                    tokens: feed.tokens,
+                    wants_logits: feed.wants_logits,
+                }),
+                (Kept::Tensors(cache), Computation::Reference(network, _)) => {
+                    let logits = network.forward(&self.spec, cache, feed.tokens);
+                    references.push(feed.wants_logits.then_some(logits));
+                }
+                // A cache of another model computes nothing.
+                _ => references.push(None),
+            }
+        }
+        let computed = match &self.network {
+            Computation::Packed(network) if !runs.is_empty() => network.forward(&mut runs),
+            _ => references,
+        };
+        let mut computed = computed.into_iter();
+        checked
+            .into_iter()
+            .map(|checked| checked.map(|()| computed.next().flatten()))
+            .collect()
+    }
+
+    fn check_feed(&self, feed: &Feed<'_>) -> Result<(), RequestError> {
+        if feed.tokens.is_empty() {
             return Err(RequestError::EmptyPrompt);
         }
-        self.check_tokens(tokens)?;
-        let needed = cache.len().saturating_add(tokens.len());
-        if needed > cache.limit() {
+        self.check_tokens(feed.tokens)?;
+        let needed = feed.cache.len().saturating_add(feed.tokens.len());
+        if needed > feed.cache.limit() {
             return Err(RequestError::PromptTooLong {
                 tokens: needed,
-                limit: cache.limit(),
+                limit: feed.cache.limit(),
             });
         }
-        Ok(self.network.forward(&self.spec, cache, tokens))
+        Ok(())
     }
 
     pub(crate) fn check_tokens(&self, tokens: &[u32]) -> Result<(), RequestError> {

@@ -12,7 +12,7 @@ use burn::tensor::activation::{silu, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::spec::{Activation, LayerSpec, NetworkSpec};
-use crate::kv_cache::KvCache;
+use crate::kv_cache::TensorCache;
 
 /// The whole network.
 #[derive(Module, Debug)]
@@ -55,7 +55,7 @@ pub(super) struct FeedForward {
 impl Network {
     /// Feeds tokens (at least one, all in the vocabulary, room for them in the cache's limit) and gives the logits
     /// after the last of them, one for each token of the vocabulary. `spec` is what the weights were read for.
-    pub(crate) fn forward(&self, spec: &NetworkSpec, cache: &mut KvCache, tokens: &[u32]) -> Vec<f32> {
+    pub(crate) fn forward(&self, spec: &NetworkSpec, cache: &mut TensorCache, tokens: &[u32]) -> Vec<f32> {
         let device = self.embedding.device();
         cache.reserve(tokens.len());
         let positions = Positions::new(spec, cache, tokens.len(), &device);
@@ -93,7 +93,7 @@ impl Attention {
         layer: &LayerSpec,
         hidden: Tensor<2>,
         index: usize,
-        cache: &mut KvCache,
+        cache: &mut TensorCache,
         positions: &Positions,
     ) -> Tensor<2> {
         let [tokens, _] = hidden.dims();
@@ -186,7 +186,7 @@ struct Turns {
 }
 
 impl Positions {
-    fn new(spec: &NetworkSpec, cache: &KvCache, tokens: usize, device: &Device) -> Self {
+    fn new(spec: &NetworkSpec, cache: &TensorCache, tokens: usize, device: &Device) -> Self {
         let (start, capacity) = (cache.len(), cache.capacity());
         let turns = spec.ropes.iter().map(|rope| {
             let table = rope.table(cache.limit());

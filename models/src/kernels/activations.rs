@@ -118,13 +118,19 @@ mod tests {
         assert_eq!((activations.tokens, activations.columns), (2, 64));
         for token in 0..2 {
             for column in 0..64 {
-                let value = rows.get(token * 40 + column).filter(|_| column < 40).unwrap_or(&0.0);
+                let value = rows
+                    .get(token * 40 + column)
+                    .filter(|_| column < 40)
+                    .unwrap_or(&0.0);
                 let scale = activations.scales_of(token)[column / BLOCK];
                 let back = f32::from(activations.quantised_of(token)[column]) * scale;
                 assert!((back - value).abs() <= scale * 0.501, "{back} {value}");
             }
         }
-        let sum: i32 = activations.quantised_of(1)[..32].iter().map(|q| i32::from(*q)).sum();
+        let sum: i32 = activations.quantised_of(1)[..32]
+            .iter()
+            .map(|q| i32::from(*q))
+            .sum();
         assert_eq!(activations.sums_of(1)[0], sum);
     }
 }

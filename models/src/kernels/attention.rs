@@ -34,7 +34,9 @@ pub(crate) fn attend<'k>(
     if let Some(cap) = cap {
         scores.iter_mut().for_each(|score| *score = soft_cap(*score, cap));
     }
-    let largest = scores.iter().fold(f32::NEG_INFINITY, |largest, score| largest.max(*score));
+    let largest = scores
+        .iter()
+        .fold(f32::NEG_INFINITY, |largest, score| largest.max(*score));
     let mut total = 0.0;
     for score in scores.iter_mut() {
         *score = exp(*score - largest);
@@ -91,7 +93,10 @@ mod tests {
         for head_size in [8, 20, 64, 80, 96] {
             for tokens in [1, 2, 17, 40] {
                 let query = noise(head_size, 1);
-                let (keys, values) = (halves(&noise(head_size * tokens, 2)), halves(&noise(head_size * tokens, 3)));
+                let (keys, values) = (
+                    halves(&noise(head_size * tokens, 2)),
+                    halves(&noise(head_size * tokens, 3)),
+                );
                 let attended = |instructions, cut: usize, cap| {
                     let spans = keys.chunks(cut * head_size).zip(values.chunks(cut * head_size));
                     let spans = spans.map(|(keys, values)| Span { keys, values });
@@ -102,7 +107,11 @@ mod tests {
                 for cap in [None, Some(5.0)] {
                     let twin = attended(Instructions::Scalar, tokens, cap);
                     for cut in [1, 7, 16] {
-                        assert_eq!(attended(Instructions::detect(), cut, cap), twin, "{head_size} {tokens} {cut}");
+                        assert_eq!(
+                            attended(Instructions::detect(), cut, cap),
+                            twin,
+                            "{head_size} {tokens} {cut}"
+                        );
                     }
                 }
             }
@@ -113,13 +122,31 @@ mod tests {
     fn attention_is_what_its_formula_says() {
         let (head_size, tokens) = (16, 9);
         let query = noise(head_size, 4);
-        let (keys, values) = (halves(&noise(head_size * tokens, 5)), halves(&noise(head_size * tokens, 6)));
+        let (keys, values) = (
+            halves(&noise(head_size * tokens, 5)),
+            halves(&noise(head_size * tokens, 6)),
+        );
         let mut found = vec![0.0; head_size];
-        let span = Span { keys: &keys, values: &values };
-        attend(Instructions::detect(), &query, std::iter::once(span), None, &mut Vec::new(), &mut found);
+        let span = Span {
+            keys: &keys,
+            values: &values,
+        };
+        attend(
+            Instructions::detect(),
+            &query,
+            std::iter::once(span),
+            None,
+            &mut Vec::new(),
+            &mut found,
+        );
         let scores: Vec<f64> = keys
             .chunks(head_size)
-            .map(|key| key.iter().zip(&query).map(|(k, q)| f64::from(k.to_f32()) * f64::from(*q)).sum())
+            .map(|key| {
+                key.iter()
+                    .zip(&query)
+                    .map(|(k, q)| f64::from(k.to_f32()) * f64::from(*q))
+                    .sum()
+            })
             .collect();
         let total: f64 = scores.iter().map(|score: &f64| score.exp()).sum();
         for (index, found) in found.iter().enumerate() {

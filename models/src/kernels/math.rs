@@ -28,7 +28,13 @@ pub(crate) fn exp(x: f32) -> f32 {
     // In two steps, so that nothing of x gets lost.
     let rest = x - n * 0.693_359_375 + n * 2.121_944_4e-4;
     let mut polynomial = 1.987_569_15e-4;
-    for coefficient in [1.398_199_950_7e-3, 8.333_451_907_3e-3, 4.166_579_589_4e-2, 1.666_666_545_9e-1, 0.5] {
+    for coefficient in [
+        1.398_199_950_7e-3,
+        8.333_451_907_3e-3,
+        4.166_579_589_4e-2,
+        1.666_666_545_9e-1,
+        0.5,
+    ] {
         polynomial = polynomial * rest + coefficient;
     }
     let power = f32::from_bits(((n as i32 + 127) as u32) << 23);
@@ -93,7 +99,10 @@ mod tests {
 
     fn assert_near(found: f32, expected: f64, relative: f64, at: f32) {
         let error = (f64::from(found) - expected).abs();
-        assert!(error <= expected.abs() * relative + 1e-30, "at {at}: {found} for {expected}");
+        assert!(
+            error <= expected.abs() * relative + 1e-30,
+            "at {at}: {found} for {expected}"
+        );
     }
 
     #[test]
@@ -116,7 +125,10 @@ mod tests {
             assert_eq!(f32::from(whole(value)), value.round_ties_even());
         }
         assert_eq!(whole(f32::NAN), 0);
-        assert_eq!([round(0.5), round(1.5), round(-2.5), round(126.6)], [0.0, 2.0, -2.0, 127.0]);
+        assert_eq!(
+            [round(0.5), round(1.5), round(-2.5), round(126.6)],
+            [0.0, 2.0, -2.0, 127.0]
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use half::f16;
 
 use super::math::whole;
 use super::shared::Shared;
-use super::{BLOCK, PANEL_ROWS, Pool, Packing};
+use super::{BLOCK, PANEL_ROWS, Packing, Pool};
 
 /// Columns of a block that one instruction multiplies and adds for each row.
 const GROUP: usize = 4;

@@ -30,9 +30,7 @@ pub(super) fn multiply(
                     let product: i32 = values
                         .iter()
                         .enumerate()
-                        .map(|(column, value)| {
-                            quantised_of(packing, block, lane, column) * i32::from(*value)
-                        })
+                        .map(|(column, value)| quantised_of(packing, block, lane, column) * i32::from(*value))
                         .sum();
                     *sum = (half_at(block, lane) * scale).mul_add(product as f32, *sum);
                 }

@@ -29,7 +29,10 @@ impl<'s, T: Copy> Shared<'s, T> {
     #[allow(unsafe_code, reason = "threads write to places of their own")]
     #[allow(clippy::mut_from_ref, reason = "that is what the safety rule is about")]
     pub(crate) unsafe fn part(&self, at: usize, count: usize) -> &mut [T] {
-        assert!(at.checked_add(count).is_some_and(|end| end <= self.length), "a part of the slice");
+        assert!(
+            at.checked_add(count).is_some_and(|end| end <= self.length),
+            "a part of the slice"
+        );
         // SAFETY: it lies inside the slice, which this borrows alone, and nobody else has any of it.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), count) }
     }

@@ -85,7 +85,9 @@ impl PagedCache {
 
     /// Writes one token's keys and values of one layer, each key-value heads × head size.
     pub(super) fn write(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
-        let Shape { head_size, kv_heads, .. } = self.shape;
+        let Shape {
+            head_size, kv_heads, ..
+        } = self.shape;
         let Some(page) = self.pages.get_mut(position / PAGE_TOKENS) else {
             return;
         };
@@ -106,7 +108,9 @@ impl PagedCache {
         first: usize,
         last: usize,
     ) -> impl Iterator<Item = Span<'_>> + Clone {
-        let Shape { head_size, kv_heads, .. } = self.shape;
+        let Shape {
+            head_size, kv_heads, ..
+        } = self.shape;
         let start = (layer * kv_heads + head) * PAGE_TOKENS * head_size;
         let pages = first / PAGE_TOKENS..=last / PAGE_TOKENS;
         pages.filter_map(move |number| {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::architecture::spec::{Activation, LayerSpec, NetworkSpec};
 use crate::kernels::attention::attend;
 use crate::kernels::math::{gelu_tanh, rms_norm, rms_norm_in_place, silu, soft_cap};
-use crate::kernels::{Activations, Instructions, PackedMatrix, Pool, Packing, Shared, multiply};
+use crate::kernels::{Activations, Instructions, PackedMatrix, Pool, Shared, multiply};
 pub(crate) use cache::PagedCache;
 use cache::Shape;
 
@@ -20,7 +20,6 @@ use cache::Shape;
 #[derive(Debug)]
 pub(crate) struct PackedNetwork {
     spec: NetworkSpec,
-    packing: Packing,
     embedding: PackedMatrix,
     /// Absent where the embedding serves for both.
     output: Option<PackedMatrix>,
@@ -99,15 +98,16 @@ impl PackedNetwork {
     /// Bytes of all weights.
     pub(crate) fn bytes(&self) -> usize {
         let layers = self.layers.iter().flat_map(|layer| {
-            [&layer.query_key_value, &layer.attention_output, &layer.gate_up, &layer.down]
+            [
+                &layer.query_key_value,
+                &layer.attention_output,
+                &layer.gate_up,
+                &layer.down,
+            ]
         });
         layers.map(|projection| projection.matrix.bytes()).sum::<usize>()
             + self.embedding.bytes()
             + self.output.as_ref().map_or(0, PackedMatrix::bytes)
-    }
-
-    pub(crate) fn packing(&self) -> Packing {
-        self.packing
     }
 
     /// The name of the instructions that compute it.
@@ -158,15 +158,16 @@ impl PackedNetwork {
     /// Cosines and sines of each row's position, for each of the rotations.
     fn turns(&self, rows: &[Row], runs: &[Run<'_>]) -> Vec<Vec<(f32, f32)>> {
         let of_rope = |rope: usize| {
-            let of_row = |row: &Row| {
+            let mut turns = Vec::new();
+            for row in rows {
                 let table = &runs[row.run].cache.ropes[rope];
-                table.inverse_frequencies.iter().map(|frequency| {
+                turns.extend(table.inverse_frequencies.iter().map(|frequency| {
                     let angle = row.position as f64 * frequency;
                     let turned = |value: f64| (value * table.magnitude) as f32;
                     (turned(angle.cos()), turned(angle.sin()))
-                })
-            };
-            rows.iter().flat_map(of_row).collect()
+                }));
+            }
+            turns
         };
         (0..self.spec.ropes.len()).map(of_rope).collect()
     }
@@ -184,12 +185,18 @@ impl PackedNetwork {
         );
         if let Some(bias) = &projection.bias {
             for products in products.chunks_exact_mut(rows) {
-                products.iter_mut().zip(bias).for_each(|(product, bias)| *product += bias);
+                products
+                    .iter_mut()
+                    .zip(bias)
+                    .for_each(|(product, bias)| *product += bias);
             }
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what a layer is, what a step is, and room to work in")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what a layer is, what a step is, and room to work in"
+    )]
     fn attention(
         &self,
         index: usize,
@@ -202,19 +209,34 @@ impl PackedNetwork {
     ) {
         let hidden_size = self.spec.hidden_size;
         let epsilon = self.spec.norm.epsilon as f32;
-        let Bench { pool, activations, hidden, .. } = bench;
+        let Bench {
+            pool,
+            activations,
+            hidden,
+            ..
+        } = bench;
         activations.fill(pool, rows.len(), hidden_size, |row, into| {
             let values = &hidden[row * hidden_size..(row + 1) * hidden_size];
             rms_norm(values, &layer.attention_norm, epsilon, into);
         });
         self.product(&layer.query_key_value, bench, true);
 
-        let &LayerSpec { heads, kv_heads, head_size, .. } = spec;
+        let &LayerSpec {
+            heads,
+            kv_heads,
+            head_size,
+            ..
+        } = spec;
         let (queries, keys) = (heads * head_size, kv_heads * head_size);
         let width = queries + 2 * keys;
         let turns = spec.rope.and_then(|rope| turns.get(rope));
         let scale = spec.attention_scale as f32;
-        let Bench { pool, activations, wide, .. } = bench;
+        let Bench {
+            pool,
+            activations,
+            wide,
+            ..
+        } = bench;
         let places = Shared::new(wide);
         pool.run(rows.len(), &|row| {
             #[allow(unsafe_code, reason = "threads write to places of their own")]
@@ -249,7 +271,9 @@ impl PackedNetwork {
         pool.run(rows.len() * kv_heads, &|part| {
             let (number, kv_head) = (part / kv_heads, part % kv_heads);
             let row = rows[number];
-            let first = spec.window.map_or(0, |window| (row.position + 1).saturating_sub(window));
+            let first = spec
+                .window
+                .map_or(0, |window| (row.position + 1).saturating_sub(window));
             let spans = runs[row.run].cache.spans(index, kv_head, first, row.position);
             let cap = spec.attention_softcap.map(|cap| cap as f32);
             let mut scores = Vec::with_capacity(row.position + 1 - first);
@@ -272,14 +296,24 @@ impl PackedNetwork {
     fn feed_forward(&self, layer: &Layer, rows: usize, bench: &mut Bench) {
         let hidden_size = self.spec.hidden_size;
         let epsilon = self.spec.norm.epsilon as f32;
-        let Bench { pool, activations, hidden, .. } = bench;
+        let Bench {
+            pool,
+            activations,
+            hidden,
+            ..
+        } = bench;
         activations.fill(pool, rows, hidden_size, |row, into| {
             let values = &hidden[row * hidden_size..(row + 1) * hidden_size];
             rms_norm(values, &layer.feed_forward_norm, epsilon, into);
         });
         self.product(&layer.gate_up, bench, true);
         let size = self.spec.feed_forward_size;
-        let Bench { pool, activations, wide, .. } = bench;
+        let Bench {
+            pool,
+            activations,
+            wide,
+            ..
+        } = bench;
         activations.fill(pool, rows, size, |row, into| {
             let (gate, up) = wide[row * 2 * size..(row + 1) * 2 * size].split_at(size);
             let each = into.iter_mut().zip(gate.iter().zip(up));
@@ -314,7 +348,12 @@ impl PackedNetwork {
             last += run.tokens.len();
             wanted.extend(run.wants_logits.then(|| last - 1));
         }
-        let Bench { pool, activations, hidden, .. } = bench;
+        let Bench {
+            pool,
+            activations,
+            hidden,
+            ..
+        } = bench;
         activations.fill(pool, wanted.len(), width, |index, into| {
             let row = wanted[index];
             rms_norm(&hidden[row * width..(row + 1) * width], &self.norm, epsilon, into);
@@ -323,7 +362,9 @@ impl PackedNetwork {
         let mut logits = vec![0.0; wanted.len() * matrix.rows];
         multiply(pool, self.instructions, matrix, activations, &mut logits);
         if let Some(cap) = self.spec.final_softcap {
-            logits.iter_mut().for_each(|logit| *logit = soft_cap(*logit, cap as f32));
+            logits
+                .iter_mut()
+                .for_each(|logit| *logit = soft_cap(*logit, cap as f32));
         }
         let mut rows = logits.chunks_exact(matrix.rows);
         let of_run = |run: &Run<'_>| run.wants_logits.then(|| rows.next().map(<[f32]>::to_vec))?;

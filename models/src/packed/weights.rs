@@ -3,10 +3,12 @@
 use std::sync::Mutex;
 
 use super::{Activations, Bench, Layer, PackedNetwork, Projection};
-use crate::architecture::spec::{EMBEDDING, LayerSpec, NetworkSpec, OUTPUT, OUTPUT_NORM, RopePairs, tensor_name};
+use crate::architecture::spec::{
+    EMBEDDING, LayerSpec, NetworkSpec, OUTPUT, OUTPUT_NORM, RopePairs, tensor_name,
+};
 use crate::error::{ModelError, Problem};
 use crate::format::{Checkpoint, Matrix};
-use crate::kernels::{Instructions, PackedMatrix, Pool, Packing};
+use crate::kernels::{Instructions, PackedMatrix, Packing, Pool};
 
 impl PackedNetwork {
     /// Packs the weights of a checked model.
@@ -31,7 +33,6 @@ impl PackedNetwork {
         let output = (!spec.tied_output).then(|| loader.table(OUTPUT)).transpose()?;
         Ok(PackedNetwork {
             spec: spec.clone(),
-            packing,
             embedding,
             output,
             layers,
@@ -70,7 +71,11 @@ impl Loader<'_> {
         let queries = layer.heads * layer.head_size;
         let keys = layer.kv_heads * layer.head_size;
         let turned = (self.spec.rope_pairs == RopePairs::Neighbours).then_some(layer.head_size);
-        let part = |name, rows, neighbours| Part { name, rows, neighbours };
+        let part = |name, rows, neighbours| Part {
+            name,
+            rows,
+            neighbours,
+        };
         let query_key_value: &[Part<'_>] = if layer.fused_qkv {
             &[part("attn_qkv", queries + 2 * keys, None)]
         } else {
@@ -88,18 +93,38 @@ impl Loader<'_> {
         Ok(Layer {
             attention_norm: self.norm(&tensor_name(index, "attn_norm.weight"), hidden)?,
             query_key_value: self.projection(index, query_key_value, hidden, layer.qkv_bias)?,
-            query_norm: self.optional(index, layer.query_key_norms, "attn_q_norm.weight", layer.head_size)?,
-            key_norm: self.optional(index, layer.query_key_norms, "attn_k_norm.weight", layer.head_size)?,
+            query_norm: self.optional(
+                index,
+                layer.query_key_norms,
+                "attn_q_norm.weight",
+                layer.head_size,
+            )?,
+            key_norm: self.optional(
+                index,
+                layer.query_key_norms,
+                "attn_k_norm.weight",
+                layer.head_size,
+            )?,
             attention_output: self.projection(
                 index,
                 &[part("attn_output", hidden, None)],
                 queries,
                 layer.output_bias,
             )?,
-            post_attention_norm: self.optional(index, layer.post_norms, "post_attention_norm.weight", hidden)?,
+            post_attention_norm: self.optional(
+                index,
+                layer.post_norms,
+                "post_attention_norm.weight",
+                hidden,
+            )?,
             feed_forward_norm: self.norm(&tensor_name(index, "ffn_norm.weight"), hidden)?,
             gate_up: self.projection(index, gate_up, hidden, layer.feed_forward_bias)?,
-            down: self.projection(index, &[part("ffn_down", hidden, None)], size, layer.feed_forward_bias)?,
+            down: self.projection(
+                index,
+                &[part("ffn_down", hidden, None)],
+                size,
+                layer.feed_forward_bias,
+            )?,
             post_feed_forward_norm: self.optional(index, layer.post_norms, "post_ffw_norm.weight", hidden)?,
         })
     }
@@ -111,7 +136,9 @@ impl Loader<'_> {
         part: &str,
         width: usize,
     ) -> Result<Option<Vec<f32>>, ModelError> {
-        wanted.then(|| self.norm(&tensor_name(index, part), width)).transpose()
+        wanted
+            .then(|| self.norm(&tensor_name(index, part), width))
+            .transpose()
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<Vec<f32>, ModelError> {
@@ -129,9 +156,15 @@ impl Loader<'_> {
             Packing::Int4 => Packing::Int8,
             other => other,
         };
-        Ok(PackedMatrix::pack(&mut self.pool, packing, rows, columns, |row, into| {
-            matrix.row(row, into);
-        }))
+        Ok(PackedMatrix::pack(
+            &mut self.pool,
+            packing,
+            rows,
+            columns,
+            |row, into| {
+                matrix.row(row, into);
+            },
+        ))
     }
 
     /// Parts one below the other.
@@ -177,7 +210,12 @@ impl Part<'_> {
             return row;
         };
         let (head, within, half) = (row / head_size, row % head_size, head_size / 2);
-        head * head_size + if within < half { 2 * within } else { 2 * (within - half) + 1 }
+        head * head_size
+            + if within < half {
+                2 * within
+            } else {
+                2 * (within - half) + 1
+            }
     }
 }
 

@@ -21,7 +21,7 @@ fn request(prompt: &str, max_tokens: usize) -> GenerateRequest {
 fn options(max_sequences: usize) -> EngineOptions {
     EngineOptions {
         max_sequences,
-        max_context_tokens: None,
+        ..EngineOptions::default()
     }
 }
 
@@ -217,6 +217,7 @@ fn the_context_bounds_the_answer() {
     let limited = EngineOptions {
         max_sequences: 1,
         max_context_tokens: Some(40),
+        ..EngineOptions::default()
     };
     let mut engine = Engine::load(&shared!(STORIES_GGUF), limited).unwrap();
     assert_eq!(engine.context_tokens(), 40);

@@ -13,6 +13,7 @@ mod engine;
 mod gguf_reader;
 mod hostile_files;
 mod numerics;
+mod packed;
 mod quantised;
 mod templates;
 mod text_stream;

@@ -1,0 +1,180 @@
+//! What runs on packed weights is near the reference, and the same to the bit however it is cut and whatever runs beside
+//! it.
+
+use std::path::Path;
+
+use models::{Engine, EngineOptions, Event, Model, Precision, Sampling};
+
+use crate::support::{ARCHITECTURES, architecture, architecture_gguf};
+
+const PACKED: [Precision; 3] = [Precision::F16, Precision::Int8, Precision::Int4];
+
+fn ids(count: u32) -> Vec<u32> {
+    (0..count).map(|i| (37 * i + 11 * i * i + 5) % 96).collect()
+}
+
+fn load(path: &Path, precision: Precision, threads: usize) -> Model {
+    let model = Model::load_at(path, Some(precision), Some(threads)).unwrap();
+    assert_eq!(model.precision(), precision);
+    model
+}
+
+/// The logits after each chunk.
+fn logits(model: &Model, ids: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+    let mut cache = model.new_cache(64);
+    let logits = ids
+        .chunks(chunk)
+        .map(|ids| model.forward(&mut cache, ids).unwrap())
+        .collect();
+    assert_eq!(cache.len(), ids.len());
+    logits
+}
+
+/// The root of the mean squared difference, in relation to the logits.
+fn distance(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
+    let (found, expected) = (found.concat(), expected.concat());
+    assert_eq!(found.len(), expected.len());
+    let difference: f32 = found.iter().zip(&expected).map(|(a, b)| (a - b).powi(2)).sum();
+    (difference / expected.iter().map(|value| value * value).sum::<f32>()).sqrt()
+}
+
+#[test]
+fn every_architecture_is_near_the_reference_at_every_precision() {
+    let ids = ids(64);
+    for name in ARCHITECTURES {
+        let (_keep, directory) = architecture(name);
+        let reference = logits(&Model::load(&directory).unwrap(), &ids, 1);
+        let distances = PACKED.map(|precision| {
+            let model = load(&directory, precision, 2);
+            distance(&logits(&model, &ids, 1), &reference)
+        });
+        println!("{name}: {distances:?}");
+        // Random weights have no structure that would survive 4 bits better than this.
+        for (distance, most) in distances.into_iter().zip([0.005, 0.12, 0.8]) {
+            assert!(distance < most, "{name}: {distances:?}");
+        }
+        if let Some(path) = architecture_gguf(name) {
+            let found = logits(&load(&path, Precision::Int8, 1), &ids, 64);
+            let expected = logits(&Model::load(&path).unwrap(), &ids, 64);
+            assert!(distance(&found, &expected) < 0.05, "{name} (GGUF)");
+        }
+    }
+}
+
+#[test]
+fn prefill_decode_and_any_number_of_threads_agree_to_the_bit() {
+    let ids = ids(61);
+    for name in ["llama", "gemma2", "qwen3", "phi3"] {
+        let (_keep, directory) = architecture(name);
+        for precision in PACKED {
+            let one_by_one = logits(&load(&directory, precision, 1), &ids, 1);
+            for (chunk, threads) in [(61, 1), (7, 2), (16, 3)] {
+                let chunked = logits(&load(&directory, precision, threads), &ids, chunk);
+                let ends: Vec<_> = one_by_one.chunks(chunk).filter_map(|part| part.last()).collect();
+                for (found, expected) in chunked.iter().zip(ends) {
+                    let bits =
+                        |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+                    assert!(
+                        bits(found) == bits(expected),
+                        "{name} {precision} in chunks of {chunk}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The texts of some requests that begin one step after the other, the first of them first.
+fn texts(engine: &mut Engine, requests: &[(Vec<u32>, Sampling)]) -> Vec<String> {
+    let mut texts = vec![String::new(); requests.len()];
+    let mut take = |engine: &mut Engine| {
+        for event in engine.step() {
+            match event {
+                Event::Text { id, text, .. } => texts[id as usize].push_str(&text),
+                Event::Failed { message, .. } => panic!("{message}"),
+                Event::Done { .. } => {}
+            }
+        }
+    };
+    for (id, (prompt, sampling)) in requests.iter().enumerate() {
+        engine.begin_tokens(id as u64, prompt, 40, sampling, &[]).unwrap();
+        take(engine);
+    }
+    while engine.running() > 0 {
+        take(engine);
+    }
+    texts
+}
+
+#[test]
+fn a_request_gets_the_same_answer_alone_and_among_fifteen_others() {
+    let path = shared!("models/stories260K/stories260K-f32.gguf");
+    for precision in PACKED {
+        let options = EngineOptions {
+            max_sequences: 16,
+            precision: Some(precision),
+            threads: Some(2),
+            ..EngineOptions::default()
+        };
+        let mut engine = Engine::load(&path, options).unwrap();
+        let request = |index: u32| {
+            let prompt = (0..3 + index * 7)
+                .map(|n| 3 + (n * 31 + index * 17) % 400)
+                .collect();
+            (
+                prompt,
+                Sampling {
+                    seed: Some(u64::from(index)),
+                    ..Sampling::default()
+                },
+            )
+        };
+        let requests: Vec<_> = (0..16).map(request).collect();
+        let together = texts(&mut engine, &requests);
+        for (index, request) in requests.iter().enumerate() {
+            let alone = texts(&mut engine, std::slice::from_ref(request));
+            assert_eq!(alone[0], together[index], "{precision}, request {index}");
+        }
+    }
+}
+
+#[test]
+fn a_real_model_tells_the_same_story_at_eight_bits_and_a_sensible_one_at_four() {
+    let path = shared!("models/stories260K/stories260K-f32.gguf");
+    let story = |precision| {
+        let options = EngineOptions {
+            precision: Some(precision),
+            ..EngineOptions::default()
+        };
+        let mut engine = Engine::load(&path, options).unwrap();
+        engine
+            .begin_tokens(0, &[1], 60, &Sampling::greedy(), &[])
+            .unwrap();
+        let mut text = String::new();
+        while engine.running() > 0 {
+            for event in engine.step() {
+                if let Event::Text { text: piece, .. } = event {
+                    text.push_str(&piece);
+                }
+            }
+        }
+        text
+    };
+    let exact = story(Precision::F32);
+    assert_eq!(story(Precision::F16), exact);
+    for precision in [Precision::Int8, Precision::Int4] {
+        let text = story(precision);
+        println!("{precision}: {text}");
+        assert_eq!(text[..16], exact[..16], "{precision}: {text}");
+    }
+}
+
+#[test]
+fn weights_take_what_their_bits_take() {
+    let path = shared!("models/stories260K/stories260K-f32.gguf");
+    let bytes = |precision| load(&path, precision, 1).packed_bytes().unwrap() as f64;
+    let f16 = bytes(Precision::F16);
+    assert!(bytes(Precision::Int8) / f16 < 0.54);
+    assert!(bytes(Precision::Int4) / f16 < 0.36);
+    assert_eq!(Model::load(&path).unwrap().packed_bytes(), None);
+}
