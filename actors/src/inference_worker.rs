@@ -38,8 +38,8 @@ pub struct WorkerSpec {
     pub arguments: Vec<OsString>,
     /// What to load.
     pub model: PathBuf,
-    /// Sequences at once.
-    pub max_sequences: usize,
+    /// Its bounds, precision and threads.
+    pub engine: EngineOptions,
     /// How long loading may take.
     pub load_timeout: Duration,
     /// How often the process says that it is alive.
@@ -100,7 +100,7 @@ impl InferenceWorker {
         self.send(&ToWorker::Load {
             version: VERSION,
             model: self.spec.model.clone(),
-            max_sequences: self.spec.max_sequences,
+            engine: self.spec.engine.clone(),
             heartbeat_interval_ms: self.spec.heartbeat_interval.as_millis() as u64,
         });
         Ok(())
@@ -215,10 +215,10 @@ impl Handler<Frames> for InferenceWorker {
                 }
                 FromWorker::Ready { summary, .. } => {
                     self.ready = true;
-                    tracing::info!(model = summary.name, "model loaded");
+                    tracing::info!(model = summary.name, precision = %summary.precision, "model loaded");
                     let ready = WorkerReady {
                         address: ctx.address(),
-                        slots: self.spec.max_sequences,
+                        slots: self.spec.engine.max_sequences,
                         summary: summary.clone(),
                     };
                     self.tell_scheduler(ready, ctx);

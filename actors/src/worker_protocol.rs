@@ -5,12 +5,12 @@
 
 use std::path::PathBuf;
 
-use models::{Event, GenerateRequest, ModelSummary, SequenceId};
+use models::{EngineOptions, Event, GenerateRequest, ModelSummary, SequenceId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change of a frame's meaning.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The largest frame: a prompt of the largest size the settings allow, with room for escapes.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
@@ -25,8 +25,8 @@ pub enum ToWorker {
         version: u32,
         /// The model's file or directory.
         model: PathBuf,
-        /// Sequences at once.
-        max_sequences: usize,
+        /// Its bounds, precision and threads.
+        engine: EngineOptions,
         /// How often to send a heartbeat.
         heartbeat_interval_ms: u64,
     },

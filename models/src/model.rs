@@ -24,7 +24,6 @@ pub struct Model {
     spec: NetworkSpec,
     tokenizer: Tokenizer,
     template: Option<Template>,
-    precision: Precision,
     network: Computation,
 }
 
@@ -110,9 +109,9 @@ impl Model {
         let template = checkpoint.template.as_deref().map(Template::new).transpose();
         let template = template.map_err(|problem| checkpoint.error(problem))?;
         architecture::check(&checkpoint)?;
-        let summary = checkpoint.summary();
-        let precision =
-            precision.unwrap_or_else(|| Precision::automatic(summary.parameters, summary.weights_bytes));
+        let mut summary = checkpoint.summary();
+        let precision = precision.unwrap_or(summary.precision);
+        summary.precision = precision;
         let network = match precision.packing() {
             None => {
                 let device = crate::backend::device();
@@ -131,7 +130,6 @@ impl Model {
             spec,
             tokenizer,
             template,
-            precision,
             network,
         })
     }
@@ -159,7 +157,7 @@ impl Model {
 
     /// How many bits a weight has.
     pub fn precision(&self) -> Precision {
-        self.precision
+        self.summary.precision
     }
 
     /// Its tokenizer.

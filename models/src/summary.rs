@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::architecture;
 use crate::error::ModelError;
 use crate::format::Checkpoint;
+use crate::precision::Precision;
 use crate::template::Template;
 
 /// What a model is.
@@ -28,6 +29,8 @@ pub struct ModelSummary {
     pub has_chat_template: bool,
     /// The file format and the type of most weights: `gguf f32`, `safetensors bf16`.
     pub format: String,
+    /// How many bits a weight has while it runs; before it is loaded, what it would have if nobody says otherwise.
+    pub precision: Precision,
 }
 
 /// Checks a model without reading its weights: header, configuration, tokenizer, template, and that every tensor is

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use actors::worker_protocol::{FrameReader, FromWorker, ToWorker, VERSION, write_frame};
 use clap::Args;
-use models::{Engine, EngineOptions};
+use models::Engine;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
@@ -68,7 +68,7 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
     let Ok(ToWorker::Load {
         version,
         model,
-        max_sequences,
+        engine,
         heartbeat_interval_ms,
     }) = commands.recv()
     else {
@@ -81,13 +81,7 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
             ),
         });
     }
-    let mut engine = match Engine::load(
-        &model,
-        EngineOptions {
-            max_sequences,
-            max_context_tokens: None,
-        },
-    ) {
+    let mut engine = match Engine::load(&model, engine) {
         Ok(engine) => engine,
         Err(error) => {
             return output.say(&FromWorker::LoadFailed {

@@ -11,7 +11,7 @@ use actors::policy::flapping::FlappingConfig;
 use actors::stats::Stats;
 use actors::store::{Record, Table};
 use actors::switchboard::Switchboard;
-use models::ModelSummary;
+use models::{EngineOptions, ModelSummary};
 use topics::retained::RetainedBounds;
 use topics::session::{RateLimit, SessionConfig};
 
@@ -148,7 +148,12 @@ pub(super) fn worker_spec(settings: &Settings, program: PathBuf, model: PathBuf)
         program,
         arguments: vec!["inference-worker".into()],
         model,
-        max_sequences: settings.model.max_sequences,
+        engine: EngineOptions {
+            max_sequences: settings.model.max_sequences,
+            max_context_tokens: None,
+            precision: settings.model.precision,
+            threads: settings.model.threads,
+        },
         load_timeout: settings.model.load_timeout,
         heartbeat_interval: settings.supervisor.heartbeat_interval,
         heartbeat_timeout: settings.supervisor.heartbeat_timeout,

@@ -7,6 +7,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use models::Precision;
+
 use super::access::{self, AccessList};
 use super::raw::{Given, RawSettings};
 use super::{
@@ -64,6 +66,20 @@ impl Checker<'_> {
             model: Model {
                 path: self.optional_path("model.path", raw.model.path),
                 max_sequences: self.number("model.max_sequences", raw.model.max_sequences, 1..=1024),
+                precision: self.choice(
+                    "model.precision",
+                    raw.model.precision,
+                    &[
+                        ("auto", None),
+                        ("f32", Some(Precision::F32)),
+                        ("f16", Some(Precision::F16)),
+                        ("int8", Some(Precision::Int8)),
+                        ("int4", Some(Precision::Int4)),
+                    ],
+                    None,
+                ),
+                threads: Some(self.number("model.threads", raw.model.threads, 0..=1024))
+                    .filter(|threads| *threads > 0),
                 load_timeout: self.seconds("model.load_timeout_s", raw.model.load_timeout_s, 1..=DAY_S),
             },
             conversation: Conversation {

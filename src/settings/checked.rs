@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use models::Precision;
+
 use topics::access::PolicyEntry;
 
 use super::Origin;
@@ -241,6 +243,10 @@ pub struct Model {
     pub path: Option<PathBuf>,
     /// Sequences that run at the same time.
     pub max_sequences: usize,
+    /// How many bits a weight has; none for what suits the model.
+    pub precision: Option<Precision>,
+    /// Threads that compute; none for as many as there are cores.
+    pub threads: Option<usize>,
     /// How long the model may take to load.
     pub load_timeout: Duration,
 }
@@ -498,7 +504,9 @@ impl Settings {
             model: Model {
                 path: None,
                 max_sequences: 4,
-                load_timeout: Duration::from_secs(120),
+                precision: None,
+                threads: None,
+                load_timeout: Duration::from_secs(600),
             },
             conversation: Conversation {
                 max_prompt_bytes: 65_536,

@@ -113,6 +113,8 @@ pub(super) struct RawAuth {
 pub(super) struct RawModel {
     pub(super) path: Given<String>,
     pub(super) max_sequences: Given<u64>,
+    pub(super) precision: Given<String>,
+    pub(super) threads: Given<u64>,
     pub(super) load_timeout_s: Given<u64>,
 }
 

@@ -23,6 +23,7 @@ pub(crate) use self::matrix::Matrix;
 use crate::architecture;
 use crate::architecture::spec::NetworkSpec;
 use crate::error::{ModelError, Problem};
+use crate::precision::Precision;
 use crate::summary::ModelSummary;
 use crate::tokenizer::Tokenizer;
 
@@ -161,6 +162,7 @@ impl Checkpoint {
             vocabulary_size: self.spec.vocabulary_size,
             has_chat_template: self.template.is_some(),
             format: format!("{} {}", self.format, most.to_lowercase()),
+            precision: Precision::automatic(parameters, weights_bytes),
         }
     }
 
