@@ -15,6 +15,7 @@ mod error;
 pub mod format;
 mod kernels;
 mod kv_cache;
+mod memory_reader;
 mod model;
 mod packed;
 mod precision;
@@ -27,6 +28,7 @@ mod tokenizer;
 
 pub use engine::{Engine, EngineOptions};
 pub use error::{ModelError, Problem, RequestError};
+pub use memory_reader::MemoryReader;
 pub use model::{KvCache, Model};
 pub use precision::{Precision, UnknownPrecision};
 pub use request::{Begun, ChatMessage, Event, FinishReason, GenerateRequest, Prompt, Sampling, SequenceId};

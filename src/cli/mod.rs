@@ -2,9 +2,11 @@
 //! else to stderr, so that answers can be piped.
 
 mod ask;
+mod bench;
 mod certs;
 mod check;
 mod device;
+mod generate;
 mod keys;
 mod keys_master;
 mod serve;
@@ -80,6 +82,10 @@ enum Command {
     Serve(With<serve::ServeFlags>),
     /// Ask a running daemon something and print the answer as it comes
     Ask(Box<With<ask::AskFlags>>),
+    /// Have the model answer here, without a daemon, and print its words as they come
+    Generate(Box<With<generate::GenerateFlags>>),
+    /// Measure how fast this machine runs a model, at each precision, and what its memory would allow
+    Bench(With<bench::BenchFlags>),
     /// Pair devices with this hub, list, revoke and rename them
     Device(With<device::DeviceFlags>),
     /// Print a token with which a device can connect
@@ -169,6 +175,8 @@ where
                 .to_owned(),
         )),
         Some(Command::Ask(inner)) => ask::run(&global.then(inner.global), inner.flags),
+        Some(Command::Generate(inner)) => generate::run(&global.then(inner.global), inner.flags),
+        Some(Command::Bench(inner)) => bench::run(&global.then(inner.global), inner.flags),
         Some(Command::Device(inner)) => device::run(global.then(inner.global), inner.flags),
         Some(Command::Token(inner)) => token::run(&global.then(inner.global), inner.flags),
         Some(Command::Keys(inner)) => keys::run(global.then(inner.global), inner.flags),

@@ -1,0 +1,128 @@
+//! `clawdbot generate`: the model's words without a daemon.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use models::{Engine, EngineOptions, Event, GenerateRequest, Precision, Prompt, Sampling};
+
+use super::{Failure, GlobalFlags};
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateFlags {
+    /// What the model answers, or goes on with where it has no chat template
+    prompt: String,
+    #[command(flatten)]
+    model: ModelFlags,
+    /// The most tokens of the answer
+    #[arg(long, default_value_t = 256)]
+    max_tokens: usize,
+    /// 0 takes the most likely token always
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f32,
+    /// The same seed gives the same answer
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Which model, and how it is to run.
+#[derive(Debug, Args)]
+pub(super) struct ModelFlags {
+    /// GGUF file, or directory with safetensors [default: the setting model.path]
+    #[arg(long, value_name = "PATH")]
+    model: Option<PathBuf>,
+    /// Bits of a weight: f32, f16, int8 or int4 [default: the setting model.precision]
+    #[arg(long)]
+    pub(super) precision: Option<Precision>,
+    /// Threads that compute [default: the setting model.threads]
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+/// What the flags and the settings come to.
+pub(super) struct Chosen {
+    pub(super) path: PathBuf,
+    pub(super) precision: Option<Precision>,
+    pub(super) threads: usize,
+}
+
+impl ModelFlags {
+    pub(super) fn chosen(&self, global: &GlobalFlags) -> Result<Chosen, Failure> {
+        let settings = global.settings(Vec::new())?.model;
+        let path = self.model.clone().or(settings.path).ok_or_else(|| {
+            Failure::Misconfigured(
+                "there is no model; name one with --model PATH, or set model.path".to_owned(),
+            )
+        })?;
+        let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = self.threads.filter(|threads| *threads > 0);
+        Ok(Chosen {
+            path,
+            precision: self.precision.or(settings.precision),
+            threads: threads.or(settings.threads).unwrap_or_else(all),
+        })
+    }
+}
+
+pub(super) fn run(global: &GlobalFlags, flags: GenerateFlags) -> Result<(), Failure> {
+    let Chosen {
+        path,
+        precision,
+        threads,
+    } = flags.model.chosen(global)?;
+    let options = EngineOptions {
+        max_sequences: 1,
+        precision,
+        threads: Some(threads),
+        ..EngineOptions::default()
+    };
+    let began = Instant::now();
+    let mut engine = Engine::load(&path, options).map_err(Failure::misconfigured)?;
+    let loaded = began.elapsed();
+    let request = GenerateRequest {
+        prompt: Prompt::Text(flags.prompt),
+        max_tokens: flags.max_tokens,
+        sampling: Sampling {
+            temperature: flags.temperature,
+            seed: flags.seed,
+            ..Sampling::default()
+        },
+        stop: Vec::new(),
+    };
+    engine.begin(0, &request).map_err(Failure::misconfigured)?;
+    let began = Instant::now();
+    let mut first = None;
+    let mut out = std::io::stdout().lock();
+    while engine.running() > 0 {
+        for event in engine.step() {
+            match event {
+                Event::Text { text, .. } => {
+                    first.get_or_insert_with(|| began.elapsed());
+                    write!(out, "{text}")
+                        .and_then(|()| out.flush())
+                        .map_err(Failure::at_run_time)?;
+                }
+                Event::Failed { message, .. } => return Err(Failure::AtRunTime(message)),
+                Event::Done {
+                    prompt_tokens,
+                    completion_tokens,
+                    ..
+                } => {
+                    writeln!(out).map_err(Failure::at_run_time)?;
+                    let first = first.unwrap_or_default();
+                    let decoding = began.elapsed().saturating_sub(first).as_secs_f64();
+                    eprintln!(
+                        "{prompt_tokens} tokens of prompt, the first word after {:.2} s; then {:.1} tokens/s; {} \
+                         loaded in {:.1} s",
+                        first.as_secs_f64(),
+                        completion_tokens.saturating_sub(1) as f64 / decoding.max(1e-9),
+                        engine.summary().precision,
+                        loaded.as_secs_f64(),
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
