@@ -199,6 +199,8 @@ def write_gguf(path, name, config, state):
         writer.add_rope_dimension_count(head_size)
     if architecture in ("phi3", "gemma2", "gemma3"):
         writer.add_sliding_window(config.sliding_window)
+    if architecture == "gemma3":
+        writer.add_rope_freq_base_swa(config.rope_local_base_freq)
     if architecture == "gemma2":
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)

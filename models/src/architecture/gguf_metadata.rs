@@ -102,52 +102,29 @@ impl<'a> GgufMetadata<'a> {
     fn rope(&self, rotated: usize, context_length: usize) -> Result<RopeSpec, Problem> {
         let original_context = self.size("rope.scaling.original_context_length")?;
         let original_context = original_context.unwrap_or(context_length);
-        // The name of old files.
-        let factor = match self.number("rope.scaling.factor")? {
-            Some(factor) => Some(factor),
-            None => self.number("rope.scale_linear")?,
-        };
-        // llama.cpp takes 0 for none.
+        // The second is the name of old files. llama.cpp takes 0 for none.
+        let factor = self.first_number(["rope.scaling.factor", "rope.scale_linear"])?;
         let factor = factor.filter(|factor| *factor != 0.0).unwrap_or(1.0);
-        let attention_factor = self.number("rope.scaling.attn_factor")?;
-        let lists = [LONG_FACTORS, SHORT_FACTORS].map(|name| self.floats(name));
-        let [long, short] = lists;
         let kind = self.gguf.string(&self.key("rope.scaling.type"));
-        let scaling = match (self.floats(DIVISORS)?, long?, short?, kind.unwrap_or("linear")) {
-            (Some(divisors), None, None, _) if kind.is_none_or(|kind| kind == "none") || factor == 1.0 => {
+        let kind = kind.unwrap_or("linear");
+        let divisors = self.floats(DIVISORS)?;
+        let (long, short) = (self.floats(LONG_FACTORS)?, self.floats(SHORT_FACTORS)?);
+        let scaling = match (divisors, long, short, kind) {
+            (Some(divisors), None, None, kind) if kind == "none" || factor == 1.0 => {
                 RopeScaling::Divisors(divisors)
             }
             (None, Some(long), Some(short), _) => RopeScaling::Long {
                 short,
                 long,
                 original_context,
-                magnitude: attention_factor
+                magnitude: self
+                    .number("rope.scaling.attn_factor")?
                     .unwrap_or_else(|| long_magnitude(context_length as f64, original_context as f64)),
             },
             (None, None, None, "none") => RopeScaling::None,
             (None, None, None, "linear") if factor == 1.0 => RopeScaling::None,
             (None, None, None, "linear") => RopeScaling::Linear { factor },
-            (None, None, None, "yarn") => {
-                if self
-                    .number("rope.scaling.yarn_ext_factor")?
-                    .is_some_and(|factor| factor != 1.0)
-                {
-                    return Err(unsupported("YaRN with an extrapolation factor".into()));
-                }
-                // llama.cpp multiplies what the file says with YaRN's own choice.
-                let extra = match attention_factor {
-                    Some(extra) => Some(extra),
-                    None => self.number("rope.scaling.yarn_attn_factor")?,
-                };
-                RopeScaling::Yarn {
-                    factor,
-                    beta_fast: self.number("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
-                    beta_slow: self.number("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
-                    original_context: original_context as f64,
-                    truncate: true,
-                    magnitude: yarn_magnitude(factor, 1.0) * extra.unwrap_or(1.0),
-                }
-            }
+            (None, None, None, "yarn") => self.yarn(factor, original_context as f64)?,
             (None, None, None, other) if other != "longrope" => {
                 return Err(unsupported(format!("RoPE scaling of the kind {other:?}")));
             }
@@ -162,6 +139,23 @@ impl<'a> GgufMetadata<'a> {
             theta: self.number("rope.freq_base")?.unwrap_or(10_000.0),
             rotated,
             scaling,
+        })
+    }
+
+    fn yarn(&self, factor: f64, original_context: f64) -> Result<RopeScaling, Problem> {
+        let extrapolation = self.number("rope.scaling.yarn_ext_factor")?;
+        if extrapolation.is_some_and(|factor| factor != 1.0) {
+            return Err(unsupported("YaRN with an extrapolation factor".into()));
+        }
+        // llama.cpp multiplies what the file says with YaRN's own choice.
+        let extra = self.first_number(["rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"])?;
+        Ok(RopeScaling::Yarn {
+            factor,
+            beta_fast: self.number("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+            beta_slow: self.number("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+            original_context,
+            truncate: true,
+            magnitude: yarn_magnitude(factor, 1.0) * extra.unwrap_or(1.0),
         })
     }
 
@@ -227,6 +221,11 @@ impl<'a> GgufMetadata<'a> {
         number
             .map(Some)
             .ok_or_else(|| Problem::Configuration(format!("{key} is not a number")))
+    }
+
+    fn first_number(&self, keys: [&str; 2]) -> Result<Option<f64>, Problem> {
+        let [first, second] = keys.map(|key| self.number(key));
+        Ok(first?.or(second?))
     }
 
     fn key(&self, key: &str) -> String {

@@ -161,53 +161,31 @@ impl LayerSpec {
         let keys = self.kv_heads * self.head_size;
         let mut tensors = vec![
             ("attn_norm.weight", vec![hidden]),
-            ("attn_output.weight", vec![hidden, queries]),
             ("ffn_norm.weight", vec![hidden]),
-            ("ffn_down.weight", vec![hidden, feed_forward]),
         ];
-        let mut rows = |weight, bias, rows: usize, biased: bool| {
-            tensors.push((weight, vec![rows, hidden]));
+        let mut matrix = |weight, bias, [rows, columns]: [usize; 2], biased: bool| {
+            tensors.push((weight, vec![rows, columns]));
             tensors.extend(biased.then(|| (bias, vec![rows])));
         };
+        let biased = self.qkv_bias;
         if self.fused_qkv {
-            rows(
-                "attn_qkv.weight",
-                "attn_qkv.bias",
-                queries + 2 * keys,
-                self.qkv_bias,
-            );
+            let rows = queries + 2 * keys;
+            matrix("attn_qkv.weight", "attn_qkv.bias", [rows, hidden], biased);
         } else {
-            rows("attn_q.weight", "attn_q.bias", queries, self.qkv_bias);
-            rows("attn_k.weight", "attn_k.bias", keys, self.qkv_bias);
-            rows("attn_v.weight", "attn_v.bias", keys, self.qkv_bias);
+            matrix("attn_q.weight", "attn_q.bias", [queries, hidden], biased);
+            matrix("attn_k.weight", "attn_k.bias", [keys, hidden], biased);
+            matrix("attn_v.weight", "attn_v.bias", [keys, hidden], biased);
         }
+        let (weight, bias) = ("attn_output.weight", "attn_output.bias");
+        matrix(weight, bias, [hidden, queries], self.output_bias);
+        let biased = self.feed_forward_bias;
         if self.fused_gate_up {
-            rows(
-                "ffn_up.weight",
-                "ffn_up.bias",
-                2 * feed_forward,
-                self.feed_forward_bias,
-            );
+            matrix("ffn_up.weight", "ffn_up.bias", [2 * feed_forward, hidden], biased);
         } else {
-            rows(
-                "ffn_gate.weight",
-                "ffn_gate.bias",
-                feed_forward,
-                self.feed_forward_bias,
-            );
-            rows(
-                "ffn_up.weight",
-                "ffn_up.bias",
-                feed_forward,
-                self.feed_forward_bias,
-            );
+            matrix("ffn_gate.weight", "ffn_gate.bias", [feed_forward, hidden], biased);
+            matrix("ffn_up.weight", "ffn_up.bias", [feed_forward, hidden], biased);
         }
-        if self.output_bias {
-            tensors.push(("attn_output.bias", vec![hidden]));
-        }
-        if self.feed_forward_bias {
-            tensors.push(("ffn_down.bias", vec![hidden]));
-        }
+        matrix("ffn_down.weight", "ffn_down.bias", [hidden, feed_forward], biased);
         if self.query_key_norms {
             tensors.push(("attn_q_norm.weight", vec![self.head_size]));
             tensors.push(("attn_k_norm.weight", vec![self.head_size]));
