@@ -47,7 +47,8 @@ pub enum Problem {
     },
     /// A model family without an implementation here.
     #[error(
-        "the architecture {architecture:?} cannot be run so far, only Llama can; choose a model of architecture llama"
+        "the architecture {architecture:?} cannot be run so far; choose a model of architecture llama (Llama 2 and 3, \
+         SmolLM2), mistral, qwen2, qwen3, smollm3, phi3, gemma2 or gemma3"
     )]
     UnknownArchitecture {
         /// As the file names it.

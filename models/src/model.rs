@@ -4,9 +4,11 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use crate::architecture::llama;
+use crate::architecture;
+use crate::architecture::network::Network;
+use crate::architecture::spec::{LayerSpec, NetworkSpec};
 use crate::error::{ModelError, RequestError};
-use crate::format::{Checkpoint, ModelConfig};
+use crate::format::Checkpoint;
 use crate::kv_cache::KvCache;
 use crate::request::Prompt;
 use crate::summary::ModelSummary;
@@ -17,10 +19,10 @@ use crate::tokenizer::Tokenizer;
 #[derive(Debug)]
 pub struct Model {
     summary: ModelSummary,
-    config: ModelConfig,
+    spec: NetworkSpec,
     tokenizer: Tokenizer,
     template: Option<Template>,
-    network: llama::Llama,
+    network: Network,
     device: Device,
 }
 
@@ -34,15 +36,12 @@ impl Model {
         let template = checkpoint.template.as_deref().map(Template::new).transpose();
         let template = template.map_err(|problem| checkpoint.error(problem))?;
         let device = crate::backend::device();
-        let network = llama::Weights::load(&checkpoint, &device)?;
-        let vocabulary_size = llama::Weights::check(&checkpoint)?;
-        let summary = checkpoint.summary(vocabulary_size);
-        let Checkpoint {
-            config, tokenizer, ..
-        } = checkpoint;
+        let network = architecture::load(&checkpoint, &device)?;
+        let summary = checkpoint.summary();
+        let Checkpoint { spec, tokenizer, .. } = checkpoint;
         Ok(Self {
             summary,
-            config,
+            spec,
             tokenizer,
             template,
             network,
@@ -60,20 +59,17 @@ impl Model {
         &self.tokenizer
     }
 
-    /// An empty cache for at most `limit` tokens, or the model's context if that is less.
+    /// An empty cache for at most `limit` tokens, or the model's context if that is less. A model with LongRoPE
+    /// computes other numbers for a limit beyond its original context, from the first token on.
     pub fn new_cache(&self, limit: usize) -> KvCache {
-        let ModelConfig {
-            layers,
-            kv_heads,
-            head_size,
-            context_length,
-            ..
-        } = self.config;
+        // All layers have the same, which the description was checked for.
+        let width = |layer: &LayerSpec| (layer.kv_heads, layer.head_size);
+        let (kv_heads, head_size) = self.spec.layers.first().map_or((0, 0), width);
         KvCache::new(
-            layers,
+            self.spec.layers.len(),
             kv_heads,
             head_size,
-            limit.min(context_length),
+            limit.min(self.spec.context_length),
             self.device.clone(),
         )
     }
@@ -96,7 +92,7 @@ impl Model {
                 limit: cache.limit(),
             });
         }
-        Ok(self.network.forward(cache, tokens))
+        Ok(self.network.forward(&self.spec, cache, tokens))
     }
 
     pub(crate) fn check_tokens(&self, tokens: &[u32]) -> Result<(), RequestError> {

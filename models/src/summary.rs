@@ -33,8 +33,8 @@ pub struct ModelSummary {
 /// Checks a model without reading its weights: header, configuration, tokenizer, template, and that every tensor is
 /// there with the right shape, in a type that can be run, inside the file.
 ///
-/// `path` is a `.gguf` file, a directory with `config.json`, `model.safetensors` and `tokenizer.json`, or that
-/// `model.safetensors` itself.
+/// `path` is a `.gguf` file, a directory with `config.json`, `tokenizer.json` and `model.safetensors` (or
+/// `model.safetensors.index.json` and the files that it lists), or one of these `.safetensors` files itself.
 ///
 /// # Errors
 /// What [`Engine::load`](crate::Engine::load) would fail with, always naming the file.
@@ -43,6 +43,6 @@ pub fn inspect(path: &Path) -> Result<ModelSummary, ModelError> {
     if let Some(source) = &checkpoint.template {
         Template::new(source).map_err(|problem| checkpoint.error(problem))?;
     }
-    let vocabulary_size = architecture::check(&checkpoint)?;
-    Ok(checkpoint.summary(vocabulary_size))
+    architecture::check(&checkpoint)?;
+    Ok(checkpoint.summary())
 }

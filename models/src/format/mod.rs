@@ -1,5 +1,5 @@
-//! Model files. Whatever the format, the rest of the crate sees one `Checkpoint`: a configuration, a tokenizer, a
-//! template, and tensors by one set of names.
+//! Model files. Whatever the format, the rest of the crate sees one `Checkpoint`: a description of the network, a
+//! tokenizer, a template, and tensors by one set of names.
 //!
 //! The names are GGUF's short ones (`blk.0.attn_q.weight`), shapes are rows first (outputs × inputs).
 
@@ -16,6 +16,8 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 use serde_json::Value;
 
+use crate::architecture;
+use crate::architecture::spec::NetworkSpec;
 use crate::error::{ModelError, Problem};
 use crate::summary::ModelSummary;
 use crate::tokenizer::Tokenizer;
@@ -23,39 +25,14 @@ use crate::tokenizer::Tokenizer;
 /// A model's files, opened and checked; weights are read only by [`Checkpoint::tensor`].
 pub(crate) struct Checkpoint {
     pub(crate) name: String,
-    pub(crate) config: ModelConfig,
+    pub(crate) spec: NetworkSpec,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<String>,
-    /// The file that holds the weights.
+    /// The file that holds the weights, or lists those that do.
     path: PathBuf,
     format: &'static str,
-    file: Mmap,
+    files: Vec<Mmap>,
     tensors: BTreeMap<String, Stored>,
-}
-
-/// The numbers that shape a decoder-only transformer.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ModelConfig {
-    pub(crate) architecture: String,
-    pub(crate) context_length: usize,
-    pub(crate) hidden_size: usize,
-    pub(crate) layers: usize,
-    pub(crate) heads: usize,
-    pub(crate) kv_heads: usize,
-    pub(crate) head_size: usize,
-    pub(crate) feed_forward_size: usize,
-    pub(crate) norm_epsilon: f64,
-    pub(crate) rope_theta: f64,
-    pub(crate) rope_pairs: RopePairs,
-}
-
-/// Which rows of the query and key projections a rotation turns against each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RopePairs {
-    /// Row `i` of a head with row `i + half`: Hugging Face's layout.
-    Halves,
-    /// Row `2i` with row `2i + 1`: the original layout, to which llama GGUF files are permuted back.
-    Neighbours,
 }
 
 /// A tensor in the file.
@@ -63,6 +40,8 @@ pub(crate) enum RopePairs {
 struct Stored {
     shape: Vec<usize>,
     element: Element,
+    /// Which of the checkpoint's files.
+    file: usize,
     data: Range<usize>,
 }
 
@@ -104,15 +83,6 @@ impl Checkpoint {
         ModelError::new(&self.path, problem)
     }
 
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
-    }
-
-    /// Rows first.
-    pub(crate) fn shape(&self, name: &str) -> Result<&[usize], ModelError> {
-        self.stored(name).map(|stored| stored.shape.as_slice())
-    }
-
     /// Checks that a tensor is there, fits, and can be run; reads nothing of it.
     pub(crate) fn check(&self, name: &str, expected: &[usize]) -> Result<(), ModelError> {
         let stored = self.stored(name)?;
@@ -136,7 +106,7 @@ impl Checkpoint {
     pub(crate) fn tensor(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>, ModelError> {
         self.check(name, expected)?;
         let stored = self.stored(name)?;
-        let bytes = &self.file[stored.data.clone()];
+        let bytes = &self.files[stored.file][stored.data.clone()];
         Ok(match stored.element {
             Element::F32 => elements(bytes, f32::from_le_bytes),
             Element::F16 => elements(bytes, |pair| f16::from_le_bytes(pair).to_f32()),
@@ -145,7 +115,7 @@ impl Checkpoint {
         })
     }
 
-    pub(crate) fn summary(&self, vocabulary_size: usize) -> ModelSummary {
+    pub(crate) fn summary(&self) -> ModelSummary {
         let mut parameters = 0;
         let mut weights_bytes = 0;
         let mut bytes_of: BTreeMap<&str, usize> = BTreeMap::new();
@@ -165,11 +135,11 @@ impl Checkpoint {
             .map_or("empty", |(name, _)| name);
         ModelSummary {
             name: self.name.clone(),
-            architecture: self.config.architecture.clone(),
+            architecture: self.spec.architecture.clone(),
             parameters,
             weights_bytes,
-            context_length: self.config.context_length,
-            vocabulary_size,
+            context_length: self.spec.context_length,
+            vocabulary_size: self.spec.vocabulary_size,
             has_chat_template: self.template.is_some(),
             format: format!("{} {}", self.format, most.to_lowercase()),
         }
@@ -179,51 +149,6 @@ impl Checkpoint {
         self.tensors
             .get(name)
             .ok_or_else(|| self.error(Problem::MissingTensor(name.to_owned())))
-    }
-}
-
-impl ModelConfig {
-    /// What must hold for any architecture before its tensors are looked at; the tensors' shapes then bound the
-    /// sizes.
-    fn check(self) -> Result<Self, Problem> {
-        let sizes = [
-            ("context length", self.context_length),
-            ("hidden size", self.hidden_size),
-            ("number of layers", self.layers),
-            ("number of heads", self.heads),
-            ("number of key-value heads", self.kv_heads),
-            ("head size", self.head_size),
-            ("feed-forward size", self.feed_forward_size),
-        ];
-        if let Some((what, size)) = sizes
-            .iter()
-            .find(|(_, size)| *size == 0 || *size > u32::MAX as usize)
-        {
-            return Err(Problem::Configuration(format!("its {what} is {size}")));
-        }
-        if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(Problem::Configuration(format!(
-                "{} heads cannot share {} key-value heads",
-                self.heads, self.kv_heads
-            )));
-        }
-        if !self.head_size.is_multiple_of(2) {
-            return Err(Problem::Configuration(format!(
-                "heads of {} values cannot be rotated",
-                self.head_size
-            )));
-        }
-        let numbers = [
-            ("norm epsilon", self.norm_epsilon),
-            ("RoPE base", self.rope_theta),
-        ];
-        if let Some((what, number)) = numbers
-            .iter()
-            .find(|(_, number)| !(number.is_finite() && *number > 0.0))
-        {
-            return Err(Problem::Configuration(format!("its {what} is {number}")));
-        }
-        Ok(self)
     }
 }
 
@@ -241,7 +166,8 @@ impl Element {
 fn open_gguf(path: &Path, file: Mmap) -> Result<Checkpoint, ModelError> {
     let error = |problem| ModelError::new(path, problem);
     let gguf = gguf::Gguf::parse(&file).map_err(error)?;
-    let config = gguf_config(&gguf).map_err(error)?;
+    check_whole(&gguf).map_err(error)?;
+    let spec = architecture::from_gguf(&gguf, &file).map_err(error)?;
     let tokenizer = Tokenizer::from_gguf(&gguf).map_err(error)?;
     let template = gguf.string("tokenizer.chat_template").map(str::to_owned);
     let name = gguf
@@ -257,6 +183,7 @@ fn open_gguf(path: &Path, file: Mmap) -> Result<Checkpoint, ModelError> {
         let stored = Stored {
             shape: tensor.shape.clone(),
             element,
+            file: 0,
             data: tensor.data.clone(),
         };
         (tensor.name.to_owned(), stored)
@@ -264,84 +191,23 @@ fn open_gguf(path: &Path, file: Mmap) -> Result<Checkpoint, ModelError> {
     let tensors = gguf.tensors.iter().map(stored).collect();
     Ok(Checkpoint {
         name,
-        config,
+        spec,
         tokenizer,
         template,
         path: path.to_owned(),
         format: "gguf",
-        file,
+        files: vec![file],
         tensors,
     })
 }
 
-fn gguf_config(gguf: &gguf::Gguf<'_>) -> Result<ModelConfig, Problem> {
-    let Some(architecture) = gguf.string("general.architecture") else {
-        return Err(Problem::Configuration("general.architecture is missing".into()));
-    };
-    crate::architecture::check_known(architecture)?;
-    if let Some(parts) = gguf.unsigned("split.count").filter(|parts| *parts > 1) {
-        return Err(Problem::Unsupported {
+fn check_whole(gguf: &gguf::Gguf<'_>) -> Result<(), Problem> {
+    match gguf.unsigned("split.count").filter(|parts| *parts > 1) {
+        Some(parts) => Err(Problem::Unsupported {
             what: format!("the model is split into {parts} files"),
             remedy: "join them with `llama-gguf-split --merge`, or download a single file",
-        });
-    }
-    let optional = |key: &str| gguf.unsigned(&format!("{architecture}.{key}"));
-    let size = |key: &str| {
-        let value = optional(key).ok_or_else(|| {
-            Problem::Configuration(format!("{architecture}.{key} is missing or not a number"))
-        })?;
-        usize::try_from(value).map_err(|_| Problem::Configuration(format!("{architecture}.{key} is {value}")))
-    };
-    let or = |key: &str, otherwise| {
-        optional(key)
-            .and_then(|value| usize::try_from(value).ok())
-            .unwrap_or(otherwise)
-    };
-    let hidden_size = size("embedding_length")?;
-    let heads = size("attention.head_count")?;
-    let head_size = or(
-        "attention.key_length",
-        hidden_size.checked_div(heads).unwrap_or(0),
-    );
-    if or("attention.value_length", head_size) != head_size {
-        return Err(Problem::Configuration(
-            "keys and values have different sizes".into(),
-        ));
-    }
-    let scaling = gguf
-        .string(&format!("{architecture}.rope.scaling.type"))
-        .filter(|kind| *kind != "none");
-    let frequencies = gguf
-        .tensors
-        .iter()
-        .any(|tensor| tensor.name == "rope_freqs.weight");
-    if scaling.is_some() || frequencies || or("rope.dimension_count", head_size) != head_size {
-        return Err(rope_unsupported(scaling.unwrap_or("by frequency or dimension")));
-    }
-    ModelConfig {
-        architecture: architecture.to_owned(),
-        context_length: size("context_length")?,
-        hidden_size,
-        layers: size("block_count")?,
-        heads,
-        kv_heads: or("attention.head_count_kv", heads),
-        head_size,
-        feed_forward_size: size("feed_forward_length")?,
-        norm_epsilon: gguf
-            .float(&format!("{architecture}.attention.layer_norm_rms_epsilon"))
-            .ok_or_else(|| Problem::Configuration("attention.layer_norm_rms_epsilon is missing".into()))?,
-        rope_theta: gguf
-            .float(&format!("{architecture}.rope.freq_base"))
-            .unwrap_or(10_000.0),
-        rope_pairs: RopePairs::Neighbours,
-    }
-    .check()
-}
-
-fn rope_unsupported(scaling: &str) -> Problem {
-    Problem::Unsupported {
-        what: format!("RoPE scaling ({scaling}) cannot be run so far"),
-        remedy: "choose a model without it, such as Llama 2, TinyLlama or SmolLM2",
+        }),
+        None => Ok(()),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Hugging Face's layout: `config.json`, `model.safetensors`, `tokenizer.json` in one directory.
+//! Hugging Face's layout: `config.json`, `tokenizer.json` and `model.safetensors` in one directory, the last perhaps in
+//! several files with an index.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,31 +8,73 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::{Checkpoint, Element, ModelConfig, RopePairs, Stored, map, read_json, rope_unsupported, stem};
+use super::{Checkpoint, Element, Stored, map, read_json, stem};
+use crate::architecture;
+use crate::architecture::spec::{EMBEDDING, NetworkSpec, OUTPUT, OUTPUT_NORM};
 use crate::error::{ModelError, Problem};
 use crate::tokenizer::Tokenizer;
 
 pub(super) fn open_directory(directory: &Path) -> Result<Checkpoint, ModelError> {
-    let weights = directory.join("model.safetensors");
+    let weights = directory.join(WEIGHTS);
     if weights.exists() {
-        return open(&weights, map(&weights)?);
+        return open_files(&weights, vec![(map(&weights)?, None)]);
     }
-    if directory.join("model.safetensors.index.json").exists() {
-        return Err(ModelError::new(
-            directory,
-            Problem::Unsupported {
-                what: "the weights are in several files (model.safetensors.index.json)".into(),
-                remedy: "only a single model.safetensors can be read so far: convert the model to GGUF",
-            },
-        ));
+    let index = directory.join(INDEX);
+    if let Some(json) = read_json(&index)? {
+        return open_index(&index, &json);
     }
     Err(ModelError::new(
         directory,
-        Problem::NotAModel("the directory has no model.safetensors".into()),
+        Problem::NotAModel(format!("the directory has no {WEIGHTS}")),
     ))
 }
 
+/// One file, or the whole that it is a part of.
 pub(super) fn open(weights: &Path, file: Mmap) -> Result<Checkpoint, ModelError> {
+    let index = weights.with_file_name(INDEX);
+    let name = weights.file_name().and_then(|name| name.to_str());
+    if let Some(json) = read_json(&index)? {
+        let listed = json["weight_map"].as_object();
+        let part = |mut files: serde_json::map::Values<'_>| files.any(|file| file.as_str() == name);
+        if name != Some(WEIGHTS) && listed.is_some_and(|map| part(map.values())) {
+            return open_index(&index, &json);
+        }
+    }
+    open_files(weights, vec![(file, None)])
+}
+
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Weights in several files: the index says which tensor is in which.
+fn open_index(index: &Path, json: &Value) -> Result<Checkpoint, ModelError> {
+    let malformed = |what: String| ModelError::new(index, Problem::Malformed(what));
+    let Some(map_of_names) = json["weight_map"].as_object() else {
+        return Err(malformed("it has no weight_map".into()));
+    };
+    let mut names_of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, file) in map_of_names {
+        // The index comes from elsewhere and must not point out of the model's directory.
+        let file = file.as_str().filter(|file| {
+            let plain = Path::new(file).file_name() == Some(std::ffi::OsStr::new(file));
+            plain && file.ends_with(".safetensors")
+        });
+        let Some(file) = file else {
+            return Err(malformed(format!(
+                "the tensor {name:?} is not said to be in a .safetensors file beside it"
+            )));
+        };
+        names_of.entry(file).or_default().push(name);
+    }
+    let files = names_of.into_iter().map(|(file, names)| {
+        let mapped = map(&index.with_file_name(file))?;
+        Ok((mapped, Some(names)))
+    });
+    open_files(index, files.collect::<Result<_, ModelError>>()?)
+}
+
+/// A model from its weights, which are in these files: of each, all tensors or those with these names.
+fn open_files(weights: &Path, files: Vec<(Mmap, Option<Vec<&str>>)>) -> Result<Checkpoint, ModelError> {
     let config_path = weights.with_file_name("config.json");
     let Some(json) = read_json(&config_path)? else {
         return Err(ModelError::new(
@@ -39,9 +82,19 @@ pub(super) fn open(weights: &Path, file: Mmap) -> Result<Checkpoint, ModelError>
             Problem::Configuration("the file is missing".into()),
         ));
     };
-    let config = config(&json).map_err(|problem| ModelError::new(&config_path, problem))?;
-    let tied = json["tie_word_embeddings"].as_bool().unwrap_or(false);
-    let tensors = tensors(&file, tied).map_err(|problem| ModelError::new(weights, problem))?;
+    let mut spec =
+        architecture::from_json(&json).map_err(|problem| ModelError::new(&config_path, problem))?;
+    let mut tensors = BTreeMap::new();
+    for (number, (file, names)) in files.iter().enumerate() {
+        add_tensors(&mut tensors, number, file, names.as_deref(), &spec)
+            .map_err(|problem| ModelError::new(weights, problem))?;
+    }
+    if spec.vocabulary_size == 0 {
+        let rows = tensors
+            .get(EMBEDDING)
+            .and_then(|stored| stored.shape.first().copied());
+        spec.vocabulary_size = rows.unwrap_or(0);
+    }
     let tokenizer = Tokenizer::from_json(&weights.with_file_name("tokenizer.json"))?;
     let template = template(weights)?;
     let directory = weights
@@ -50,73 +103,40 @@ pub(super) fn open(weights: &Path, file: Mmap) -> Result<Checkpoint, ModelError>
         .and_then(|path| path.parent().map(stem));
     Ok(Checkpoint {
         name: directory.unwrap_or_else(|| stem(weights)),
-        config,
+        spec,
         tokenizer,
         template,
         path: weights.to_owned(),
         format: "safetensors",
-        file,
+        files: files.into_iter().map(|(file, _)| file).collect(),
         tensors,
     })
 }
 
-fn config(json: &Value) -> Result<ModelConfig, Problem> {
-    let Some(architecture) = json["model_type"].as_str() else {
-        return Err(Problem::Configuration("model_type is missing".into()));
-    };
-    crate::architecture::check_known(architecture)?;
-    let optional = |key: &str| json[key].as_u64().and_then(|value| usize::try_from(value).ok());
-    let size = |key: &str| {
-        optional(key).ok_or_else(|| Problem::Configuration(format!("{key} is {}, not a size", json[key])))
-    };
-    for key in ["attention_bias", "mlp_bias"] {
-        if json[key].as_bool() == Some(true) {
-            return Err(unsupported(format!("{key} cannot be run so far")));
-        }
-    }
-    let activation = json["hidden_act"].as_str().unwrap_or("silu");
-    if activation != "silu" {
-        return Err(unsupported(format!(
-            "the activation {activation:?} is not Llama's"
-        )));
-    }
-    // Newer files (transformers 5) keep the base in `rope_parameters`, beside a type.
-    let rope = [&json["rope_scaling"], &json["rope_parameters"]];
-    let kind = rope
-        .iter()
-        .find_map(|rope| rope["rope_type"].as_str().or_else(|| rope["type"].as_str()));
-    if let Some(kind) = kind.filter(|kind| *kind != "default") {
-        return Err(rope_unsupported(kind));
-    }
-    let heads = size("num_attention_heads")?;
-    let hidden_size = size("hidden_size")?;
-    ModelConfig {
-        architecture: architecture.to_owned(),
-        context_length: size("max_position_embeddings")?,
-        hidden_size,
-        layers: size("num_hidden_layers")?,
-        heads,
-        kv_heads: optional("num_key_value_heads").unwrap_or(heads),
-        head_size: optional("head_dim").unwrap_or_else(|| hidden_size.checked_div(heads).unwrap_or(0)),
-        feed_forward_size: size("intermediate_size")?,
-        norm_epsilon: json["rms_norm_eps"].as_f64().unwrap_or(1e-6),
-        rope_theta: json["rope_theta"]
-            .as_f64()
-            .or(rope[1]["rope_theta"].as_f64())
-            .unwrap_or(10_000.0),
-        rope_pairs: RopePairs::Halves,
-    }
-    .check()
-}
-
-fn tensors(file: &Mmap, tied: bool) -> Result<BTreeMap<String, Stored>, Problem> {
+fn add_tensors(
+    tensors: &mut BTreeMap<String, Stored>,
+    number: usize,
+    file: &Mmap,
+    names: Option<&[&str]>,
+    spec: &NetworkSpec,
+) -> Result<(), Problem> {
     let parsed = SafeTensors::deserialize(file).map_err(|error| Problem::Malformed(error.to_string()))?;
-    let mut tensors = BTreeMap::new();
-    for (name, view) in parsed.iter() {
+    let names = match names {
+        Some(names) => names.to_vec(),
+        None => parsed.names(),
+    };
+    for name in names {
+        let view = parsed.tensor(name);
+        let view = view.map_err(|_| {
+            Problem::Malformed(format!(
+                "the tensor {name:?} is not in the file that should have it"
+            ))
+        })?;
         // Some files keep a copy of the embedding as output matrix although the configuration ties them.
-        if tied && name == "lm_head.weight" {
+        let Some(canonical) = canonical(name, spec).filter(|name| !(spec.tied_output && name == OUTPUT))
+        else {
             continue;
-        }
+        };
         let element = match view.dtype() {
             Dtype::F32 => Element::F32,
             Dtype::F16 => Element::F16,
@@ -127,47 +147,61 @@ fn tensors(file: &Mmap, tied: bool) -> Result<BTreeMap<String, Stored>, Problem>
         let start = view.data().as_ptr().addr() - file.as_ptr().addr();
         let data = start..start + view.data().len();
         tensors.insert(
-            canonical(name),
+            canonical,
             Stored {
                 shape: view.shape().to_vec(),
                 element,
+                file: number,
                 data,
             },
         );
     }
-    Ok(tensors)
+    Ok(())
 }
 
-/// Hugging Face's name for a Llama tensor in GGUF's words; other names stay as they are.
-fn canonical(name: &str) -> String {
+/// Hugging Face's name in GGUF's words; other names stay as they are. What a model sees pictures with has none.
+fn canonical(name: &str, spec: &NetworkSpec) -> Option<String> {
+    // Models that also see have their text part under a name of its own, in one of two places.
+    let name = name.strip_prefix("language_model.").unwrap_or(name);
+    let name = name.strip_prefix("model.").unwrap_or(name);
+    let name = name.strip_prefix("language_model.").unwrap_or(name);
+    if name.starts_with("vision_tower.") || name.starts_with("multi_modal_projector.") {
+        return None;
+    }
     let fixed = match name {
-        "model.embed_tokens.weight" => Some("token_embd.weight"),
-        "model.norm.weight" => Some("output_norm.weight"),
-        "lm_head.weight" => Some("output.weight"),
+        "embed_tokens.weight" => Some(EMBEDDING),
+        "norm.weight" => Some(OUTPUT_NORM),
+        "lm_head.weight" => Some(OUTPUT),
         _ => None,
     };
     if let Some(fixed) = fixed {
-        return fixed.to_owned();
+        return Some(fixed.to_owned());
     }
-    let block = name
-        .strip_prefix("model.layers.")
-        .and_then(|rest| rest.split_once('.'));
-    let part = block.and_then(|(layer, part)| {
-        let part = match part {
-            "input_layernorm.weight" => "attn_norm.weight",
-            "self_attn.q_proj.weight" => "attn_q.weight",
-            "self_attn.k_proj.weight" => "attn_k.weight",
-            "self_attn.v_proj.weight" => "attn_v.weight",
-            "self_attn.o_proj.weight" => "attn_output.weight",
-            "post_attention_layernorm.weight" => "ffn_norm.weight",
-            "mlp.gate_proj.weight" => "ffn_gate.weight",
-            "mlp.up_proj.weight" => "ffn_up.weight",
-            "mlp.down_proj.weight" => "ffn_down.weight",
+    let part = || {
+        let (layer, part) = name.strip_prefix("layers.")?.split_once('.')?;
+        let (module, kind) = part.rsplit_once('.')?;
+        // With norms after them too, the name of Llama's norm before the feed-forward means another.
+        let post_norms = spec.layers.first().is_some_and(|layer| layer.post_norms);
+        let module = match module {
+            "input_layernorm" => "attn_norm",
+            "post_attention_layernorm" if post_norms => "post_attention_norm",
+            "post_attention_layernorm" | "pre_feedforward_layernorm" => "ffn_norm",
+            "post_feedforward_layernorm" => "post_ffw_norm",
+            "self_attn.q_proj" => "attn_q",
+            "self_attn.k_proj" => "attn_k",
+            "self_attn.v_proj" => "attn_v",
+            "self_attn.qkv_proj" => "attn_qkv",
+            "self_attn.o_proj" => "attn_output",
+            "self_attn.q_norm" => "attn_q_norm",
+            "self_attn.k_norm" => "attn_k_norm",
+            "mlp.gate_proj" => "ffn_gate",
+            "mlp.up_proj" | "mlp.gate_up_proj" => "ffn_up",
+            "mlp.down_proj" => "ffn_down",
             _ => return None,
         };
-        Some(format!("blk.{layer}.{part}"))
-    });
-    part.unwrap_or_else(|| name.to_owned())
+        Some(format!("blk.{layer}.{module}.{kind}"))
+    };
+    Some(part().unwrap_or_else(|| name.to_owned()))
 }
 
 /// A template of its own (`chat_template.jinja`), else the one in `tokenizer_config.json`: a text, or a list of named
@@ -189,11 +223,4 @@ fn template(weights: &Path) -> Result<Option<String>, ModelError> {
             .as_str()
     };
     Ok(template.as_str().or_else(named).map(str::to_owned))
-}
-
-fn unsupported(what: String) -> Problem {
-    Problem::Unsupported {
-        what,
-        remedy: "choose a model without it",
-    }
 }

@@ -6,7 +6,10 @@ use models::Model;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::support::{GgufWriter, STORIES_GGUF, STORIES_HF, file, tiny_model, tiny_tensors};
+use crate::support::{
+    ARCHITECTURES, GgufWriter, STORIES_GGUF, STORIES_HF, architecture, architecture_gguf, file, tiny_model,
+    tiny_tensors,
+};
 
 /// What loading says; `inspect`, which reads no weights, must already say the same.
 fn refusal(path: &Path) -> String {
@@ -55,6 +58,101 @@ fn an_unknown_architecture_is_named() {
     writer.string("general.architecture", "mamba");
     let (_keep, path) = file("m.gguf", &writer.bytes());
     says(&path, &["\"mamba\"", "architecture llama"]);
+}
+
+#[test]
+fn architectures_that_we_lack_are_named_in_both_formats() {
+    for name in ["gemma", "mixtral", "qwen3moe", "qwen3_moe", "deepseek2", "rwkv7"] {
+        let mut writer = GgufWriter::default();
+        writer.string("general.architecture", name);
+        let (_keep, path) = file("a.gguf", &writer.bytes());
+        says(&path, &[&format!("{name:?}"), "gemma2"]);
+        let copy = Copy::of("llama");
+        let error = copy.set("config.json", "/model_type", json!(name)).refusal();
+        assert!(
+            error.contains(&format!("{name:?}")) && error.contains("smollm3"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_gguf_network_that_contradicts_itself_is_refused() {
+    type Change = fn(&mut GgufWriter) -> &mut GgufWriter;
+    let changes: &[(Change, &str)] = &[
+        (
+            |model| model.u32("llama.expert_count", 8),
+            "a mixture of 8 experts",
+        ),
+        (
+            |model| model.bool("llama.attention.causal", false),
+            "both directions",
+        ),
+        (
+            |model| {
+                model
+                    .u32("llama.attention.key_length", 4)
+                    .u32("llama.attention.value_length", 2)
+            },
+            "different sizes",
+        ),
+        (
+            |model| model.string("llama.rope.scaling.type", "dynamic"),
+            "\"dynamic\"",
+        ),
+        (
+            |model| model.string("llama.rope.scaling.type", "longrope"),
+            "rope_factors_long.weight",
+        ),
+        (
+            |model| model.f32("llama.rope.scaling.factor", -2.0),
+            "RoPE scaling factor is -2",
+        ),
+        (
+            |model| model.f32("llama.rope.freq_base", f32::NAN),
+            "RoPE base is NaN",
+        ),
+        (
+            |model| model.string("llama.rope.freq_base", "10000"),
+            "llama.rope.freq_base is not a number",
+        ),
+        (
+            |model| model.u32("llama.rope.dimension_count", 6),
+            "6 values of heads of 4 values",
+        ),
+        (
+            |model| model.u32("llama.rope.dimension_count", 2),
+            "turned only in part",
+        ),
+        (|model| model.u32("llama.vocab_size", 7), "token_embd.weight"),
+        (
+            |model| model.i32s("llama.attention.sliding_window", &[4]),
+            "for each layer",
+        ),
+        (
+            |model| model.tensor("rope_freqs.weight", &[3], 0, &[0; 12]),
+            "3 rope_freqs RoPE factors for 2 pairs",
+        ),
+        (
+            |model| model.tensor("rope_freqs.weight", &[2], 0, &[0; 8]),
+            "RoPE factor is 0",
+        ),
+        (|model| model.tensor("rope_freqs.weight", &[2], 1, &[0; 4]), "F16"),
+        (
+            |model| model.tensor("rope_factors_long.weight", &[2], 0, &[0; 8]),
+            "does not fit its tensors",
+        ),
+        (
+            |model| model.tensor("blk.0.attn_q.bias", &[8], 0, &[0; 32]),
+            "blk.0.attn_k.bias",
+        ),
+    ];
+    for (change, words) in changes {
+        let mut model = tiny_model();
+        change(&mut model);
+        let (_keep, path) = file("n.gguf", &model.bytes());
+        says(&path, &[words]);
+    }
 }
 
 #[test]
@@ -170,6 +268,20 @@ impl Copy {
         Self { directory }
     }
 
+    /// One of the fixtures of `make_architectures.py`.
+    fn of(architecture_name: &str) -> Self {
+        let (directory, _) = architecture(architecture_name);
+        Self { directory }
+    }
+
+    /// Puts a value into a JSON file, which may be new there.
+    fn set(&self, name: &str, pointer: &str, value: Value) -> &Self {
+        let mut json = self.json(name);
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        json.pointer_mut(parent).unwrap()[key] = value;
+        self.write(name, json.to_string().as_bytes())
+    }
+
     fn write(&self, name: &str, bytes: &[u8]) -> &Self {
         std::fs::write(self.directory.path().join(name), bytes).unwrap();
         self
@@ -210,7 +322,7 @@ fn missing_files_of_a_directory_are_named() {
         .remove("model.safetensors")
         .write("model.safetensors.index.json", b"{}")
         .refusal();
-    assert!(error.contains("several files"), "{error}");
+    assert!(error.contains("weight_map"), "{error}");
     // Not needed: without it the beginning token is simply not known by name.
     Model::load(Copy::new(&from).remove("tokenizer_config.json").directory.path()).unwrap();
 }
@@ -252,7 +364,6 @@ fn a_spoilt_config_is_refused() {
             "llama3",
         ),
         ("hidden_act", json!("gelu"), "gelu"),
-        ("attention_bias", json!(true), "attention_bias"),
         ("head_dim", json!(7), "rotated"),
     ] {
         let mut config = config.clone();
@@ -262,6 +373,217 @@ fn a_spoilt_config_is_refused() {
     }
     for garbage in ["", "{", "[]", "null", "\u{feff}{}", "{\"a\":1}"] {
         copy.write("config.json", garbage.as_bytes()).refusal();
+    }
+}
+
+#[test]
+fn a_config_that_contradicts_itself_is_refused() {
+    for (name, pointer, value, words) in [
+        (
+            "qwen2",
+            "/hidden_size",
+            json!(30),
+            "30 does not divide into 4 heads",
+        ),
+        ("llama", "/num_hidden_layers", json!(1025), "number of layers"),
+        (
+            "llama",
+            "/rope_scaling/high_freq_factor",
+            json!(1.0),
+            "high_freq_factor is 0",
+        ),
+        (
+            "llama",
+            "/rope_scaling/factor",
+            json!("8"),
+            "factor is \"8\", not a number",
+        ),
+        (
+            "llama_biases",
+            "/rope_scaling/factor",
+            json!(null),
+            "has no factor",
+        ),
+        ("mistral", "/sliding_window", json!(0), "sliding window is 0"),
+        (
+            "mistral",
+            "/sliding_window",
+            json!("many"),
+            "sliding_window is \"many\"",
+        ),
+        (
+            "qwen2",
+            "/rope_scaling/rope_type",
+            json!("dynamic"),
+            "\"dynamic\"",
+        ),
+        ("qwen2", "/rope_scaling/beta_fast", json!(-1.0), "beta_fast is -1"),
+        (
+            "qwen2_window",
+            "/layer_types",
+            json!(["full_attention"]),
+            "layer_types has 1 entries for 2 layers",
+        ),
+        (
+            "qwen2_window",
+            "/layer_types",
+            json!(["full_attention", "chunked_attention"]),
+            "chunked_attention",
+        ),
+        ("qwen3", "/num_experts", json!(8), "a mixture of 8 experts"),
+        (
+            "smollm3",
+            "/no_rope_layers",
+            json!([1]),
+            "no_rope_layers has 1 entries for 4 layers",
+        ),
+        (
+            "phi3",
+            "/rope_scaling/short_factor",
+            json!([1.0]),
+            "1 short RoPE factors for 4 pairs",
+        ),
+        (
+            "phi3",
+            "/rope_scaling/long_factor",
+            json!([1.0, 1.0, 1.0, "x"]),
+            "has no long_factor",
+        ),
+        (
+            "phi3",
+            "/original_max_position_embeddings",
+            json!(1),
+            "attention factor is inf",
+        ),
+        (
+            "phi3_partial",
+            "/partial_rotary_factor",
+            json!(1.5),
+            "partial_rotary_factor is 1.5",
+        ),
+        (
+            "phi3_partial",
+            "/partial_rotary_factor",
+            json!(0.4),
+            "3 values of heads of 8 values",
+        ),
+        (
+            "gemma2",
+            "/query_pre_attn_scalar",
+            json!(0),
+            "attention scale is inf",
+        ),
+        (
+            "gemma2",
+            "/final_logit_softcapping",
+            json!(-1.0),
+            "final soft-cap is -1",
+        ),
+        ("gemma2", "/hidden_activation", json!("relu"), "\"relu\""),
+        ("gemma3", "/rope_local_base_freq", json!(0.0), "RoPE base is 0"),
+        (
+            "gemma3",
+            "/use_bidirectional_attention",
+            json!(true),
+            "both directions",
+        ),
+    ] {
+        let error = Copy::of(name).set("config.json", pointer, value).refusal();
+        assert!(
+            error.contains(words) && error.contains("config.json"),
+            "{name} {pointer}: {error}"
+        );
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_their_config_are_named() {
+    for (name, pointer, value, words) in [
+        (
+            "llama",
+            "/vocab_size",
+            json!(97),
+            "token_embd.weight has shape [96, 32]",
+        ),
+        (
+            "llama",
+            "/attention_bias",
+            json!(true),
+            "blk.0.attn_q.bias is missing",
+        ),
+        (
+            "llama",
+            "/tie_word_embeddings",
+            json!(false),
+            "output.weight is missing",
+        ),
+        (
+            "llama",
+            "/model_type",
+            json!("qwen3"),
+            "blk.0.attn_q_norm.weight is missing",
+        ),
+        (
+            "llama",
+            "/model_type",
+            json!("phi3"),
+            "blk.0.attn_qkv.weight is missing",
+        ),
+        ("qwen3", "/head_dim", json!(8), "blk.0.attn_q.weight"),
+        (
+            "gemma2",
+            "/model_type",
+            json!("llama"),
+            "output.weight is missing",
+        ),
+    ] {
+        let error = Copy::of(name).set("config.json", pointer, value).refusal();
+        assert!(error.contains(words), "{name} {pointer}: {error}");
+    }
+}
+
+#[test]
+fn a_spoilt_index_of_parts_is_refused() {
+    const INDEX: &str = "model.safetensors.index.json";
+    let name = "llama_biases";
+    let error = Copy::of(name)
+        .remove("model-00002-of-00002.safetensors")
+        .refusal();
+    assert!(error.contains("model-00002-of-00002.safetensors"), "{error}");
+    for file in [
+        "../model.safetensors",
+        "/etc/passwd",
+        "a/b.safetensors",
+        "..",
+        "",
+        "config.json",
+    ] {
+        let error = Copy::of(name)
+            .set(INDEX, "/weight_map/lm_head.weight", json!(file))
+            .refusal();
+        assert!(
+            error.contains("lm_head.weight") && error.contains(INDEX),
+            "{error}"
+        );
+    }
+    let copy = Copy::of(name);
+    let elsewhere = copy.json(INDEX)["weight_map"]["lm_head.weight"] == "model-00001-of-00002.safetensors";
+    let other = if elsewhere { 2 } else { 1 };
+    let error = copy
+        .set(
+            INDEX,
+            "/weight_map/lm_head.weight",
+            json!(format!("model-0000{other}-of-00002.safetensors")),
+        )
+        .refusal();
+    assert!(error.contains("\"lm_head.weight\" is not in the file"), "{error}");
+    for (index, words) in [
+        ("", "not JSON"),
+        ("[]", "weight_map"),
+        ("{\"weight_map\": {}}", "missing"),
+    ] {
+        let error = Copy::of(name).write(INDEX, index.as_bytes()).refusal();
+        assert!(error.contains(words), "{error}");
     }
 }
 
@@ -316,6 +638,24 @@ fn a_spoilt_tokenizer_is_refused() {
     spoil("/model/continuing_subword_prefix", json!("##"));
 }
 
+fn runs_or_is_refused(path: &Path) -> Result<(), TestCaseError> {
+    let inspected = models::inspect(path);
+    match Model::load(path) {
+        Err(error) => prop_assert_eq!(inspected.unwrap_err().to_string(), error.to_string()),
+        Ok(model) => {
+            prop_assert_eq!(&inspected.unwrap(), model.summary());
+            let mut cache = model.new_cache(8);
+            let tokens = model.tokenizer().encode_prompt("ab <s> é").unwrap_or_default();
+            let tokens = &tokens[..tokens.len().min(cache.limit())];
+            if let Ok(logits) = model.forward(&mut cache, tokens) {
+                prop_assert_eq!(logits.len(), model.summary().vocabulary_size);
+            }
+            model.tokenizer().decode(tokens);
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
@@ -331,20 +671,37 @@ proptest! {
             bytes[index.index(range)] = value;
         }
         let (_keep, path) = file("mutated.gguf", &bytes);
-        let inspected = models::inspect(&path);
-        match Model::load(&path) {
-            Err(error) => prop_assert_eq!(inspected.unwrap_err().to_string(), error.to_string()),
-            Ok(model) => {
-                prop_assert_eq!(&inspected.unwrap(), model.summary());
-                let mut cache = model.new_cache(8);
-                let tokens = model.tokenizer().encode_prompt("ab <s> é").unwrap_or_default();
-                let tokens = &tokens[..tokens.len().min(cache.limit())];
-                if let Ok(logits) = model.forward(&mut cache, tokens) {
-                    prop_assert_eq!(logits.len(), model.summary().vocabulary_size);
-                }
-                model.tokenizer().decode(tokens);
-            }
+        runs_or_is_refused(&path)?;
+    }
+
+    /// As above, for the metadata of every architecture.
+    #[test]
+    fn a_mutated_architecture_loads_and_runs_or_is_refused(
+        which in any::<prop::sample::Index>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let paths: Vec<_> = ARCHITECTURES.iter().filter_map(|name| architecture_gguf(name)).collect();
+        let mut bytes = std::fs::read(which.get(&paths)).unwrap();
+        for (index, value) in changes {
+            bytes[index.index(1200)] = value;
         }
+        let (_keep, path) = file("mutated.gguf", &bytes);
+        runs_or_is_refused(&path)?;
+    }
+
+    #[test]
+    fn a_mutated_config_loads_and_runs_or_is_refused(
+        which in any::<prop::sample::Index>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), "[0-9a-z.,\"-]"), 1..4),
+    ) {
+        let copy = Copy::of(ARCHITECTURES[which.index(ARCHITECTURES.len())]);
+        let mut config = copy.json("config.json").to_string().into_bytes();
+        for (index, character) in changes {
+            let at = index.index(config.len());
+            config[at] = character.as_bytes()[0];
+        }
+        copy.write("config.json", &config);
+        runs_or_is_refused(copy.directory.path())?;
     }
 
     #[test]

@@ -8,6 +8,7 @@
 #[macro_use]
 mod support;
 
+mod architectures;
 mod engine;
 mod gguf_reader;
 mod hostile_files;

@@ -35,6 +35,50 @@ macro_rules! shared {
 pub(crate) const STORIES_GGUF: &str = "models/stories260K/stories260K-f32.gguf";
 pub(crate) const STORIES_HF: &str = "models/stories260K/hf";
 
+/// The fixtures of `make_architectures.py`.
+pub(crate) const ARCHITECTURES: &[&str] = &[
+    "llama",
+    "llama_biases",
+    "mistral",
+    "qwen2",
+    "qwen2_window",
+    "qwen3",
+    "smollm3",
+    "phi3",
+    "phi3_partial",
+    "gemma2",
+    "gemma3",
+];
+
+/// Where a fixture's files are.
+pub(crate) fn architecture_fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/architectures")
+        .join(name)
+}
+
+/// A fixture as a directory that can be loaded and spoilt: with the tokenizer, which the fixtures share.
+pub(crate) fn architecture(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(architecture_fixture(name)).unwrap() {
+        let entry = entry.unwrap().path();
+        let extension = entry.extension().unwrap().to_str().unwrap();
+        if ["json", "safetensors"].contains(&extension) {
+            std::fs::copy(&entry, directory.path().join(entry.file_name().unwrap())).unwrap();
+        }
+    }
+    let tokenizer = include_str!("tokenizer.json");
+    std::fs::write(directory.path().join("tokenizer.json"), tokenizer).unwrap();
+    let path = directory.path().to_owned();
+    (directory, path)
+}
+
+/// The same model as GGUF, where there is one.
+pub(crate) fn architecture_gguf(name: &str) -> Option<PathBuf> {
+    let path = architecture_fixture(name).join("model.gguf");
+    path.exists().then_some(path)
+}
+
 /// Writes GGUF files, good and bad.
 #[derive(Clone, Default)]
 pub(crate) struct GgufWriter {
