@@ -31,7 +31,7 @@ pub struct Model {
 #[derive(Debug)]
 enum Computation {
     /// Burn's modules, in f32.
-    Reference(Network, Device),
+    Reference(Box<Network>, Device),
     /// The kernels.
     Packed(Box<PackedNetwork>),
 }
@@ -115,7 +115,7 @@ impl Model {
         let network = match precision.packing() {
             None => {
                 let device = crate::backend::device();
-                Computation::Reference(architecture::load(&checkpoint, &device)?, device)
+                Computation::Reference(Box::new(architecture::load(&checkpoint, &device)?), device)
             }
             Some(packing) => {
                 let threads = threads.unwrap_or_else(|| {

@@ -48,7 +48,7 @@ pub(crate) fn silu(x: f32) -> f32 {
 
 /// GELU by its tanh approximation (Hendrycks and Gimpel 2016).
 pub(crate) fn gelu_tanh(x: f32) -> f32 {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_56;
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     let inner = SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x);
     // tanh(y) = 1 − 2 / (e²ʸ + 1), and so (1 + tanh) / 2 = 1 − 1 / (e²ʸ + 1).
     x - x / (exp(2.0 * inner) + 1.0)
