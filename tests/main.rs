@@ -20,6 +20,7 @@ mod conversation;
 mod daemon_life;
 mod differential;
 mod external_broker;
+mod generate;
 mod hostile_input;
 mod identity;
 mod idle;

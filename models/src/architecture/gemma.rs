@@ -27,6 +27,10 @@ pub(super) fn gemma2_from_gguf(metadata: &GgufMetadata<'_>) -> Result<NetworkSpe
 }
 
 pub(super) fn gemma3_from_gguf(metadata: &GgufMetadata<'_>) -> Result<NetworkSpec, Problem> {
+    // The usual default is far from any Gemma 3's base, and other programs' files have it under other keys.
+    if metadata.number("rope.freq_base")?.is_none() {
+        return Err(Problem::Configuration("gemma3.rope.freq_base is missing".into()));
+    }
     let mut network = metadata.network(RopePairs::Halves)?;
     let windowed = metadata.windowed(network.layers.len(), 6)?;
     set_windows(&mut network, metadata.window()?, &windowed);

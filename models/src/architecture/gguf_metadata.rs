@@ -80,7 +80,8 @@ impl<'a> GgufMetadata<'a> {
         Ok(NetworkSpec {
             architecture: self.architecture.to_owned(),
             context_length,
-            vocabulary_size: self.size("vocab_size")?.or_else(rows).unwrap_or(0),
+            // The key `vocab_size` only informs; llama.cpp goes by the tensor too.
+            vocabulary_size: rows().unwrap_or(0),
             hidden_size,
             feed_forward_size: self.required_size("feed_forward_length")?,
             layers: vec![layer; layers],

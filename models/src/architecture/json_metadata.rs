@@ -216,7 +216,14 @@ impl<'a> JsonMetadata<'a> {
             Some("full_attention") => Ok(false),
             _ => Err(unsupported(format!("layers of the kind {kind}"))),
         });
-        windowed.collect::<Result<Vec<_>, _>>().map(Some)
+        let windowed = windowed.collect::<Result<Vec<_>, _>>()?;
+        let without = self.json.get("sliding_window").is_some_and(Value::is_null);
+        if without && windowed.contains(&true) {
+            return Err(Problem::Configuration(
+                "layer_types has sliding_attention, but sliding_window is null".into(),
+            ));
+        }
+        Ok(Some(windowed))
     }
 
     /// The size under this key, if it is there and not null; something else under it is an error.

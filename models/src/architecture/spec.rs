@@ -11,7 +11,7 @@ pub(crate) struct NetworkSpec {
     pub(crate) architecture: String,
     /// The most tokens of a sequence.
     pub(crate) context_length: usize,
-    /// Rows of the embedding; 0 until the tensors are known, if the metadata does not say it.
+    /// Rows of the embedding; 0 until the tensors are known.
     pub(crate) vocabulary_size: usize,
     pub(crate) hidden_size: usize,
     pub(crate) feed_forward_size: usize,
