@@ -5,12 +5,12 @@
 //! cache, sampler and limits, and what runs beside it changes its pace but never its tokens: the reference computes each
 //! by itself, and the kernels keep the order of every sum ([`crate::kernels`]).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, RequestError};
-use crate::model::{Feed, KvCache, Model};
+use crate::model::{Feed, KvCache, LoadOptions, Model};
 use crate::precision::Precision;
 use crate::request::{Begun, Event, FinishReason, GenerateRequest, Sampling, SequenceId};
 use crate::sampler::Sampler;
@@ -40,6 +40,8 @@ pub struct EngineOptions {
     pub precision: Option<Precision>,
     /// Threads that compute, the caller among them; none for as many as the machine has cores.
     pub threads: Option<usize>,
+    /// Where packed weights are kept for the next time; none for nowhere.
+    pub packed_directory: Option<PathBuf>,
 }
 
 impl Default for EngineOptions {
@@ -49,6 +51,7 @@ impl Default for EngineOptions {
             max_context_tokens: None,
             precision: None,
             threads: None,
+            packed_directory: None,
         }
     }
 }
@@ -59,12 +62,34 @@ impl Engine {
     /// # Errors
     /// A [`ModelError`] naming the file and the remedy.
     pub fn load(path: &Path, options: EngineOptions) -> Result<Engine, ModelError> {
+        Self::load_with(path, options, &mut |_, _| {})
+    }
+
+    /// The same, and tells how many parts of the weights were packed, and of how many, as long as that takes.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(
+        path: &Path,
+        options: EngineOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Engine, ModelError> {
+        let how = LoadOptions {
+            precision: options.precision,
+            threads: options.threads,
+            packed_directory: options.packed_directory.as_deref(),
+        };
         Ok(Engine {
-            model: Model::load_at(path, options.precision, options.threads)?,
+            model: Model::load_with(path, how, progress)?,
             options,
             today: None,
             sequences: Vec::new(),
         })
+    }
+
+    /// The model that it runs.
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
     /// What was loaded.

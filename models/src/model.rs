@@ -10,7 +10,7 @@ use crate::architecture::spec::{LayerSpec, NetworkSpec};
 use crate::error::{ModelError, RequestError};
 use crate::format::Checkpoint;
 use crate::kv_cache::TensorCache;
-use crate::packed::{PackedNetwork, PagedCache, Run};
+use crate::packed::{self, PackedNetwork, PagedCache, Run};
 use crate::precision::Precision;
 use crate::request::Prompt;
 use crate::summary::ModelSummary;
@@ -25,6 +25,17 @@ pub struct Model {
     tokenizer: Tokenizer,
     template: Option<Template>,
     network: Computation,
+}
+
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadOptions<'o> {
+    /// How many bits a weight has; none for what suits the model ([`Precision::automatic`]).
+    pub precision: Option<Precision>,
+    /// Threads that compute, the caller among them; none for as many as the machine has cores.
+    pub threads: Option<usize>,
+    /// Where packed weights are kept for the next time; none for nowhere.
+    pub packed_directory: Option<&'o Path>,
 }
 
 /// What computes it.
@@ -105,6 +116,29 @@ impl Model {
         precision: Option<Precision>,
         threads: Option<usize>,
     ) -> Result<Self, ModelError> {
+        let options = LoadOptions {
+            precision,
+            threads,
+            packed_directory: None,
+        };
+        Self::load_with(path, options, &mut |_, _| {})
+    }
+
+    /// Loads a model as `options` say, and tells how many parts of its weights were packed, and of how many, as long as
+    /// that takes.
+    ///
+    /// # Errors
+    /// A [`ModelError`] naming the file and the remedy.
+    pub fn load_with(
+        path: &Path,
+        options: LoadOptions<'_>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self, ModelError> {
+        let LoadOptions {
+            precision,
+            threads,
+            packed_directory,
+        } = options;
         let checkpoint = Checkpoint::open(path)?;
         let template = checkpoint.template.as_deref().map(Template::new).transpose();
         let template = template.map_err(|problem| checkpoint.error(problem))?;
@@ -121,7 +155,11 @@ impl Model {
                 let threads = threads.unwrap_or_else(|| {
                     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
                 });
-                Computation::Packed(Box::new(PackedNetwork::load(&checkpoint, packing, threads)?))
+                let file = packed_directory.map(|directory| {
+                    packed::file::path_in(directory, &summary.name, &checkpoint.identity(), packing)
+                });
+                let network = PackedNetwork::load(&checkpoint, packing, threads, file.as_deref(), progress)?;
+                Computation::Packed(Box::new(network))
             }
         };
         let Checkpoint { spec, tokenizer, .. } = checkpoint;
@@ -144,6 +182,22 @@ impl Model {
         match &self.network {
             Computation::Reference(..) => None,
             Computation::Packed(network) => Some(network.bytes()),
+        }
+    }
+
+    /// Whether its weights were packed just now, and not found in a file.
+    pub fn was_packed(&self) -> bool {
+        match &self.network {
+            Computation::Reference(..) => false,
+            Computation::Packed(network) => network.was_packed(),
+        }
+    }
+
+    /// Why packed weights could not be kept for the next time, where that was asked for.
+    pub fn not_kept(&self) -> Option<&str> {
+        match &self.network {
+            Computation::Reference(..) => None,
+            Computation::Packed(network) => network.not_kept(),
         }
     }
 

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use models::{KvCache, MemoryReader, Model, Precision};
+use models::{KvCache, LoadOptions, MemoryReader, Model, Precision};
 
-use super::generate::{Chosen, ModelFlags};
+use super::generate::{Chosen, ModelFlags, complain, show_packing};
 use super::{Failure, GlobalFlags, say};
 
 /// What the design asks for, in tokens a second.
@@ -28,7 +28,12 @@ pub(super) struct BenchFlags {
 }
 
 pub(super) fn run(global: &GlobalFlags, flags: BenchFlags) -> Result<(), Failure> {
-    let Chosen { path, threads, .. } = flags.model.chosen(global)?;
+    let Chosen {
+        path,
+        threads,
+        packed_directory,
+        ..
+    } = flags.model.chosen(global)?;
     let summary = models::inspect(&path).map_err(Failure::misconfigured)?;
     let memory = bandwidth(threads)?;
     say(format!(
@@ -48,7 +53,13 @@ pub(super) fn run(global: &GlobalFlags, flags: BenchFlags) -> Result<(), Failure
     let mut verdicts = Vec::new();
     for precision in precisions {
         let began = Instant::now();
-        let model = Model::load_at(&path, Some(*precision), Some(threads)).map_err(Failure::misconfigured)?;
+        let options = LoadOptions {
+            precision: Some(*precision),
+            threads: Some(threads),
+            packed_directory: Some(&packed_directory),
+        };
+        let model = Model::load_with(&path, options, &mut show_packing).map_err(Failure::misconfigured)?;
+        complain(&model);
         let loaded = began.elapsed();
         let context = summary.context_length;
         let prompt = flags.prompt_tokens.clamp(1, context.saturating_sub(1).max(1));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use models::{Engine, EngineOptions, Event, GenerateRequest, Precision, Prompt, Sampling};
+use models::{Engine, EngineOptions, Event, GenerateRequest, Model, Precision, Prompt, Sampling};
 
 use super::{Failure, GlobalFlags};
 
@@ -45,11 +45,14 @@ pub(super) struct Chosen {
     pub(super) path: PathBuf,
     pub(super) precision: Option<Precision>,
     pub(super) threads: usize,
+    /// Where packed weights are kept.
+    pub(super) packed_directory: PathBuf,
 }
 
 impl ModelFlags {
     pub(super) fn chosen(&self, global: &GlobalFlags) -> Result<Chosen, Failure> {
-        let settings = global.settings(Vec::new())?.model;
+        let all_settings = global.settings(Vec::new())?;
+        let settings = all_settings.model;
         let path = self.model.clone().or(settings.path).ok_or_else(|| {
             Failure::Misconfigured(
                 "there is no model; name one with --model PATH, or set model.path".to_owned(),
@@ -61,7 +64,22 @@ impl ModelFlags {
             path,
             precision: self.precision.or(settings.precision),
             threads: threads.or(settings.threads).unwrap_or_else(all),
+            packed_directory: all_settings.data_dir.join("packed"),
         })
+    }
+}
+
+/// On the standard error, which is where nobody's pipe goes.
+pub(super) fn show_packing(done: usize, of: usize) {
+    eprint!("\rpacking the weights: {} %", done * 100 / of.max(1));
+    if done == of {
+        eprintln!();
+    }
+}
+
+pub(super) fn complain(model: &Model) {
+    if let Some(reason) = model.not_kept() {
+        eprintln!("the packed weights could not be kept for the next time: {reason}");
     }
 }
 
@@ -70,15 +88,19 @@ pub(super) fn run(global: &GlobalFlags, flags: GenerateFlags) -> Result<(), Fail
         path,
         precision,
         threads,
+        packed_directory,
     } = flags.model.chosen(global)?;
     let options = EngineOptions {
         max_sequences: 1,
         precision,
         threads: Some(threads),
+        packed_directory: Some(packed_directory),
         ..EngineOptions::default()
     };
     let began = Instant::now();
-    let mut engine = Engine::load(&path, options).map_err(Failure::misconfigured)?;
+    let loaded = Engine::load_with(&path, options, &mut show_packing);
+    let mut engine = loaded.map_err(Failure::misconfigured)?;
+    complain(engine.model());
     let loaded = began.elapsed();
     let request = GenerateRequest {
         prompt: Prompt::Text(flags.prompt),

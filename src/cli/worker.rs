@@ -82,7 +82,12 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
         });
     }
     let mut engine = match Engine::load(&model, engine) {
-        Ok(engine) => engine,
+        Ok(engine) => {
+            if let Some(reason) = engine.model().not_kept() {
+                eprintln!("the packed weights could not be kept for the next start: {reason}");
+            }
+            engine
+        }
         Err(error) => {
             return output.say(&FromWorker::LoadFailed {
                 message: error.to_string(),

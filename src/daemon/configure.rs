@@ -153,6 +153,7 @@ pub(super) fn worker_spec(settings: &Settings, program: PathBuf, model: PathBuf)
             max_context_tokens: None,
             precision: settings.model.precision,
             threads: settings.model.threads,
+            packed_directory: Some(settings.data_dir.join("packed")),
         },
         load_timeout: settings.model.load_timeout,
         heartbeat_interval: settings.supervisor.heartbeat_interval,

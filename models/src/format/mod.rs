@@ -23,6 +23,7 @@ pub(crate) use self::matrix::Matrix;
 use crate::architecture;
 use crate::architecture::spec::NetworkSpec;
 use crate::error::{ModelError, Problem};
+use crate::packed::file::checksum;
 use crate::precision::Precision;
 use crate::summary::ModelSummary;
 use crate::tokenizer::Tokenizer;
@@ -39,6 +40,9 @@ pub(crate) struct Checkpoint {
     files: Vec<Mmap>,
     tensors: BTreeMap<String, Stored>,
 }
+
+/// Of each end of a file.
+const SAMPLE_BYTES: usize = 1 << 20;
 
 /// A tensor in the file.
 #[derive(Clone, Debug)]
@@ -107,6 +111,31 @@ impl Checkpoint {
             }));
         }
         Ok(())
+    }
+
+    /// Tells this model's file from any other, whatever its content.
+    pub(crate) fn identity(&self) -> String {
+        let path = self.path.canonicalize();
+        path.as_ref().unwrap_or(&self.path).display().to_string()
+    }
+
+    /// Tells this content from any other: of the files their length, when the first was changed, and what stands at their
+    /// beginning and end. (To read all of them would take as long as packing.)
+    pub(crate) fn fingerprint(&self) -> String {
+        let modified = std::fs::metadata(&self.path)
+            .and_then(|metadata| metadata.modified())
+            .ok();
+        let modified = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        let mut text = format!("{}", modified.unwrap_or_default().as_nanos());
+        for file in &self.files {
+            let ends = [
+                &file[..file.len().min(SAMPLE_BYTES)],
+                &file[file.len().saturating_sub(SAMPLE_BYTES)..],
+            ];
+            let [first, last] = ends.map(checksum);
+            text += &format!(" {}:{first:016x}:{last:016x}", file.len());
+        }
+        text
     }
 
     /// A matrix of outputs × inputs, to be read row by row.

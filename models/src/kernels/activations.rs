@@ -76,6 +76,7 @@ impl Activations {
         &self.scales[token * self.blocks()..(token + 1) * self.blocks()]
     }
 
+    #[cfg(test)]
     pub(super) fn sums_of(&self, token: usize) -> &[i32] {
         &self.sums[token * self.blocks()..(token + 1) * self.blocks()]
     }

@@ -1,9 +1,10 @@
 //! AVX2, FMA and F16C: eight rows in a register, two registers a panel.
 
 use std::arch::x86_64::*;
+use std::hint;
 
 use super::activations::Activations;
-use super::pack::{INT4_OFFSET, SCALES_BYTES};
+use super::pack::{INT4_OFFSET, Panel};
 use super::{BLOCK, PANEL_ROWS, Packing};
 
 const GROUPS: usize = BLOCK / 4;
@@ -18,18 +19,17 @@ pub(super) fn is_there() -> bool {
 /// The products of a panel with `T` tokens, from `first` on.
 ///
 /// # Safety
-/// The processor has AVX2, FMA and F16C ([`is_there`]). The panel has a whole number of blocks of its packing, and
-/// the activations have as many blocks in each row and at least `first + T` rows.
+/// The processor has AVX2, FMA and F16C ([`is_there`]). The activations have as many blocks in each row as the panel,
+/// and at least `first + T` rows.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn multiply<const T: usize>(
-    packing: Packing,
-    panel: &[u8],
+    panel: Panel<'_>,
     activations: &Activations,
     first: usize,
 ) -> [[f32; PANEL_ROWS]; T] {
     debug_assert!(first + T <= activations.tokens);
-    debug_assert_eq!(panel.len(), activations.blocks() * packing.block_bytes());
-    let sums = match packing {
+    debug_assert_eq!(panel.blocks, activations.blocks());
+    let sums = match panel.packing {
         // SAFETY: as for this function.
         Packing::F16 => unsafe { f16::<T>(panel, activations, first) },
         // SAFETY: as for this function.
@@ -53,10 +53,10 @@ type Sums<const T: usize> = [[__m256; 2]; T];
 /// # Safety
 /// As for [`multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn f16<const T: usize>(panel: &[u8], activations: &Activations, first: usize) -> Sums<T> {
+unsafe fn f16<const T: usize>(panel: Panel<'_>, activations: &Activations, first: usize) -> Sums<T> {
     let mut sums = [[_mm256_setzero_ps(); 2]; T];
     let columns = activations.columns;
-    let weights = panel.as_ptr();
+    let weights = panel.weights.as_ptr();
     let floats = activations.floats.as_ptr();
     for column in 0..columns {
         // SAFETY: a panel has 32 bytes for each column, a row of activations `columns` floats, and there are `first + T`
@@ -96,18 +96,18 @@ unsafe fn scales(block: *const u8) -> [__m256; 2] {
 /// # Safety
 /// As for [`multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn int8<const T: usize>(panel: &[u8], activations: &Activations, first: usize) -> Sums<T> {
+unsafe fn int8<const T: usize>(panel: Panel<'_>, activations: &Activations, first: usize) -> Sums<T> {
     let mut sums = [[_mm256_setzero_ps(); 2]; T];
     let ones = _mm256_set1_epi16(1);
-    let (blocks, block_bytes) = (activations.blocks(), Packing::Int8.block_bytes());
-    for number in 0..blocks {
+    let weights_bytes = Packing::Int8.weights_bytes();
+    for number in 0..panel.blocks {
         // SAFETY: the panel has so many blocks.
-        let block = unsafe { panel.as_ptr().add(number * block_bytes) };
+        let block = unsafe { panel.weights.as_ptr().add(number * weights_bytes) };
         let mut products = [[_mm256_setzero_si256(); 2]; T];
         for group in 0..GROUPS {
-            // SAFETY: behind the scales a block has 64 bytes for each group; a row of activations has 4 for each.
+            // SAFETY: a block has 64 bytes for each group; a row of activations has 4 for each.
             unsafe {
-                let at = block.add(SCALES_BYTES + group * 64);
+                let at = block.add(group * 64);
                 _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
                 let low = _mm256_loadu_si256(at.cast());
                 let high = _mm256_loadu_si256(at.add(32).cast());
@@ -122,10 +122,12 @@ unsafe fn int8<const T: usize>(panel: &[u8], activations: &Activations, first: u
                 }
             }
         }
-        // SAFETY: the block begins with its scales.
-        let [scale_low, scale_high] = unsafe { scales(block) };
+        // SAFETY: the panel has 16 scales for each block.
+        let [scale_low, scale_high] = unsafe { scales(panel.scales.as_ptr().add(number * 2 * PANEL_ROWS)) };
         for (token, [product_low, product_high]) in products.into_iter().enumerate() {
-            let scale = _mm256_set1_ps(activations.scales_of(first + token)[number]);
+            let at = (first + token) * panel.blocks + number;
+            // SAFETY: there are so many tokens and blocks.
+            let scale = _mm256_set1_ps(unsafe { *activations.scales.get_unchecked(at) });
             let [sum_low, sum_high] = &mut sums[token];
             let product_low = _mm256_cvtepi32_ps(product_low);
             let product_high = _mm256_cvtepi32_ps(product_high);
@@ -139,20 +141,22 @@ unsafe fn int8<const T: usize>(panel: &[u8], activations: &Activations, first: u
 /// # Safety
 /// As for [`multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn int4<const T: usize>(panel: &[u8], activations: &Activations, first: usize) -> Sums<T> {
+unsafe fn int4<const T: usize>(panel: Panel<'_>, activations: &Activations, first: usize) -> Sums<T> {
     let mut sums = [[_mm256_setzero_ps(); 2]; T];
     let ones = _mm256_set1_epi16(1);
+    // The compiler would do all groups of a block at once if it knew how many there are, and run out of registers.
+    let groups = hint::black_box(GROUPS);
     let nibble = _mm256_set1_epi8(15);
-    let (blocks, block_bytes) = (activations.blocks(), Packing::Int4.block_bytes());
-    for number in 0..blocks {
+    let weights_bytes = Packing::Int4.weights_bytes();
+    for number in 0..panel.blocks {
         // SAFETY: the panel has so many blocks.
-        let block = unsafe { panel.as_ptr().add(number * block_bytes) };
+        let block = unsafe { panel.weights.as_ptr().add(number * weights_bytes) };
         // A pair's sum is at most 2 × 15 × 127, and eight of them fit into 16 bits.
         let mut products = [[_mm256_setzero_si256(); 2]; T];
-        for group in 0..GROUPS {
-            // SAFETY: behind the scales a block has 32 bytes for each group; a row of activations has 4 for each.
+        for group in 0..groups {
+            // SAFETY: a block has 32 bytes for each group; a row of activations has 4 for each.
             unsafe {
-                let at = block.add(SCALES_BYTES + group * 32);
+                let at = block.add(group * 32);
                 if group % 2 == 0 {
                     _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
                 }
@@ -166,11 +170,19 @@ unsafe fn int4<const T: usize>(panel: &[u8], activations: &Activations, first: u
                 }
             }
         }
-        // SAFETY: the block begins with its scales.
-        let [scale_low, scale_high] = unsafe { scales(block) };
+        // SAFETY: the panel has 16 scales for each block.
+        let [scale_low, scale_high] = unsafe { scales(panel.scales.as_ptr().add(number * 2 * PANEL_ROWS)) };
         for (token, [product_low, product_high]) in products.into_iter().enumerate() {
-            let scale = _mm256_set1_ps(activations.scales_of(first + token)[number]);
-            let offset = _mm256_set1_epi32(activations.sums_of(first + token)[number] * INT4_OFFSET);
+            let at = (first + token) * panel.blocks + number;
+            // SAFETY: there are so many tokens and blocks.
+            let (scale, sum) = unsafe {
+                (
+                    *activations.scales.get_unchecked(at),
+                    *activations.sums.get_unchecked(at),
+                )
+            };
+            let scale = _mm256_set1_ps(scale);
+            let offset = _mm256_set1_epi32(sum * INT4_OFFSET);
             let whole = |pairs| {
                 let product = _mm256_sub_epi32(_mm256_madd_epi16(pairs, ones), offset);
                 _mm256_cvtepi32_ps(product)

@@ -23,6 +23,8 @@ mod product;
 mod scalar;
 mod shared;
 
+use serde::{Deserialize, Serialize};
+
 pub(crate) use activations::Activations;
 pub(crate) use pack::PackedMatrix;
 pub(crate) use pool::Pool;
@@ -37,7 +39,7 @@ pub(crate) const BLOCK: usize = 32;
 pub(crate) const TOKENS: usize = 4;
 
 /// How packed weights are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Packing {
     /// Half-packing floats.
     F16,
@@ -52,13 +54,20 @@ impl Packing {
     #[cfg(test)]
     pub(crate) const ALL: [Packing; 3] = [Self::F16, Self::Int8, Self::Int4];
 
-    /// Bytes that a block of columns of one panel takes.
-    pub(crate) fn block_bytes(self) -> usize {
-        let scales = PANEL_ROWS * 2;
+    /// Bytes that the weights of a block of columns of one panel take.
+    pub(crate) fn weights_bytes(self) -> usize {
         match self {
             Self::F16 => PANEL_ROWS * BLOCK * 2,
-            Self::Int8 => scales + PANEL_ROWS * BLOCK,
-            Self::Int4 => scales + PANEL_ROWS * BLOCK / 2,
+            Self::Int8 => PANEL_ROWS * BLOCK,
+            Self::Int4 => PANEL_ROWS * BLOCK / 2,
+        }
+    }
+
+    /// Bytes that the scales of such a block take.
+    pub(crate) fn scales_bytes(self) -> usize {
+        match self {
+            Self::F16 => 0,
+            Self::Int8 | Self::Int4 => PANEL_ROWS * 2,
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Weights in the order in which products read them.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use half::f16;
+use memmap2::Mmap;
 
 use super::math::whole;
 use super::shared::Shared;
@@ -9,8 +13,8 @@ use super::{BLOCK, PANEL_ROWS, Packing, Pool};
 /// Columns of a block that one instruction multiplies and adds for each row.
 const GROUP: usize = 4;
 const GROUPS: usize = BLOCK / GROUP;
-/// Bytes of a block's scales: one f16 for each row of the panel.
-pub(super) const SCALES_BYTES: usize = PANEL_ROWS * 2;
+/// Weights begin at such addresses, so that no load goes across two lines of a cache.
+const LINE_BYTES: usize = 64;
 /// What a 4-bit weight has added, so that it is not negative.
 pub(super) const INT4_OFFSET: i32 = 8;
 
@@ -20,17 +24,82 @@ const HALF: usize = PANEL_ROWS / 2;
 /// A matrix of outputs × inputs, packed. Panel after panel, in each block after block of columns:
 ///
 /// - `f16`: for each column, the 16 rows' values.
-/// - `int8`: 16 scales as f16, then for each group of 4 columns, first of rows 0–7, then of rows 8–15: a row's 4 values.
-/// - `int4`: 16 scales as f16, then for each group of 4 columns: a byte for each of rows 0–7 and each of its 4 values,
-///   with that row's value in the low half and that of the row 8 further on in the high half, both 8 more than they are.
+/// - `int8`: for each group of 4 columns, first of rows 0–7, then of rows 8–15: a row's 4 values.
+/// - `int4`: for each group of 4 columns: a byte for each of rows 0–7 and each of its 4 values, with that row's value in
+///   the low half and that of the row 8 further on in the high half, both 8 more than they are.
 ///
-/// Rows and columns that are not there, at the end, are zeros.
+/// Behind a panel's weights lie its scales, for each block 16 as f16. Rows and columns that are not there, at the end, are
+/// zeros.
 #[derive(Clone, Debug)]
 pub(crate) struct PackedMatrix {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     pub(crate) packing: Packing,
-    bytes: Vec<u8>,
+    storage: Storage,
+    /// Where it begins and ends in that.
+    range: Range<usize>,
+}
+
+/// Where the bytes are.
+#[derive(Clone, Debug)]
+enum Storage {
+    Memory(Vec<u8>),
+    File(Arc<Mmap>),
+}
+
+/// What 16 rows have.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'p> {
+    pub(super) packing: Packing,
+    /// Blocks of columns.
+    pub(super) blocks: usize,
+    pub(super) weights: &'p [u8],
+    pub(super) scales: &'p [u8],
+}
+
+impl<'p> Panel<'p> {
+    fn of(packing: Packing, blocks: usize, bytes: &'p [u8]) -> Self {
+        let (weights, rest) = bytes.split_at(blocks * packing.weights_bytes());
+        Self {
+            packing,
+            blocks,
+            weights,
+            scales: &rest[..blocks * packing.scales_bytes()],
+        }
+    }
+
+    /// The weights of one block.
+    fn block(&self, block: usize) -> &'p [u8] {
+        let size = self.packing.weights_bytes();
+        &self.weights[block * size..(block + 1) * size]
+    }
+
+    pub(super) fn scale(&self, block: usize, lane: usize) -> f32 {
+        half_at(self.scales, block * PANEL_ROWS + lane)
+    }
+
+    /// One weight that is a half.
+    pub(super) fn half(&self, block: usize, lane: usize, column: usize) -> f32 {
+        half_at(self.block(block), column * PANEL_ROWS + lane)
+    }
+
+    /// One quantised weight.
+    pub(super) fn quantised(&self, block: usize, lane: usize, column: usize) -> i32 {
+        let weights = self.block(block);
+        let (group, within) = (column / GROUP, column % GROUP);
+        if self.packing == Packing::Int4 {
+            let byte = weights[group * HALF * GROUP + lane % HALF * GROUP + within];
+            let half = if lane < HALF { byte & 15 } else { byte >> 4 };
+            return i32::from(half) - INT4_OFFSET;
+        }
+        let half = lane / HALF;
+        i32::from(weights[(group * 2 + half) * HALF * GROUP + lane % HALF * GROUP + within] as i8)
+    }
+}
+
+/// Bytes from the beginning of one panel to that of the next.
+fn panel_bytes(packing: Packing, blocks: usize) -> usize {
+    (blocks * (packing.weights_bytes() + packing.scales_bytes())).next_multiple_of(LINE_BYTES)
 }
 
 impl PackedMatrix {
@@ -43,15 +112,17 @@ impl PackedMatrix {
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> PackedMatrix {
         let blocks = columns.div_ceil(BLOCK);
-        let panel_bytes = blocks * packing.block_bytes();
+        let panel_bytes = panel_bytes(packing, blocks);
         let panels = rows.div_ceil(PANEL_ROWS);
-        let mut bytes = vec![0; panels * panel_bytes];
+        let mut bytes = vec![0_u8; panels * panel_bytes + LINE_BYTES];
+        let start = bytes.as_ptr().align_offset(LINE_BYTES).min(LINE_BYTES);
         let padded = blocks * BLOCK;
         let packed = Shared::new(&mut bytes);
         pool.run(panels, &|panel| {
             #[allow(unsafe_code, reason = "threads write to places of their own")]
             // SAFETY: each panel is one part of the pool's work, and has bytes of its own.
-            let packed = unsafe { packed.part(panel * panel_bytes, panel_bytes) };
+            let packed = unsafe { packed.part(start + panel * panel_bytes, panel_bytes) };
+            let (weights, scales) = packed.split_at_mut(blocks * packing.weights_bytes());
             let mut values = vec![0.0; PANEL_ROWS * padded];
             for (lane, values) in values.chunks_exact_mut(padded.max(1)).enumerate() {
                 let number = panel * PANEL_ROWS + lane;
@@ -59,87 +130,107 @@ impl PackedMatrix {
                     row(number, &mut values[..columns]);
                 }
             }
-            for (block, packed) in packed.chunks_exact_mut(packing.block_bytes()).enumerate() {
+            for (block, weights) in weights.chunks_exact_mut(packing.weights_bytes()).enumerate() {
                 let of_lane = |lane: usize| {
                     let start = lane * padded + block * BLOCK;
                     &values[start..start + BLOCK]
                 };
-                pack_block(packing, packed, of_lane);
+                let size = packing.scales_bytes();
+                pack_block(
+                    packing,
+                    weights,
+                    &mut scales[block * size..(block + 1) * size],
+                    of_lane,
+                );
             }
         });
         PackedMatrix {
             rows,
             columns,
             packing,
-            bytes,
+            storage: Storage::Memory(bytes),
+            range: start..start + panels * panel_bytes,
         }
     }
 
-    /// Bytes that it takes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes.len()
+    /// One that lies packed in a file, from `start` on; none where it cannot have so many bytes.
+    pub(crate) fn mapped(
+        file: Arc<Mmap>,
+        start: usize,
+        bytes: usize,
+        [rows, columns]: [usize; 2],
+        packing: Packing,
+    ) -> Option<PackedMatrix> {
+        let size = panel_bytes(packing, columns.div_ceil(BLOCK));
+        let range = start..start.checked_add(bytes)?;
+        file.get(range.clone())?;
+        (rows.div_ceil(PANEL_ROWS).checked_mul(size) == Some(bytes)).then_some(PackedMatrix {
+            rows,
+            columns,
+            packing,
+            storage: Storage::File(file),
+            range,
+        })
+    }
+
+    /// All panels.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let all: &[u8] = match &self.storage {
+            Storage::Memory(bytes) => bytes,
+            Storage::File(file) => file,
+        };
+        &all[self.range.clone()]
     }
 
     pub(crate) fn panels(&self) -> usize {
         self.rows.div_ceil(PANEL_ROWS)
     }
 
-    pub(crate) fn panel(&self, panel: usize) -> &[u8] {
-        let size = self.columns.div_ceil(BLOCK) * self.packing.block_bytes();
-        &self.bytes[panel * size..(panel + 1) * size]
+    pub(super) fn panel(&self, panel: usize) -> Panel<'_> {
+        let blocks = self.columns.div_ceil(BLOCK);
+        let size = panel_bytes(self.packing, blocks);
+        Panel::of(
+            self.packing,
+            blocks,
+            &self.bytes()[panel * size..(panel + 1) * size],
+        )
     }
 
     /// One row, as floats again.
     pub(crate) fn row(&self, row: usize, into: &mut [f32]) {
         let panel = self.panel(row / PANEL_ROWS);
         let lane = row % PANEL_ROWS;
-        let blocks = panel.chunks_exact(self.packing.block_bytes());
-        for (block, into) in blocks.zip(into.chunks_mut(BLOCK)) {
-            for (column, value) in into.iter_mut().enumerate() {
-                *value = value_of(self.packing, block, lane, column);
-            }
+        for (column, value) in into.iter_mut().enumerate() {
+            let (block, column) = (column / BLOCK, column % BLOCK);
+            *value = match self.packing {
+                Packing::F16 => panel.half(block, lane, column),
+                Packing::Int8 | Packing::Int4 => {
+                    panel.scale(block, lane) * panel.quantised(block, lane, column) as f32
+                }
+            };
         }
     }
 }
 
-/// One weight of a packed block, as a float.
-fn value_of(packing: Packing, block: &[u8], lane: usize, column: usize) -> f32 {
-    match packing {
-        Packing::F16 => half_at(block, column * PANEL_ROWS + lane),
-        Packing::Int8 | Packing::Int4 => {
-            half_at(block, lane) * quantised_of(packing, block, lane, column) as f32
-        }
-    }
-}
-
-/// One quantised weight of a packed block.
-pub(super) fn quantised_of(packing: Packing, block: &[u8], lane: usize, column: usize) -> i32 {
-    let weights = &block[SCALES_BYTES..];
-    let (group, within) = (column / GROUP, column % GROUP);
-    if packing == Packing::Int4 {
-        let byte = weights[group * HALF * GROUP + lane % HALF * GROUP + within];
-        let half = if lane < HALF { byte & 15 } else { byte >> 4 };
-        return i32::from(half) - INT4_OFFSET;
-    }
-    let half = lane / HALF;
-    i32::from(weights[(group * 2 + half) * HALF * GROUP + lane % HALF * GROUP + within] as i8)
-}
-
-pub(super) fn half_at(bytes: &[u8], index: usize) -> f32 {
+fn half_at(bytes: &[u8], index: usize) -> f32 {
     f16::from_le_bytes([bytes[index * 2], bytes[index * 2 + 1]]).to_f32()
 }
 
-fn pack_block<'v>(packing: Packing, packed: &mut [u8], lane: impl Fn(usize) -> &'v [f32]) {
+fn pack_block<'v>(
+    packing: Packing,
+    weights: &mut [u8],
+    scales: &mut [u8],
+    lane: impl Fn(usize) -> &'v [f32],
+) {
     if packing == Packing::F16 {
         for row in 0..PANEL_ROWS {
             for (column, value) in lane(row).iter().enumerate() {
                 let at = (column * PANEL_ROWS + row) * 2;
-                packed[at..at + 2].copy_from_slice(&f16::from_f32(*value).to_le_bytes());
+                weights[at..at + 2].copy_from_slice(&f16::from_f32(*value).to_le_bytes());
             }
         }
         return;
     }
-    let (scales, weights) = packed.split_at_mut(SCALES_BYTES);
     for row in 0..PANEL_ROWS {
         let values = lane(row);
         let (scale, quantised) = match packing {

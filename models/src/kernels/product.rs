@@ -3,10 +3,10 @@
 use half::f16;
 
 use super::activations::Activations;
-use super::pack::PackedMatrix;
+use super::pack::{PackedMatrix, Panel};
 use super::pool::Pool;
 use super::shared::Shared;
-use super::{PANEL_ROWS, Packing, TOKENS, attention, scalar};
+use super::{PANEL_ROWS, TOKENS, attention, scalar};
 
 /// A set of instructions that this processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,23 +43,20 @@ impl Instructions {
     /// The products of a panel with `T` tokens.
     fn panel<const T: usize>(
         self,
-        packing: Packing,
-        panel: &[u8],
+        panel: Panel<'_>,
         activations: &Activations,
         first: usize,
     ) -> [[f32; PANEL_ROWS]; T] {
         match self {
-            Self::Scalar => {
-                std::array::from_fn(|token| scalar::multiply(packing, panel, activations, first + token))
-            }
+            Self::Scalar => std::array::from_fn(|token| scalar::multiply(panel, activations, first + token)),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => {
                 assert!(first + T <= activations.tokens);
-                assert_eq!(panel.len(), activations.blocks() * packing.block_bytes());
+                assert_eq!(panel.blocks, activations.blocks());
                 #[allow(unsafe_code, reason = "instructions that not every processor has")]
                 // SAFETY: `detect` has found them, and the sizes were looked at just now.
                 unsafe {
-                    super::avx2::multiply::<T>(packing, panel, activations, first)
+                    super::avx2::multiply::<T>(panel, activations, first)
                 }
             }
         }
@@ -122,25 +119,12 @@ pub(crate) fn multiply(
             };
             let mut token = 0;
             while token < tokens {
-                let packing = matrix.packing;
                 token += match tokens - token {
-                    1 => store_all(
-                        instructions.panel::<1>(packing, weights, activations, token),
-                        token,
-                        store,
-                    ),
-                    2 => store_all(
-                        instructions.panel::<2>(packing, weights, activations, token),
-                        token,
-                        store,
-                    ),
-                    3 => store_all(
-                        instructions.panel::<3>(packing, weights, activations, token),
-                        token,
-                        store,
-                    ),
+                    1 => store_all(instructions.panel::<1>(weights, activations, token), token, store),
+                    2 => store_all(instructions.panel::<2>(weights, activations, token), token, store),
+                    3 => store_all(instructions.panel::<3>(weights, activations, token), token, store),
                     _ => store_all(
-                        instructions.panel::<TOKENS>(packing, weights, activations, token),
+                        instructions.panel::<TOKENS>(weights, activations, token),
                         token,
                         store,
                     ),
@@ -165,6 +149,7 @@ fn store_all<const T: usize>(
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Packing;
     use super::*;
 
     fn noise(seed: u64, count: usize) -> Vec<f32> {

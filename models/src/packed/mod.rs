@@ -5,6 +5,7 @@
 //! nothing but its sequence: neither on what runs beside it nor on how its prompt was cut (see [`crate::kernels`]).
 
 mod cache;
+pub(crate) mod file;
 mod weights;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +26,10 @@ pub(crate) struct PackedNetwork {
     output: Option<PackedMatrix>,
     layers: Vec<Layer>,
     norm: Vec<f32>,
+    /// Whether its weights were packed just now, and not found in a file.
+    was_packed: bool,
+    /// Why they are not in a file now, though they should be.
+    not_kept: Option<String>,
     instructions: Instructions,
     /// One step at a time.
     bench: Mutex<Bench>,
@@ -105,9 +110,21 @@ impl PackedNetwork {
                 &layer.down,
             ]
         });
-        layers.map(|projection| projection.matrix.bytes()).sum::<usize>()
-            + self.embedding.bytes()
-            + self.output.as_ref().map_or(0, PackedMatrix::bytes)
+        layers
+            .map(|projection| projection.matrix.bytes().len())
+            .sum::<usize>()
+            + self.embedding.bytes().len()
+            + self.output.as_ref().map_or(0, |output| output.bytes().len())
+    }
+
+    /// Whether its weights were packed just now, and not found in a file.
+    pub(crate) fn was_packed(&self) -> bool {
+        self.was_packed
+    }
+
+    /// Why they are not in a file now, though they should be.
+    pub(crate) fn not_kept(&self) -> Option<&str> {
+        self.not_kept.as_deref()
     }
 
     /// The name of the instructions that compute it.

@@ -1,8 +1,9 @@
 //! From the tensors of a file to packed matrices, row by row: no matrix is ever whole in memory as floats.
 
+use std::path::Path;
 use std::sync::Mutex;
 
-use super::{Activations, Bench, Layer, PackedNetwork, Projection};
+use super::{Activations, Bench, Layer, PackedNetwork, Projection, file};
 use crate::architecture::spec::{
     EMBEDDING, LayerSpec, NetworkSpec, OUTPUT, OUTPUT_NORM, RopePairs, tensor_name,
 };
@@ -11,28 +12,84 @@ use crate::format::{Checkpoint, Matrix};
 use crate::kernels::{Instructions, PackedMatrix, Packing, Pool};
 
 impl PackedNetwork {
-    /// Packs the weights of a checked model.
+    /// Maps the packed weights of a checked model where `file` has them, and packs them where it does not. Without a
+    /// file they are packed into memory.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         packing: Packing,
         threads: usize,
+        file: Option<&Path>,
+        progress: &mut dyn FnMut(usize, usize),
     ) -> Result<PackedNetwork, ModelError> {
-        let pool = Pool::new(threads).map_err(|error| checkpoint.error(Problem::from(error)))?;
+        let mut pool = Pool::new(threads).map_err(|error| checkpoint.error(Problem::from(error)))?;
+        let Some(file) = file else {
+            return Self::build(checkpoint, packing, pool, Vec::new(), progress);
+        };
+        let source = checkpoint.fingerprint();
+        if let Some(ready) = file::open(file, &source, &mut pool) {
+            return Self::build(checkpoint, packing, pool, ready, progress);
+        }
+        let mut network = Self::build(checkpoint, packing, pool, Vec::new(), progress)?;
+        match file::write(file, &source, &network.matrices()) {
+            Ok(()) => {
+                let mut pool = Pool::new(threads).map_err(|error| checkpoint.error(Problem::from(error)))?;
+                // What is mapped the system may take back and read again; what was packed it may not.
+                if let Some(ready) = file::open(file, &source, &mut pool) {
+                    drop(network);
+                    return Self::build(checkpoint, packing, pool, ready, progress);
+                }
+            }
+            Err(error) => network.not_kept = Some(error.to_string()),
+        }
+        Ok(network)
+    }
+
+    /// In the order in which they are built.
+    fn matrices(&self) -> Vec<&PackedMatrix> {
+        let layers = self.layers.iter().flat_map(|layer| {
+            [
+                &layer.query_key_value.matrix,
+                &layer.attention_output.matrix,
+                &layer.gate_up.matrix,
+                &layer.down.matrix,
+            ]
+        });
+        layers.chain([&self.embedding]).chain(&self.output).collect()
+    }
+
+    fn build(
+        checkpoint: &Checkpoint,
+        packing: Packing,
+        pool: Pool,
+        ready: Vec<PackedMatrix>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<PackedNetwork, ModelError> {
         let mut loader = Loader {
             checkpoint,
             spec: &checkpoint.spec,
             packing,
             pool,
+            was_packed: ready.is_empty(),
+            ready: ready.into_iter(),
         };
         let spec = loader.spec;
+        let parts = spec.layers.len() + 1;
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
             layers.push(loader.layer(index, layer)?);
+            if loader.was_packed {
+                progress(index + 1, parts);
+            }
         }
         let embedding = loader.table(EMBEDDING)?;
         let output = (!spec.tied_output).then(|| loader.table(OUTPUT)).transpose()?;
+        if loader.was_packed {
+            progress(parts, parts);
+        }
         Ok(PackedNetwork {
             spec: spec.clone(),
+            was_packed: loader.was_packed,
+            not_kept: None,
             embedding,
             output,
             layers,
@@ -54,6 +111,10 @@ struct Loader<'c> {
     spec: &'c NetworkSpec,
     packing: Packing,
     pool: Pool,
+    /// Matrices of a file, in the order in which they are asked for.
+    ready: std::vec::IntoIter<PackedMatrix>,
+    /// There were none.
+    was_packed: bool,
 }
 
 /// A tensor of the file, and how its rows are ordered.
@@ -156,15 +217,23 @@ impl Loader<'_> {
             Packing::Int4 => Packing::Int8,
             other => other,
         };
-        Ok(PackedMatrix::pack(
-            &mut self.pool,
-            packing,
-            rows,
-            columns,
-            |row, into| {
-                matrix.row(row, into);
-            },
-        ))
+        Ok(self.matrix(packing, rows, columns, |row, into| matrix.row(row, into)))
+    }
+
+    /// The next one of the file, or one packed from rows.
+    fn matrix(
+        &mut self,
+        packing: Packing,
+        rows: usize,
+        columns: usize,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> PackedMatrix {
+        let is_it =
+            |matrix: &PackedMatrix| (matrix.rows, matrix.columns, matrix.packing) == (rows, columns, packing);
+        match self.ready.next().filter(is_it) {
+            Some(matrix) => matrix,
+            None => PackedMatrix::pack(&mut self.pool, packing, rows, columns, row),
+        }
     }
 
     /// Parts one below the other.
@@ -187,7 +256,7 @@ impl Loader<'_> {
             }
         }
         let rows = parts.iter().map(|part| part.rows).sum();
-        let matrix = PackedMatrix::pack(&mut self.pool, self.packing, rows, inputs, |row, into| {
+        let matrix = self.matrix(self.packing, rows, inputs, |row, into| {
             let mut row = row;
             for (matrix, part) in &matrices {
                 if row < part.rows {

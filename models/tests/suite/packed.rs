@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use models::{Engine, EngineOptions, Event, Model, Precision, Sampling};
+use models::{Engine, EngineOptions, Event, LoadOptions, Model, Precision, Sampling};
 
 use crate::support::{ARCHITECTURES, architecture, architecture_gguf};
 
@@ -177,4 +177,93 @@ fn weights_take_what_their_bits_take() {
     assert!(bytes(Precision::Int8) / f16 < 0.54);
     assert!(bytes(Precision::Int4) / f16 < 0.36);
     assert_eq!(Model::load(&path).unwrap().packed_bytes(), None);
+}
+
+#[test]
+fn weights_are_packed_once_and_again_where_the_file_is_stale_damaged_or_cut_short() {
+    let model = shared!("models/stories260K/stories260K-f32.gguf");
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("model.gguf");
+    std::fs::copy(model, &copy).unwrap();
+    let packed = directory.path().join("packed");
+    let load = |precision| {
+        let mut parts = Vec::new();
+        let options = LoadOptions {
+            precision: Some(precision),
+            threads: Some(2),
+            packed_directory: Some(&packed),
+        };
+        let model = Model::load_with(&copy, options, &mut |done, of| parts.push((done, of))).unwrap();
+        assert_eq!(model.not_kept(), None);
+        (parts, logits(&model, &ids(20), 20))
+    };
+    for precision in PACKED {
+        let (parts, first) = load(precision);
+        assert_eq!(
+            parts,
+            (1..=6).map(|done| (done, 6)).collect::<Vec<_>>(),
+            "{precision}"
+        );
+        let again = |what: &str, is_packed: bool| {
+            let (parts, found) = load(precision);
+            assert_eq!(!parts.is_empty(), is_packed, "{precision}, {what}");
+            assert_eq!(found, first, "{precision}, {what}");
+        };
+        again("unchanged", false);
+        let file = std::fs::read_dir(&packed)
+            .unwrap()
+            .flatten()
+            .map(|file| file.path());
+        let file = file
+            .filter(|file| file.to_string_lossy().contains(&format!("-{precision}.")))
+            .next()
+            .unwrap();
+        // Whatever is padded with, pages begin with weights.
+        let whole = std::fs::read(&file).unwrap();
+        for at in [
+            3,
+            9,
+            13,
+            20,
+            40,
+            4096,
+            whole.len() / 8192 * 4096,
+            whole.len() - 4096,
+        ] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 16;
+            std::fs::write(&file, damaged).unwrap();
+            again(&format!("damaged at {at}"), true);
+            again("mended", false);
+        }
+        for length in [0, 10, 100, whole.len() / 2] {
+            std::fs::write(&file, &whole[..length]).unwrap();
+            again(&format!("cut to {length}"), true);
+        }
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
+        std::fs::File::options()
+            .write(true)
+            .open(&copy)
+            .unwrap()
+            .set_modified(later)
+            .unwrap();
+        again("of a changed model", true);
+        again("unchanged since", false);
+    }
+}
+
+#[test]
+fn a_directory_that_takes_nothing_costs_only_the_next_start() {
+    let model = shared!("models/stories260K/stories260K-f32.gguf");
+    let directory = tempfile::tempdir().unwrap();
+    let in_the_way = directory.path().join("a file");
+    std::fs::write(&in_the_way, "").unwrap();
+    let options = LoadOptions {
+        precision: Some(Precision::Int8),
+        packed_directory: Some(&in_the_way),
+        ..LoadOptions::default()
+    };
+    let model = Model::load_with(&model, options, &mut |_, _| {}).unwrap();
+    assert!(model.not_kept().is_some());
+    assert!(model.forward(&mut model.new_cache(4), &[1]).is_ok());
 }

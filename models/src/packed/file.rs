@@ -1,0 +1,205 @@
+//! Packed matrices in a file of their own, so that weights are quantised once and later starts only map them.
+//!
+//! Eight bytes of magic, the version, the header's length and its checksum, the header as JSON, and each matrix at the
+//! beginning of a page. A file that is stale, of another version, damaged or cut short is made anew.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
+
+use crate::kernels::{PackedMatrix, Packing, Pool};
+
+const MAGIC: &[u8; 8] = b"CLAWPACK";
+/// Another one whenever packing changes: how weights are ordered, or which numbers they become.
+const VERSION: u32 = 1;
+const FRONT_BYTES: usize = 24;
+const PAGE_BYTES: usize = 4096;
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    /// What they were packed from.
+    source: String,
+    matrices: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    rows: usize,
+    columns: usize,
+    packing: Packing,
+    /// From the first page behind the header on.
+    offset: usize,
+    bytes: usize,
+    checksum: u64,
+}
+
+/// Where the packed form of a model lies.
+pub(crate) fn path_in(directory: &Path, name: &str, source: &str, packing: Packing) -> PathBuf {
+    let stem: String = name
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '-' || c == '.' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .take(64)
+        .collect();
+    directory.join(format!("{stem}-{:016x}-{packing:?}.packed", checksum(source.as_bytes())).to_lowercase())
+}
+
+/// Maps the matrices of a file; none where there is no file, or none that is whole and of this source.
+pub(super) fn open(path: &Path, source: &str, pool: &mut Pool) -> Option<Vec<PackedMatrix>> {
+    let file = Arc::new(crate::format::map(path).ok()?);
+    let (header, start) = header_of(&file)?;
+    if header.source != source {
+        return None;
+    }
+    let matrices: Option<Vec<PackedMatrix>> = header
+        .matrices
+        .iter()
+        .map(|entry| {
+            let at = start.checked_add(entry.offset)?;
+            file.get(at..at.checked_add(entry.bytes)?)?;
+            PackedMatrix::mapped(
+                file.clone(),
+                at,
+                entry.bytes,
+                [entry.rows, entry.columns],
+                entry.packing,
+            )
+        })
+        .collect();
+    let matrices = matrices?;
+    let is_whole = AtomicBool::new(true);
+    pool.run(matrices.len(), &|index| {
+        if checksum(matrices[index].bytes()) != header.matrices[index].checksum {
+            is_whole.store(false, Relaxed);
+        }
+    });
+    is_whole.into_inner().then_some(matrices)
+}
+
+fn header_of(file: &Mmap) -> Option<(Header, usize)> {
+    let front = file.get(..FRONT_BYTES)?;
+    let number = |at: usize| Some(u32::from_le_bytes(*front.get(at..)?.first_chunk()?));
+    if front.get(..8)? != MAGIC || number(8)? != VERSION {
+        return None;
+    }
+    let length = usize::try_from(number(12)?).ok()?;
+    let json = file.get(FRONT_BYTES..FRONT_BYTES.checked_add(length)?)?;
+    let expected = u64::from_le_bytes(*front.get(16..)?.first_chunk()?);
+    if checksum(json) != expected {
+        return None;
+    }
+    let start = (FRONT_BYTES + length).next_multiple_of(PAGE_BYTES);
+    Some((serde_json::from_slice(json).ok()?, start))
+}
+
+/// Writes matrices; the file appears as a whole or not at all.
+pub(super) fn write(path: &Path, source: &str, matrices: &[&PackedMatrix]) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let mut offset = 0;
+    let mut entries = Vec::with_capacity(matrices.len());
+    for matrix in matrices {
+        let bytes = matrix.bytes();
+        entries.push(Entry {
+            rows: matrix.rows,
+            columns: matrix.columns,
+            packing: matrix.packing,
+            offset,
+            bytes: bytes.len(),
+            checksum: checksum(bytes),
+        });
+        offset = (offset + bytes.len()).next_multiple_of(PAGE_BYTES);
+    }
+    let header = serde_json::to_vec(&Header {
+        source: source.to_owned(),
+        matrices: entries,
+    })?;
+    let draft = path.with_extension(format!("{}.part", std::process::id()));
+    let written = write_draft(&draft, &header, matrices).and_then(|()| fs::rename(&draft, path));
+    if written.is_err() {
+        // Whatever there is of it is of no use.
+        let _ = fs::remove_file(&draft);
+    }
+    written
+}
+
+fn write_draft(draft: &Path, header: &[u8], matrices: &[&PackedMatrix]) -> io::Result<()> {
+    let file: File = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(draft)?;
+    let mut out = BufWriter::new(file);
+    let length = u32::try_from(header.len()).map_err(io::Error::other)?;
+    out.write_all(MAGIC)?;
+    out.write_all(&VERSION.to_le_bytes())?;
+    out.write_all(&length.to_le_bytes())?;
+    out.write_all(&checksum(header).to_le_bytes())?;
+    out.write_all(header)?;
+    pad(&mut out, FRONT_BYTES + header.len())?;
+    for matrix in matrices {
+        out.write_all(matrix.bytes())?;
+        pad(&mut out, matrix.bytes().len())?;
+    }
+    out.into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .sync_all()
+}
+
+fn pad(out: &mut impl Write, written: usize) -> io::Result<()> {
+    out.write_all(&vec![0; written.next_multiple_of(PAGE_BYTES) - written])
+}
+
+/// Finds what a disk or a crash does to a file, not what a person does on purpose. In lanes, so that it takes no longer
+/// than reading.
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
+    const PRIME: u64 = 0x9E37_79B1_85EB_CA87;
+    let mut lanes = [1_u64, 2, 3, 4, 5, 6, 7, 8];
+    let mut chunks = bytes.chunks_exact(64);
+    for chunk in &mut chunks {
+        for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks::<8>().0) {
+            *lane = (*lane ^ u64::from_le_bytes(*word))
+                .wrapping_mul(PRIME)
+                .rotate_left(29);
+        }
+    }
+    let mut sum = bytes.len() as u64;
+    for word in lanes
+        .into_iter()
+        .chain(chunks.remainder().iter().map(|byte| u64::from(*byte)))
+    {
+        sum = (sum ^ word).wrapping_mul(PRIME).rotate_left(31);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_tells_every_bit_and_every_length() {
+        let bytes: Vec<u8> = (0..200).map(|n| (n * 7) as u8).collect();
+        let whole = checksum(&bytes);
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1 << bit;
+                assert_ne!(checksum(&changed), whole);
+            }
+            assert_ne!(checksum(&bytes[..at]), whole);
+        }
+        assert_ne!(checksum(&[]), checksum(&[0]));
+    }
+}
