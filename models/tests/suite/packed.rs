@@ -210,14 +210,12 @@ fn weights_are_packed_once_and_again_where_the_file_is_stale_damaged_or_cut_shor
             assert_eq!(found, first, "{precision}, {what}");
         };
         again("unchanged", false);
-        let file = std::fs::read_dir(&packed)
+        let is_it = |path: &std::path::PathBuf| path.to_string_lossy().contains(&format!("-{precision}."));
+        let mut files = std::fs::read_dir(&packed)
             .unwrap()
             .flatten()
             .map(|file| file.path());
-        let file = file
-            .filter(|file| file.to_string_lossy().contains(&format!("-{precision}.")))
-            .next()
-            .unwrap();
+        let file = files.find(is_it).unwrap();
         // Whatever is padded with, pages begin with weights.
         let whole = std::fs::read(&file).unwrap();
         for at in [
