@@ -1,7 +1,7 @@
 //! The thinking part of Clawdbot: model files, tokenizers, Burn modules, sampling, and the engine that steps many
 //! sequences at once.
 //!
-//! The crate knows no network, no clock, no thread and no async runtime. Whoever owns an [`Engine`] calls
+//! The crate knows no network, no clock and no async runtime; its only threads share the work of one step. Whoever owns an [`Engine`] calls
 //! [`Engine::step`] for as long as something runs and carries its [`Event`]s away; an engine that nobody steps costs
 //! nothing.
 //!

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::DataDir;
@@ -65,7 +65,7 @@ impl KeyRing {
             if let Err(source) = fs::hard_link(&current, &path)
                 && source.kind() != io::ErrorKind::AlreadyExists
             {
-                return Err(failed("keeping", &path, source));
+                return Err(KeyError::io("keeping", &path, source));
             }
         }
         keys::replace(&current)?;
@@ -73,7 +73,7 @@ impl KeyRing {
         places.sort();
         let keep = if void { 0 } else { MAX_FORMER };
         for place in places.iter().rev().skip(keep) {
-            fs::remove_file(&place.path).map_err(|source| failed("removing", &place.path, source))?;
+            fs::remove_file(&place.path).map_err(|source| KeyError::io("removing", &place.path, source))?;
         }
         KeyRing::load_or_create(dir, now)
     }
@@ -122,7 +122,7 @@ fn former_path(dir: &DataDir, now: SystemTime) -> PathBuf {
 
 fn places(dir: &DataDir) -> Result<Vec<Place>, KeyError> {
     let keys = dir.keys();
-    let entries = fs::read_dir(&keys).map_err(|source| failed("listing", &keys, source))?;
+    let entries = fs::read_dir(&keys).map_err(|source| KeyError::io("listing", &keys, source))?;
     Ok(entries
         .flatten()
         .filter_map(|entry| read_name(entry.path()))
@@ -141,14 +141,6 @@ fn read_name(path: PathBuf) -> Option<Place> {
         until: time(until_s)?,
         path,
     })
-}
-
-fn failed(action: &'static str, path: &Path, source: io::Error) -> KeyError {
-    KeyError::Io {
-        action,
-        path: path.to_path_buf(),
-        source,
-    }
 }
 
 #[cfg(test)]

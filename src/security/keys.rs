@@ -145,6 +145,17 @@ pub enum KeyError {
     },
 }
 
+impl KeyError {
+    /// The system's answer to something that was tried with a file.
+    pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            action,
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+}
+
 /// Reads the signing key, and makes it first where there is none. Processes that start at the same
 /// time agree on one key.
 pub fn load_or_create(dir: &DataDir) -> Result<TokenKey, KeyError> {

@@ -98,7 +98,7 @@ impl MasterKeyPlace {
         match done {
             Ok(()) => keys::sync_directory(path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(failed(action, &next, source)),
+            Err(source) => Err(KeyError::io(action, &next, source)),
         }
     }
 
@@ -182,14 +182,6 @@ pub(crate) fn from_hex(text: &str) -> Option<[u8; KEY_BYTES]> {
         *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
     }
     Some(bytes)
-}
-
-fn failed(action: &'static str, path: &Path, source: io::Error) -> KeyError {
-    KeyError::Io {
-        action,
-        path: path.to_path_buf(),
-        source,
-    }
 }
 
 #[cfg(test)]

@@ -161,6 +161,10 @@ impl PackedMatrix {
         [rows, columns]: [usize; 2],
         packing: Packing,
     ) -> Option<PackedMatrix> {
+        // Of more columns the bytes of a panel could overflow; no file has as many bytes.
+        if columns > bytes {
+            return None;
+        }
         let size = panel_bytes(packing, columns.div_ceil(BLOCK));
         let range = start..start.checked_add(bytes)?;
         file.get(range.clone())?;

@@ -189,6 +189,22 @@ impl PackedNetwork {
         (0..self.spec.ropes.len()).map(of_rope).collect()
     }
 
+    /// Makes so many activations of the rows that `row` names, normed.
+    fn normed(&self, count: usize, row: impl Fn(usize) -> usize + Sync, weight: &[f32], bench: &mut Bench) {
+        let width = self.spec.hidden_size;
+        let epsilon = self.spec.norm.epsilon as f32;
+        let Bench {
+            pool,
+            activations,
+            hidden,
+            ..
+        } = bench;
+        activations.fill(pool, count, width, |index, into| {
+            let row = row(index);
+            rms_norm(&hidden[row * width..(row + 1) * width], weight, epsilon, into);
+        });
+    }
+
     fn product(&self, projection: &Projection, bench: &mut Bench, wide: bool) {
         let products = if wide { &mut bench.wide } else { &mut bench.narrow };
         let rows = projection.matrix.rows;
@@ -224,18 +240,8 @@ impl PackedNetwork {
         runs: &mut [Run<'_>],
         bench: &mut Bench,
     ) {
-        let hidden_size = self.spec.hidden_size;
         let epsilon = self.spec.norm.epsilon as f32;
-        let Bench {
-            pool,
-            activations,
-            hidden,
-            ..
-        } = bench;
-        activations.fill(pool, rows.len(), hidden_size, |row, into| {
-            let values = &hidden[row * hidden_size..(row + 1) * hidden_size];
-            rms_norm(values, &layer.attention_norm, epsilon, into);
-        });
+        self.normed(rows.len(), |row| row, &layer.attention_norm, bench);
         self.product(&layer.query_key_value, bench, true);
 
         let &LayerSpec {
@@ -311,18 +317,7 @@ impl PackedNetwork {
     }
 
     fn feed_forward(&self, layer: &Layer, rows: usize, bench: &mut Bench) {
-        let hidden_size = self.spec.hidden_size;
-        let epsilon = self.spec.norm.epsilon as f32;
-        let Bench {
-            pool,
-            activations,
-            hidden,
-            ..
-        } = bench;
-        activations.fill(pool, rows, hidden_size, |row, into| {
-            let values = &hidden[row * hidden_size..(row + 1) * hidden_size];
-            rms_norm(values, &layer.feed_forward_norm, epsilon, into);
-        });
+        self.normed(rows, |row| row, &layer.feed_forward_norm, bench);
         self.product(&layer.gate_up, bench, true);
         let size = self.spec.feed_forward_size;
         let Bench {
@@ -357,24 +352,16 @@ impl PackedNetwork {
     }
 
     fn logits(&self, runs: &[Run<'_>], bench: &mut Bench) -> Vec<Option<Vec<f32>>> {
-        let width = self.spec.hidden_size;
-        let epsilon = self.spec.norm.epsilon as f32;
         let mut last = 0;
         let mut wanted = Vec::new();
         for run in runs {
             last += run.tokens.len();
             wanted.extend(run.wants_logits.then(|| last - 1));
         }
+        self.normed(wanted.len(), |index| wanted[index], &self.norm, bench);
         let Bench {
-            pool,
-            activations,
-            hidden,
-            ..
+            pool, activations, ..
         } = bench;
-        activations.fill(pool, wanted.len(), width, |index, into| {
-            let row = wanted[index];
-            rms_norm(&hidden[row * width..(row + 1) * width], &self.norm, epsilon, into);
-        });
         let matrix = self.output.as_ref().unwrap_or(&self.embedding);
         let mut logits = vec![0.0; wanted.len() * matrix.rows];
         multiply(pool, self.instructions, matrix, activations, &mut logits);
