@@ -1,28 +1,66 @@
-//! Activations as products want them: padded to whole blocks, and in 8 bits.
+//! Activations as products want them: padded to whole blocks, in floats or in 8 bits, in tiles of some tokens.
 
 use super::math::whole;
+use super::pack::{GROUP, INT4_OFFSET, INT8_OFFSET};
 use super::shared::Shared;
-use super::{BLOCK, Pool};
+use super::{BLOCK, Instructions, Packing, Pool};
 
 /// Rows of activations, one a token.
 ///
 /// Quantised as llama.cpp's Q8_0 is: the scale of a block is its largest magnitude over 127, kept in f32.
-#[derive(Debug, Default)]
+///
+/// Tokens lie in *tiles* of as many as a kernel multiplies at once, the last one with what is left: what the tokens of a
+/// tile have in the same columns lies together, so that a kernel reads on and on from one place.
+#[derive(Debug)]
 pub(crate) struct Activations {
     pub(crate) tokens: usize,
     /// Columns, rounded up to whole blocks; those beyond the real ones are zeros.
     pub(crate) columns: usize,
-    /// tokens × columns
-    pub(crate) floats: Vec<f32>,
-    /// tokens × columns
-    pub(crate) quantised: Vec<i8>,
-    /// tokens × blocks
-    pub(crate) scales: Vec<f32>,
-    /// tokens × blocks: the sums of the quantised values.
-    pub(crate) sums: Vec<i32>,
+    /// The most tokens of a tile.
+    tile: usize,
+    /// Whether weights are quantised, and so these as well.
+    is_quantised: bool,
+    /// Tiles × columns × tokens, where weights are floats.
+    floats: Vec<f32>,
+    /// Tiles × groups of columns × tokens × columns of a group.
+    quantised: Vec<i8>,
+    /// Tiles × blocks × tokens.
+    scales: Vec<f32>,
+    /// Tiles × blocks × tokens: what the sums of products have too much where 4-bit weights are kept without a sign.
+    int4_offsets: Vec<i32>,
+    /// The same where 8-bit weights are taken without a sign.
+    int8_offsets: Vec<i32>,
+}
+
+/// Some tokens' activations. As in [`Activations`], without the tiles.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    pub(super) tokens: usize,
+    pub(super) columns: usize,
+    pub(super) floats: &'a [f32],
+    pub(super) quantised: &'a [i8],
+    pub(super) scales: &'a [f32],
+    pub(super) int4_offsets: &'a [i32],
+    #[allow(dead_code, reason = "not every processor's kernels need it")]
+    pub(super) int8_offsets: &'a [i32],
 }
 
 impl Activations {
+    /// For weights that are packed so, and for a kernel.
+    pub(crate) fn new(instructions: Instructions, packing: Packing) -> Self {
+        Self {
+            tokens: 0,
+            columns: 0,
+            tile: instructions.tile(),
+            is_quantised: packing != Packing::F16,
+            floats: Vec::new(),
+            quantised: Vec::new(),
+            scales: Vec::new(),
+            int4_offsets: Vec::new(),
+            int8_offsets: Vec::new(),
+        }
+    }
+
     /// Has `fill` write a row of `columns` values for each token. What was in it is forgotten, and its memory used
     /// again.
     pub(crate) fn fill(
@@ -35,73 +73,113 @@ impl Activations {
         let padded = columns.next_multiple_of(BLOCK);
         let blocks = padded / BLOCK;
         (self.tokens, self.columns) = (tokens, padded);
-        self.floats.resize(tokens * padded, 0.0);
-        self.quantised.resize(tokens * padded, 0);
+        let (floats, bytes) = if self.is_quantised {
+            (0, padded)
+        } else {
+            (padded, 0)
+        };
+        let blocks = if self.is_quantised { blocks } else { 0 };
+        self.floats.resize(tokens * floats, 0.0);
+        self.quantised.resize(tokens * bytes, 0);
+        for numbers in [&mut self.int4_offsets, &mut self.int8_offsets] {
+            numbers.resize(tokens * blocks, 0);
+        }
         self.scales.resize(tokens * blocks, 0.0);
-        self.sums.resize(tokens * blocks, 0);
+        let (tile, is_quantised) = (self.tile, self.is_quantised);
         let (floats, quantised) = (Shared::new(&mut self.floats), Shared::new(&mut self.quantised));
-        let (scales, sums) = (Shared::new(&mut self.scales), Shared::new(&mut self.sums));
+        let scales = Shared::new(&mut self.scales);
+        let int4_offsets = Shared::new(&mut self.int4_offsets);
+        let int8_offsets = Shared::new(&mut self.int8_offsets);
         pool.run(tokens, &|token| {
+            let first = token / tile * tile;
+            let (width, within) = (tile.min(tokens - first), token - first);
+            let mut row = vec![0.0; padded];
+            fill(token, &mut row[..columns]);
             #[allow(unsafe_code, reason = "threads write to places of their own")]
-            // SAFETY: each token is one part of the pool's work, and has rows of its own in all four.
-            let (floats, quantised, scales, sums) = unsafe {
-                (
-                    floats.part(token * padded, padded),
-                    quantised.part(token * padded, padded),
-                    scales.part(token * blocks, blocks),
-                    sums.part(token * blocks, blocks),
-                )
-            };
-            let (row, padding) = floats.split_at_mut(columns);
-            fill(token, row);
-            padding.fill(0.0);
-            quantise(floats, quantised, scales, sums);
+            // SAFETY: each token is one part of the pool's work, and places of different tokens differ in `within` or
+            // in the tile. They lie in the tile, and so in the slice: `number` is below the blocks or columns.
+            unsafe {
+                if !is_quantised {
+                    for (column, value) in row.iter().enumerate() {
+                        floats.put(first * padded + column * width + within, *value);
+                    }
+                    return;
+                }
+                for (number, block) in row.chunks_exact(BLOCK).enumerate() {
+                    let (scale, values) = quantise(block);
+                    let at = first * blocks + number * width + within;
+                    scales.put(at, scale);
+                    let sum: i32 = values.iter().map(|value| i32::from(*value)).sum();
+                    int4_offsets.put(at, -INT4_OFFSET * sum);
+                    int8_offsets.put(at, -INT8_OFFSET * sum);
+                    for (group, values) in values.chunks_exact(GROUP).enumerate() {
+                        let group = number * (BLOCK / GROUP) + group;
+                        let at = first * padded + (group * width + within) * GROUP;
+                        quantised.part(at, GROUP).copy_from_slice(values);
+                    }
+                }
+            }
         });
     }
 
-    /// Blocks of a row.
-    pub(crate) fn blocks(&self) -> usize {
-        self.columns / BLOCK
+    /// Where the tile of a token begins, and how many tokens it has.
+    pub(super) fn tile_at(&self, token: usize) -> (usize, usize) {
+        let first = token / self.tile * self.tile;
+        (first, self.tile.min(self.tokens - first))
     }
 
-    pub(super) fn floats_of(&self, token: usize) -> &[f32] {
-        &self.floats[token * self.columns..(token + 1) * self.columns]
-    }
-
-    pub(super) fn quantised_of(&self, token: usize) -> &[i8] {
-        &self.quantised[token * self.columns..(token + 1) * self.columns]
-    }
-
-    pub(super) fn scales_of(&self, token: usize) -> &[f32] {
-        &self.scales[token * self.blocks()..(token + 1) * self.blocks()]
-    }
-
-    #[cfg(test)]
-    pub(super) fn sums_of(&self, token: usize) -> &[i32] {
-        &self.sums[token * self.blocks()..(token + 1) * self.blocks()]
+    /// The tile whose first token is `first`.
+    pub(super) fn tile(&self, first: usize) -> Tile<'_> {
+        let (first, tokens) = self.tile_at(first);
+        let blocks = self.columns / BLOCK;
+        let (floats, bytes, blocks) = if self.is_quantised {
+            (0, self.columns, blocks)
+        } else {
+            (self.columns, 0, 0)
+        };
+        let part = |each: usize| first * each..(first + tokens) * each;
+        Tile {
+            tokens,
+            columns: self.columns,
+            floats: &self.floats[part(floats)],
+            quantised: &self.quantised[part(bytes)],
+            scales: &self.scales[part(blocks)],
+            int4_offsets: &self.int4_offsets[part(blocks)],
+            int8_offsets: &self.int8_offsets[part(blocks)],
+        }
     }
 }
 
-fn quantise(floats: &[f32], quantised: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-    let numbers = scales.iter_mut().zip(sums);
-    let quantised = quantised.chunks_exact_mut(BLOCK);
-    for ((block, quantised), (scale, sum)) in floats.chunks_exact(BLOCK).zip(quantised).zip(numbers) {
-        let mut lanes = [0.0_f32; 8];
-        for chunk in block.chunks_exact(8) {
-            for (lane, value) in lanes.iter_mut().zip(chunk) {
-                *lane = lane.max(value.abs());
-            }
-        }
-        let largest = lanes.iter().fold(0.0_f32, |largest, lane| largest.max(*lane));
-        *scale = largest / 127.0;
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        let mut total = 0;
-        for (quantised, value) in quantised.iter_mut().zip(block) {
-            *quantised = whole((value * inverse).clamp(-127.0, 127.0));
-            total += i32::from(*quantised);
-        }
-        *sum = total;
+impl Tile<'_> {
+    pub(super) fn float(&self, token: usize, column: usize) -> f32 {
+        self.floats[column * self.tokens + token]
     }
+
+    pub(super) fn quantised(&self, token: usize, column: usize) -> i8 {
+        let (group, within) = (column / GROUP, column % GROUP);
+        self.quantised[(group * self.tokens + token) * GROUP + within]
+    }
+
+    pub(super) fn scale(&self, token: usize, block: usize) -> f32 {
+        self.scales[block * self.tokens + token]
+    }
+}
+
+/// A block's scale and values.
+fn quantise(block: &[f32]) -> (f32, [i8; BLOCK]) {
+    let mut lanes = [0.0_f32; 8];
+    for chunk in block.chunks_exact(8) {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.max(value.abs());
+        }
+    }
+    let largest = lanes.iter().fold(0.0_f32, |largest, lane| largest.max(*lane));
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let mut values = [0; BLOCK];
+    for (quantised, value) in values.iter_mut().zip(block) {
+        *quantised = whole((value * inverse).clamp(-127.0, 127.0));
+    }
+    (largest / 127.0, values)
 }
 
 #[cfg(test)]
@@ -110,28 +188,37 @@ mod tests {
 
     #[test]
     fn a_row_is_padded_with_zeros_and_loses_at_most_half_a_step() {
-        let rows: Vec<f32> = (0..2 * 40).map(|n| (n as f32 * 0.37).sin() * 3.0).collect();
-        let mut activations = Activations::default();
-        let mut pool = Pool::new(2).unwrap();
-        activations.fill(&mut pool, 2, 40, |token, row| {
-            row.copy_from_slice(&rows[token * 40..(token + 1) * 40]);
-        });
-        assert_eq!((activations.tokens, activations.columns), (2, 64));
-        for token in 0..2 {
-            for column in 0..64 {
-                let value = rows
-                    .get(token * 40 + column)
-                    .filter(|_| column < 40)
-                    .unwrap_or(&0.0);
-                let scale = activations.scales_of(token)[column / BLOCK];
-                let back = f32::from(activations.quantised_of(token)[column]) * scale;
-                assert!((back - value).abs() <= scale * 0.501, "{back} {value}");
+        for tokens in [1, 2, 9] {
+            let rows: Vec<f32> = (0..tokens * 40).map(|n| (n as f32 * 0.37).sin() * 3.0).collect();
+            let mut pool = Pool::new(2).unwrap();
+            let mut both =
+                [Packing::Int8, Packing::F16].map(|packing| Activations::new(Instructions::Scalar, packing));
+            for activations in &mut both {
+                activations.fill(&mut pool, tokens, 40, |token, row| {
+                    row.copy_from_slice(&rows[token * 40..(token + 1) * 40]);
+                });
+                assert_eq!((activations.tokens, activations.columns), (tokens, 64));
+            }
+            for token in 0..tokens {
+                let (first, _) = both[0].tile_at(token);
+                let (quantised, exact) = (both[0].tile(first), both[1].tile(first));
+                let within = token - first;
+                for column in 0..64 {
+                    let value = rows
+                        .get(token * 40 + column)
+                        .filter(|_| column < 40)
+                        .unwrap_or(&0.0);
+                    let scale = quantised.scale(within, column / BLOCK);
+                    let back = f32::from(quantised.quantised(within, column)) * scale;
+                    assert!((back - value).abs() <= scale * 0.501, "{back} {value}");
+                    assert_eq!(exact.float(within, column), *value);
+                }
+                let sum: i32 = (0..BLOCK)
+                    .map(|n| i32::from(quantised.quantised(within, n)))
+                    .sum();
+                assert_eq!(quantised.int4_offsets[within], -8 * sum);
+                assert_eq!(quantised.int8_offsets[within], -128 * sum);
             }
         }
-        let sum: i32 = activations.quantised_of(1)[..32]
-            .iter()
-            .map(|q| i32::from(*q))
-            .sum();
-        assert_eq!(activations.sums_of(1)[0], sum);
     }
 }

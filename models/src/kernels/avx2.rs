@@ -3,39 +3,36 @@
 use std::arch::x86_64::*;
 use std::hint;
 
-use super::activations::Activations;
-use super::pack::{INT4_OFFSET, Panel};
+use super::activations::Tile;
+use super::pack::Panel;
 use super::{BLOCK, PANEL_ROWS, Packing};
 
 const GROUPS: usize = BLOCK / 4;
 /// How far ahead weights are asked for; they lie in one row, but a page's end stops the processor's own foresight.
 const AHEAD: usize = 2048;
 
+/// Tokens that are multiplied at once: each has four of the 16 registers.
+pub(super) const TILE: usize = 4;
+
 /// Whether this processor has what [`multiply`] needs.
 pub(super) fn is_there() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
-/// The products of a panel with `T` tokens, from `first` on.
+/// The products of a panel with a tile's `T` tokens.
 ///
 /// # Safety
-/// The processor has AVX2, FMA and F16C ([`is_there`]). The activations have as many blocks in each row as the panel,
-/// and at least `first + T` rows.
+/// The processor has AVX2, FMA and F16C ([`is_there`]). The tile has `T` tokens, and as many columns as the panel.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn multiply<const T: usize>(
-    panel: Panel<'_>,
-    activations: &Activations,
-    first: usize,
-) -> [[f32; PANEL_ROWS]; T] {
-    debug_assert!(first + T <= activations.tokens);
-    debug_assert_eq!(panel.blocks, activations.blocks());
+pub(super) unsafe fn multiply<const T: usize>(panel: Panel<'_>, tile: Tile<'_>) -> [[f32; PANEL_ROWS]; T] {
+    debug_assert_eq!((tile.tokens, tile.columns), (T, panel.blocks * BLOCK));
     let sums = match panel.packing {
         // SAFETY: as for this function.
-        Packing::F16 => unsafe { f16::<T>(panel, activations, first) },
+        Packing::F16 => unsafe { f16::<T>(panel, tile) },
         // SAFETY: as for this function.
-        Packing::Int8 => unsafe { int8::<T>(panel, activations, first) },
+        Packing::Int8 => unsafe { int8::<T>(panel, tile) },
         // SAFETY: as for this function.
-        Packing::Int4 => unsafe { int4::<T>(panel, activations, first) },
+        Packing::Int4 => unsafe { int4::<T>(panel, tile) },
     };
     let mut products = [[0.0; PANEL_ROWS]; T];
     for (products, [low, high]) in products.iter_mut().zip(sums) {
@@ -53,14 +50,13 @@ type Sums<const T: usize> = [[__m256; 2]; T];
 /// # Safety
 /// As for [`multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn f16<const T: usize>(panel: Panel<'_>, activations: &Activations, first: usize) -> Sums<T> {
+unsafe fn f16<const T: usize>(panel: Panel<'_>, tile: Tile<'_>) -> Sums<T> {
     let mut sums = [[_mm256_setzero_ps(); 2]; T];
-    let columns = activations.columns;
     let weights = panel.weights.as_ptr();
-    let floats = activations.floats.as_ptr();
-    for column in 0..columns {
-        // SAFETY: a panel has 32 bytes for each column, a row of activations `columns` floats, and there are `first + T`
-        // rows. To ask for what lies beyond the end does nothing.
+    let floats = tile.floats.as_ptr();
+    for column in 0..tile.columns {
+        // SAFETY: a panel has 32 bytes for each column, a tile `T` floats. To ask for what lies beyond the end does
+        // nothing.
         unsafe {
             let at = weights.add(column * 2 * PANEL_ROWS);
             if column % 2 == 0 {
@@ -69,7 +65,7 @@ unsafe fn f16<const T: usize>(panel: Panel<'_>, activations: &Activations, first
             let low = _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
             let high = _mm256_cvtph_ps(_mm_loadu_si128(at.add(16).cast()));
             for (token, [sum_low, sum_high]) in sums.iter_mut().enumerate() {
-                let value = _mm256_broadcast_ss(&*floats.add((first + token) * columns + column));
+                let value = _mm256_broadcast_ss(&*floats.add(column * T + token));
                 *sum_low = _mm256_fmadd_ps(low, value, *sum_low);
                 *sum_high = _mm256_fmadd_ps(high, value, *sum_high);
             }
@@ -96,7 +92,7 @@ unsafe fn scales(block: *const u8) -> [__m256; 2] {
 /// # Safety
 /// As for [`multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn int8<const T: usize>(panel: Panel<'_>, activations: &Activations, first: usize) -> Sums<T> {
+unsafe fn int8<const T: usize>(panel: Panel<'_>, tile: Tile<'_>) -> Sums<T> {
     let mut sums = [[_mm256_setzero_ps(); 2]; T];
     let ones = _mm256_set1_epi16(1);
     let weights_bytes = Packing::Int8.weights_bytes();
@@ -105,14 +101,14 @@ unsafe fn int8<const T: usize>(panel: Panel<'_>, activations: &Activations, firs
         let block = unsafe { panel.weights.as_ptr().add(number * weights_bytes) };
         let mut products = [[_mm256_setzero_si256(); 2]; T];
         for group in 0..GROUPS {
-            // SAFETY: a block has 64 bytes for each group; a row of activations has 4 for each.
+            // SAFETY: a block has 64 bytes for each group, a tile 4 for each token and group.
             unsafe {
                 let at = block.add(group * 64);
                 _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
                 let low = _mm256_loadu_si256(at.cast());
                 let high = _mm256_loadu_si256(at.add(32).cast());
                 for (token, [product_low, product_high]) in products.iter_mut().enumerate() {
-                    let value = four_values(activations, first + token, number, group);
+                    let value = four_values::<T>(tile, number * GROUPS + group, token);
                     // One factor must not be negative: the sign goes over to the other one. Neither is −128.
                     let magnitude = _mm256_abs_epi8(value);
                     let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(low, value));
@@ -125,9 +121,8 @@ unsafe fn int8<const T: usize>(panel: Panel<'_>, activations: &Activations, firs
         // SAFETY: the panel has 16 scales for each block.
         let [scale_low, scale_high] = unsafe { scales(panel.scales.as_ptr().add(number * 2 * PANEL_ROWS)) };
         for (token, [product_low, product_high]) in products.into_iter().enumerate() {
-            let at = (first + token) * panel.blocks + number;
             // SAFETY: there are so many tokens and blocks.
-            let scale = _mm256_set1_ps(unsafe { *activations.scales.get_unchecked(at) });
+            let scale = _mm256_set1_ps(unsafe { *tile.scales.get_unchecked(number * T + token) });
             let [sum_low, sum_high] = &mut sums[token];
             let product_low = _mm256_cvtepi32_ps(product_low);
             let product_high = _mm256_cvtepi32_ps(product_high);
@@ -141,7 +136,7 @@ unsafe fn int8<const T: usize>(panel: Panel<'_>, activations: &Activations, firs
 /// # Safety
 /// As for [`multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn int4<const T: usize>(panel: Panel<'_>, activations: &Activations, first: usize) -> Sums<T> {
+unsafe fn int4<const T: usize>(panel: Panel<'_>, tile: Tile<'_>) -> Sums<T> {
     let mut sums = [[_mm256_setzero_ps(); 2]; T];
     let ones = _mm256_set1_epi16(1);
     // The compiler would do all groups of a block at once if it knew how many there are, and run out of registers.
@@ -154,7 +149,7 @@ unsafe fn int4<const T: usize>(panel: Panel<'_>, activations: &Activations, firs
         // A pair's sum is at most 2 × 15 × 127, and eight of them fit into 16 bits.
         let mut products = [[_mm256_setzero_si256(); 2]; T];
         for group in 0..groups {
-            // SAFETY: a block has 32 bytes for each group; a row of activations has 4 for each.
+            // SAFETY: a block has 32 bytes for each group, a tile 4 for each token and group.
             unsafe {
                 let at = block.add(group * 32);
                 if group % 2 == 0 {
@@ -164,7 +159,7 @@ unsafe fn int4<const T: usize>(panel: Panel<'_>, activations: &Activations, firs
                 let low = _mm256_and_si256(both, nibble);
                 let high = _mm256_and_si256(_mm256_srli_epi16::<4>(both), nibble);
                 for (token, [product_low, product_high]) in products.iter_mut().enumerate() {
-                    let value = four_values(activations, first + token, number, group);
+                    let value = four_values::<T>(tile, number * GROUPS + group, token);
                     *product_low = _mm256_add_epi16(*product_low, _mm256_maddubs_epi16(low, value));
                     *product_high = _mm256_add_epi16(*product_high, _mm256_maddubs_epi16(high, value));
                 }
@@ -173,18 +168,17 @@ unsafe fn int4<const T: usize>(panel: Panel<'_>, activations: &Activations, firs
         // SAFETY: the panel has 16 scales for each block.
         let [scale_low, scale_high] = unsafe { scales(panel.scales.as_ptr().add(number * 2 * PANEL_ROWS)) };
         for (token, [product_low, product_high]) in products.into_iter().enumerate() {
-            let at = (first + token) * panel.blocks + number;
+            let at = number * T + token;
             // SAFETY: there are so many tokens and blocks.
-            let (scale, sum) = unsafe {
+            let (scale, offset) = unsafe {
                 (
-                    *activations.scales.get_unchecked(at),
-                    *activations.sums.get_unchecked(at),
+                    *tile.scales.get_unchecked(at),
+                    *tile.int4_offsets.get_unchecked(at),
                 )
             };
-            let scale = _mm256_set1_ps(scale);
-            let offset = _mm256_set1_epi32(sum * INT4_OFFSET);
+            let (scale, offset) = (_mm256_set1_ps(scale), _mm256_set1_epi32(offset));
             let whole = |pairs| {
-                let product = _mm256_sub_epi32(_mm256_madd_epi16(pairs, ones), offset);
+                let product = _mm256_add_epi32(_mm256_madd_epi16(pairs, ones), offset);
                 _mm256_cvtepi32_ps(product)
             };
             let [sum_low, sum_high] = &mut sums[token];
@@ -198,16 +192,14 @@ unsafe fn int4<const T: usize>(panel: Panel<'_>, activations: &Activations, firs
 /// Four neighbouring activations in every lane.
 ///
 /// # Safety
-/// There are so many tokens, blocks and groups.
+/// The tile has `T` tokens, and so many groups.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn four_values(activations: &Activations, token: usize, block: usize, group: usize) -> __m256i {
-    let at = token * activations.columns + block * BLOCK + group * 4;
+unsafe fn four_values<const T: usize>(tile: Tile<'_>, group: usize, token: usize) -> __m256i {
     // SAFETY: as for this function; four bytes need no alignment here.
     let four = unsafe {
-        activations
-            .quantised
+        tile.quantised
             .as_ptr()
-            .add(at)
+            .add((group * T + token) * 4)
             .cast::<i32>()
             .read_unaligned()
     };

@@ -16,6 +16,12 @@ pub(crate) mod attention;
     reason = "instructions that not every processor has, and reads past what slices can say"
 )]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+#[allow(
+    unsafe_code,
+    reason = "instructions that not every processor has, and reads past what slices can say"
+)]
+mod avx512;
 pub(crate) mod math;
 mod pack;
 mod pool;
@@ -35,9 +41,6 @@ pub(crate) use shared::Shared;
 pub(crate) const PANEL_ROWS: usize = 16;
 /// Columns that share a scale.
 pub(crate) const BLOCK: usize = 32;
-/// Tokens whose products with a panel are computed together, so that it is unpacked once for them.
-pub(crate) const TOKENS: usize = 4;
-
 /// How packed weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Packing {

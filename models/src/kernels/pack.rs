@@ -11,12 +11,14 @@ use super::shared::Shared;
 use super::{BLOCK, PANEL_ROWS, Packing, Pool};
 
 /// Columns of a block that one instruction multiplies and adds for each row.
-const GROUP: usize = 4;
+pub(super) const GROUP: usize = 4;
 const GROUPS: usize = BLOCK / GROUP;
 /// Weights begin at such addresses, so that no load goes across two lines of a cache.
 const LINE_BYTES: usize = 64;
 /// What a 4-bit weight has added, so that it is not negative.
 pub(super) const INT4_OFFSET: i32 = 8;
+/// What an 8-bit weight gets added where instructions want it without a sign.
+pub(super) const INT8_OFFSET: i32 = 128;
 
 /// Half of a panel: what one 256-bit register has of four columns.
 const HALF: usize = PANEL_ROWS / 2;

@@ -2,11 +2,11 @@
 
 use half::f16;
 
-use super::activations::Activations;
+use super::activations::{Activations, Tile};
 use super::pack::{PackedMatrix, Panel};
 use super::pool::Pool;
 use super::shared::Shared;
-use super::{PANEL_ROWS, TOKENS, attention, scalar};
+use super::{BLOCK, PANEL_ROWS, attention, scalar};
 
 /// A set of instructions that this processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,9 @@ pub(crate) enum Instructions {
     /// AVX2, FMA and F16C. Only [`Instructions::detect`] says so.
     #[cfg(target_arch = "x86_64")]
     Avx2(Detected),
+    /// AVX-512 with VNNI. Only [`Instructions::detect`] says so.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Detected),
 }
 
 /// Proof that the processor was asked.
@@ -25,11 +28,22 @@ pub(crate) struct Detected(());
 impl Instructions {
     /// The best that this processor has; asked once, at the start.
     pub(crate) fn detect() -> Instructions {
+        Self::all().last().copied().unwrap_or(Self::Scalar)
+    }
+
+    /// Those that this processor has, the best last.
+    pub(crate) fn all() -> Vec<Instructions> {
+        #[allow(unused_mut, reason = "not every processor has others")]
+        let mut all = vec![Self::Scalar];
         #[cfg(target_arch = "x86_64")]
         if super::avx2::is_there() {
-            return Self::Avx2(Detected(()));
+            all.push(Self::Avx2(Detected(())));
         }
-        Self::Scalar
+        #[cfg(target_arch = "x86_64")]
+        if super::avx512::is_there() {
+            all.push(Self::Avx512(Detected(())));
+        }
+        all
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -37,26 +51,42 @@ impl Instructions {
             Self::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "avx512-vnni",
         }
     }
 
-    /// The products of a panel with `T` tokens.
-    fn panel<const T: usize>(
-        self,
-        panel: Panel<'_>,
-        activations: &Activations,
-        first: usize,
-    ) -> [[f32; PANEL_ROWS]; T] {
+    /// The most tokens that are multiplied at once, up to [`MOST_TOKENS`].
+    pub(super) fn tile(self) -> usize {
         match self {
-            Self::Scalar => std::array::from_fn(|token| scalar::multiply(panel, activations, first + token)),
+            Self::Scalar => 4,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => super::avx2::TILE,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => super::avx512::TILE,
+        }
+    }
+
+    /// The products of a panel with a tile's `T` tokens.
+    fn panel<const T: usize>(self, panel: Panel<'_>, tile: Tile<'_>) -> [[f32; PANEL_ROWS]; T] {
+        match self {
+            Self::Scalar => std::array::from_fn(|token| scalar::multiply(panel, tile, token)),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => {
-                assert!(first + T <= activations.tokens);
-                assert_eq!(panel.blocks, activations.blocks());
+                assert_eq!((tile.tokens, tile.columns), (T, panel.blocks * BLOCK));
                 #[allow(unsafe_code, reason = "instructions that not every processor has")]
                 // SAFETY: `detect` has found them, and the sizes were looked at just now.
                 unsafe {
-                    super::avx2::multiply::<T>(panel, activations, first)
+                    super::avx2::multiply::<T>(panel, tile)
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => {
+                assert_eq!((tile.tokens, tile.columns), (T, panel.blocks * BLOCK));
+                #[allow(unsafe_code, reason = "instructions that not every processor has")]
+                // SAFETY: `detect` has found them, and the sizes were looked at just now.
+                unsafe {
+                    super::avx512::multiply::<T>(panel, tile)
                 }
             }
         }
@@ -71,7 +101,7 @@ impl Instructions {
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code, reason = "instructions that not every processor has")]
             // SAFETY: `detect` has found them.
-            Self::Avx2(_) => unsafe { super::avx2::dots(query, keys, into) },
+            Self::Avx2(_) | Self::Avx512(_) => unsafe { super::avx2::dots(query, keys, into) },
         }
     }
 
@@ -82,7 +112,7 @@ impl Instructions {
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code, reason = "instructions that not every processor has")]
             // SAFETY: `detect` has found them.
-            Self::Avx2(_) => unsafe { super::avx2::mix(weights, values, into) },
+            Self::Avx2(_) | Self::Avx512(_) => unsafe { super::avx2::mix(weights, values, into) },
         }
     }
 }
@@ -119,30 +149,39 @@ pub(crate) fn multiply(
             };
             let mut token = 0;
             while token < tokens {
-                token += match tokens - token {
-                    1 => store_all(instructions.panel::<1>(weights, activations, token), token, store),
-                    2 => store_all(instructions.panel::<2>(weights, activations, token), token, store),
-                    3 => store_all(instructions.panel::<3>(weights, activations, token), token, store),
-                    _ => store_all(
-                        instructions.panel::<TOKENS>(weights, activations, token),
-                        token,
-                        store,
-                    ),
-                };
+                let tile = activations.tile(token);
+                token += by_width(instructions, weights, tile, |within, values| {
+                    store(token + within, values);
+                });
             }
         }
     });
 }
 
-fn store_all<const T: usize>(
-    products: [[f32; PANEL_ROWS]; T],
-    first: usize,
+/// The most tokens of a tile, of any instructions.
+const MOST_TOKENS: usize = 12;
+
+/// Multiplies a panel with a tile, by the kernel for so many tokens. How many those were.
+fn by_width(
+    instructions: Instructions,
+    panel: Panel<'_>,
+    tile: Tile<'_>,
     store: impl Fn(usize, &[f32; PANEL_ROWS]),
 ) -> usize {
-    for (token, values) in products.iter().enumerate() {
-        store(first + token, values);
+    macro_rules! by_width {
+        ($($tokens:literal)*) => {
+            match tile.tokens {
+                $($tokens => {
+                    let products = instructions.panel::<$tokens>(panel, tile);
+                    products.iter().enumerate().for_each(|(token, values)| store(token, values));
+                })*
+                more => unreachable!("a tile of {more} tokens"),
+            }
+        };
     }
-    T
+    const { assert!(MOST_TOKENS == 12) };
+    by_width!(1 2 3 4 5 6 7 8 9 10 11 12);
+    tile.tokens
 }
 
 #[cfg(test)]
@@ -171,7 +210,7 @@ mod tests {
     }
 
     fn product(instructions: Instructions, threads: usize, matrix: &PackedMatrix, rows: &[f32]) -> Vec<f32> {
-        let mut activations = Activations::default();
+        let mut activations = Activations::new(instructions, matrix.packing);
         let mut pool = Pool::new(threads).unwrap();
         let columns = matrix.columns;
         activations.fill(&mut pool, rows.len() / columns, columns, |token, row| {
@@ -192,7 +231,7 @@ mod tests {
         fn every_instruction_set_thread_count_and_batch_agrees_with_the_scalar_twin_to_the_bit(
             rows in 1..70_usize,
             columns in 1..150_usize,
-            tokens in 1..10_usize,
+            tokens in 1..30_usize,
             seed in any::<u64>(),
             exponent in -30..30_i32,
         ) {
@@ -202,13 +241,15 @@ mod tests {
             for packing in Packing::ALL {
                 let matrix = packed(packing, rows, columns, &weights);
                 let twin = product(Instructions::Scalar, 1, &matrix, &values);
-                let fast = product(Instructions::detect(), 3, &matrix, &values);
-                prop_assert_eq!(bits(&twin), bits(&fast), "{:?}", packing);
-                let alone: Vec<f32> = values
-                    .chunks(columns)
-                    .flat_map(|row| product(Instructions::detect(), 1, &matrix, row))
-                    .collect();
-                prop_assert_eq!(bits(&twin), bits(&alone), "{:?}, one by one", packing);
+                for instructions in Instructions::all() {
+                    let fast = product(instructions, 3, &matrix, &values);
+                    prop_assert_eq!(bits(&twin), bits(&fast), "{:?} {:?}", instructions, packing);
+                    let alone: Vec<f32> = values
+                        .chunks(columns)
+                        .flat_map(|row| product(instructions, 1, &matrix, row))
+                        .collect();
+                    prop_assert_eq!(bits(&twin), bits(&alone), "{:?} {:?}, one by one", instructions, packing);
+                }
             }
         }
     }

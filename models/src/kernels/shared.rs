@@ -36,4 +36,15 @@ impl<'s, T: Copy> Shared<'s, T> {
         // SAFETY: it lies inside the slice, which this borrows alone, and nobody else has any of it.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), count) }
     }
+
+    /// Sets one value.
+    ///
+    /// # Safety
+    /// `at` is below the slice's length, and nobody else reads or writes this value meanwhile.
+    #[allow(unsafe_code, reason = "threads write to places of their own")]
+    pub(crate) unsafe fn put(&self, at: usize, value: T) {
+        debug_assert!(at < self.length, "a place of the slice");
+        // SAFETY: as for this function.
+        unsafe { self.start.add(at).write(value) }
+    }
 }

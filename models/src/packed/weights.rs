@@ -97,7 +97,7 @@ impl PackedNetwork {
             instructions: Instructions::detect(),
             bench: Mutex::new(Bench {
                 pool: loader.pool,
-                activations: Activations::default(),
+                activations: Activations::new(Instructions::detect(), packing),
                 hidden: Vec::new(),
                 wide: Vec::new(),
                 narrow: Vec::new(),
