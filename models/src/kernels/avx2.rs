@@ -19,6 +19,20 @@ pub(super) fn is_there() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
+/// See [`pack::pack_block`](super::pack::pack_block), which the compiler translates here for these instructions.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C ([`is_there`]).
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn pack_block<'v>(
+    packing: Packing,
+    weights: &mut [u8],
+    scales: &mut [u8],
+    lane: impl Fn(usize) -> &'v [f32],
+) {
+    super::pack::pack_block(packing, weights, scales, lane);
+}
+
 /// The products of a panel with a tile's `T` tokens.
 ///
 /// # Safety

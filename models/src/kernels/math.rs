@@ -3,6 +3,7 @@
 
 /// Rounds to the nearest whole number, halves to even, where the magnitude is below 2²²: the sum has no room for a
 /// fraction.
+#[inline(always)]
 pub(crate) fn round(value: f32) -> f32 {
     (value + NO_FRACTION) - NO_FRACTION
 }
@@ -11,6 +12,7 @@ pub(crate) fn round(value: f32) -> f32 {
 ///
 /// The sum has the whole number in the lowest bits of its fraction, in two's complement: no conversion is needed, and
 /// the compiler makes vectors of it.
+#[inline(always)]
 pub(crate) fn whole(value: f32) -> i8 {
     (value + NO_FRACTION).to_bits() as i8
 }

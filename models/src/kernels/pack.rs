@@ -6,7 +6,7 @@ use std::sync::Arc;
 use half::f16;
 use memmap2::Mmap;
 
-use super::math::whole;
+use super::math::{round, whole};
 use super::shared::Shared;
 use super::{BLOCK, PANEL_ROWS, Packing, Pool};
 
@@ -138,12 +138,8 @@ impl PackedMatrix {
                     &values[start..start + BLOCK]
                 };
                 let size = packing.scales_bytes();
-                pack_block(
-                    packing,
-                    weights,
-                    &mut scales[block * size..(block + 1) * size],
-                    of_lane,
-                );
+                let scales = &mut scales[block * size..(block + 1) * size];
+                pack_block_quickly(packing, weights, scales, of_lane);
             }
         });
         PackedMatrix {
@@ -222,7 +218,28 @@ fn half_at(bytes: &[u8], index: usize) -> f32 {
     f16::from_le_bytes([bytes[index * 2], bytes[index * 2 + 1]]).to_f32()
 }
 
-fn pack_block<'v>(
+/// [`pack_block`] with wider instructions where there are some; the compiler fuses and reorders nothing, so that the
+/// numbers stay the same.
+fn pack_block_quickly<'v>(
+    packing: Packing,
+    weights: &mut [u8],
+    scales: &mut [u8],
+    lane: impl Fn(usize) -> &'v [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if super::avx2::is_there() {
+        #[allow(unsafe_code, reason = "instructions that not every processor has")]
+        // SAFETY: it was looked just now whether they are there.
+        unsafe {
+            super::avx2::pack_block(packing, weights, scales, lane);
+        }
+        return;
+    }
+    pack_block(packing, weights, scales, lane);
+}
+
+#[inline(always)]
+pub(super) fn pack_block<'v>(
     packing: Packing,
     weights: &mut [u8],
     scales: &mut [u8],
@@ -261,17 +278,19 @@ fn pack_block<'v>(
 }
 
 /// Symmetric, −127 to 127.
+#[inline(always)]
 fn int8(values: &[f32]) -> (f16, [i8; BLOCK]) {
     let largest = values
         .iter()
         .fold(0.0_f32, |largest, value| largest.max(value.abs()));
     // Rounded up, so that the largest value still fits.
     let scale = f16::from_f32(largest / 127.0);
-    (scale, quantised(values, scale, -127.0, 127.0))
+    (scale, quantised(values, scale, [-127.0, 127.0]))
 }
 
 /// −8 to 7. Q4_0 takes the value that is largest by magnitude for −8; here also scales beside that one are tried, and
 /// the one with the least squared error is taken.
+#[inline(always)]
 fn int4(values: &[f32]) -> (f16, [i8; BLOCK]) {
     let extreme = values.iter().fold(0.0_f32, |extreme, value| {
         if value.abs() > extreme.abs() {
@@ -280,29 +299,31 @@ fn int4(values: &[f32]) -> (f16, [i8; BLOCK]) {
             extreme
         }
     });
-    let mut best = (f16::ZERO, [0; BLOCK]);
-    let mut least = f32::INFINITY;
+    let (mut best, mut least) = (f16::ZERO, f32::INFINITY);
     for step in 0..SCALES_TRIED {
         // The divisor goes from −8.9 to −6.8, −8 among them, and its mirror image.
         let divisor = -8.9 + 0.3 * (step / 2) as f32;
         let divisor = if step % 2 == 0 { divisor } else { -divisor };
         let scale = f16::from_f32(extreme / divisor);
-        let tried = quantised(values, scale, -8.0, 7.0);
-        let step_size = scale.to_f32();
-        let error = squared_error(values, &tried, step_size);
+        let error = squared_error(values, scale, INT4_RANGE);
         if error < least {
-            (least, best) = (error, (scale, tried));
+            (least, best) = (error, scale);
         }
     }
-    best
+    (best, quantised(values, best, INT4_RANGE))
 }
 
-/// In lanes, so that the compiler makes vectors of it.
-fn squared_error(values: &[f32], quantised: &[i8; BLOCK], scale: f32) -> f32 {
+const INT4_RANGE: [f32; 2] = [-8.0, 7.0];
+
+/// What values lose at this scale. In lanes, so that the compiler makes vectors of it.
+#[inline(always)]
+fn squared_error(values: &[f32], scale: f16, [least, most]: [f32; 2]) -> f32 {
+    let (scale, inverse) = with_inverse(scale);
     let mut lanes = [0.0_f32; 8];
-    for (values, quantised) in values.chunks_exact(8).zip(quantised.chunks_exact(8)) {
-        for (lane, (value, quantised)) in lanes.iter_mut().zip(values.iter().zip(quantised)) {
-            let error = value - f32::from(*quantised) * scale;
+    for values in values.as_chunks::<8>().0 {
+        let whole = values.map(|value| round((value * inverse).max(least).min(most)));
+        for ((lane, value), whole) in lanes.iter_mut().zip(values).zip(whole) {
+            let error = value - whole * scale;
             *lane += error * error;
         }
     }
@@ -311,16 +332,20 @@ fn squared_error(values: &[f32], quantised: &[i8; BLOCK], scale: f32) -> f32 {
 
 const SCALES_TRIED: usize = 16;
 
-fn quantised(values: &[f32], scale: f16, least: f32, most: f32) -> [i8; BLOCK] {
-    let scale = scale.to_f32();
-    let inverse = if scale == 0.0 || !scale.is_finite() {
-        0.0
-    } else {
-        1.0 / scale
-    };
+#[inline(always)]
+fn quantised(values: &[f32], scale: f16, [least, most]: [f32; 2]) -> [i8; BLOCK] {
+    let (_, inverse) = with_inverse(scale);
     let mut quantised = [0; BLOCK];
     for (quantised, value) in quantised.iter_mut().zip(values) {
         *quantised = whole((value * inverse).clamp(least, most));
     }
     quantised
+}
+
+/// A scale and what to multiply with instead of dividing by it.
+#[inline(always)]
+fn with_inverse(scale: f16) -> (f32, f32) {
+    let scale = scale.to_f32();
+    let has_inverse = scale != 0.0 && scale.is_finite();
+    (scale, if has_inverse { 1.0 / scale } else { 0.0 })
 }
