@@ -29,7 +29,7 @@ mod tokenizer;
 pub use engine::{Engine, EngineOptions};
 pub use error::{ModelError, Problem, RequestError};
 pub use memory_reader::MemoryReader;
-pub use model::{KvCache, LoadOptions, Model};
+pub use model::{Feed, KvCache, LoadOptions, Model};
 pub use precision::{Precision, UnknownPrecision};
 pub use request::{Begun, ChatMessage, Event, FinishReason, GenerateRequest, Prompt, Sampling, SequenceId};
 pub use sampler::Sampler;

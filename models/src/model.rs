@@ -90,11 +90,14 @@ impl KvCache {
 }
 
 /// What a sequence wants of a step.
-pub(crate) struct Feed<'f> {
-    pub(crate) cache: &'f mut KvCache,
-    pub(crate) tokens: &'f [u32],
+#[derive(Debug)]
+pub struct Feed<'f> {
+    /// What it has seen, from this model's [`new_cache`](Model::new_cache).
+    pub cache: &'f mut KvCache,
+    /// What it is fed behind that.
+    pub tokens: &'f [u32],
     /// Whether the logits after the last of them are wanted.
-    pub(crate) wants_logits: bool,
+    pub wants_logits: bool,
 }
 
 impl Model {
@@ -260,7 +263,10 @@ impl Model {
 
     /// Feeds several sequences at once, each as [`forward`](Self::forward) does, and gives the logits that were asked
     /// for, in the order of the sequences.
-    pub(crate) fn step(&self, feeds: &mut [Feed<'_>]) -> Vec<Result<Option<Vec<f32>>, RequestError>> {
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward), for each sequence by itself.
+    pub fn step(&self, feeds: &mut [Feed<'_>]) -> Vec<Result<Option<Vec<f32>>, RequestError>> {
         let checked: Vec<Result<(), RequestError>> = feeds.iter().map(|feed| self.check_feed(feed)).collect();
         let mut runs = Vec::new();
         let mut references = Vec::new();

@@ -29,9 +29,23 @@ pub fn machine() -> io::Result<MachineMemory> {
     system::machine()
 }
 
+/// What this process has in physical memory, mapped files among it.
+///
+/// # Errors
+/// When the system does not say, or says it in a form not known here.
+pub fn resident_bytes() -> io::Result<u64> {
+    system::resident_bytes()
+}
+
 #[cfg(target_os = "linux")]
 mod system {
-    use super::{MachineMemory, io, parse_meminfo};
+    use super::{MachineMemory, field, io, parse_meminfo};
+
+    pub(super) fn resident_bytes() -> io::Result<u64> {
+        let text = std::fs::read_to_string("/proc/self/status")?;
+        field(&text, "VmRSS")
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/status has no VmRSS"))
+    }
 
     pub(super) fn machine() -> io::Result<MachineMemory> {
         let text = std::fs::read_to_string("/proc/meminfo")?;
@@ -59,6 +73,19 @@ mod system {
         })
     }
 
+    /// Asks the `ps` program, for the reason that is given below.
+    pub(super) fn resident_bytes() -> io::Result<u64> {
+        let own = std::process::id().to_string();
+        let output = std::process::Command::new("/bin/ps")
+            .args(["-o", "rss=", "-p", &own])
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let kibibytes: Option<u64> = text.trim().parse().ok();
+        kibibytes
+            .and_then(|kibibytes| kibibytes.checked_mul(1024))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("ps said {text:?}")))
+    }
+
     /// Asks the `sysctl` program: a process a reading, but no foreign calls; the governor reads
     /// every few seconds.
     fn sysctl(name: &str) -> io::Result<u64> {
@@ -77,11 +104,35 @@ mod system {
     use super::{MachineMemory, io};
 
     pub(super) fn machine() -> io::Result<MachineMemory> {
-        Err(io::Error::new(
+        Err(unsupported())
+    }
+
+    pub(super) fn resident_bytes() -> io::Result<u64> {
+        Err(unsupported())
+    }
+
+    fn unsupported() -> io::Error {
+        io::Error::new(
             io::ErrorKind::Unsupported,
             "memory is measured on Linux and macOS only",
-        ))
+        )
     }
+}
+
+/// A line such as `MemTotal:  16000 kB`, in bytes.
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "the parser is tested on every system")
+)]
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.split_whitespace()
+        .next()?
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
 }
 
 #[cfg_attr(
@@ -89,19 +140,9 @@ mod system {
     allow(dead_code, reason = "the parser is tested on every system")
 )]
 fn parse_meminfo(text: &str) -> Option<MachineMemory> {
-    let field = |name: &str| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        line.split_whitespace()
-            .next()?
-            .parse::<u64>()
-            .ok()?
-            .checked_mul(1024)
-    };
     Some(MachineMemory {
-        total_bytes: field("MemTotal")?,
-        available_bytes: field("MemAvailable")?,
+        total_bytes: field(text, "MemTotal")?,
+        available_bytes: field(text, "MemAvailable")?,
     })
 }
 
@@ -122,6 +163,14 @@ mod tests {
         );
         assert_eq!(memory.free_percent(), 25);
         assert_eq!(parse_meminfo("MemTotal: x kB"), None);
+    }
+
+    #[test]
+    fn this_process_has_what_it_wrote_to() {
+        let before = resident_bytes().unwrap();
+        let written = vec![1_u8; 64 << 20];
+        let after = resident_bytes().unwrap();
+        assert!(after >= before + (60 << 20), "{before} {after} {}", written.len());
     }
 
     #[test]
