@@ -1,20 +1,20 @@
-//! Activations as products want them: padded to whole blocks, in floats or in 8 bits, in tiles of some tokens.
+//! Activations as products want them: padded to whole pairs of blocks, in floats or in 8 bits, in tiles of some tokens.
 
 use super::math::whole;
 use super::pack::{GROUP, INT4_OFFSET, INT8_OFFSET};
 use super::shared::Shared;
-use super::{BLOCK, Instructions, Packing, Pool};
+use super::{BLOCK, Instructions, PADDING, Packing, Pool};
 
 /// Rows of activations, one a token.
 ///
 /// Quantised as llama.cpp's Q8_0 is: the scale of a block is its largest magnitude over 127, kept in f32.
 ///
-/// Tokens lie in *tiles* of as many as a kernel multiplies at once, the last one with what is left: what the tokens of a
-/// tile have in the same columns lies together, so that a kernel reads on and on from one place.
+/// Tokens lie in *tiles* of about as many as a kernel multiplies at once: what the tokens of a tile have in the same
+/// columns lies together, so that a kernel reads on and on from one place.
 #[derive(Debug)]
 pub(crate) struct Activations {
     pub(crate) tokens: usize,
-    /// Columns, rounded up to whole blocks; those beyond the real ones are zeros.
+    /// Columns, rounded up to whole pairs of blocks; those beyond the real ones are zeros.
     pub(crate) columns: usize,
     /// The most tokens of a tile.
     tile: usize,
@@ -70,7 +70,7 @@ impl Activations {
         columns: usize,
         fill: impl Fn(usize, &mut [f32]) + Sync,
     ) {
-        let padded = columns.next_multiple_of(BLOCK);
+        let padded = columns.next_multiple_of(PADDING);
         let blocks = padded / BLOCK;
         (self.tokens, self.columns) = (tokens, padded);
         let (floats, bytes) = if self.is_quantised {
@@ -91,8 +91,8 @@ impl Activations {
         let int4_offsets = Shared::new(&mut self.int4_offsets);
         let int8_offsets = Shared::new(&mut self.int8_offsets);
         pool.run(tokens, &|token| {
-            let first = token / tile * tile;
-            let (width, within) = (tile.min(tokens - first), token - first);
+            let (first, width) = tile_of(token, tokens, tile);
+            let within = token - first;
             let mut row = vec![0.0; padded];
             fill(token, &mut row[..columns]);
             #[allow(unsafe_code, reason = "threads write to places of their own")]
@@ -105,14 +105,13 @@ impl Activations {
                     }
                     return;
                 }
-                for (number, block) in row.chunks_exact(BLOCK).enumerate() {
-                    let (scale, values) = quantise(block);
+                for (number, block) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
+                    let Quantised { scale, values, sum } = quantise_quickly(block);
                     let at = first * blocks + number * width + within;
                     scales.put(at, scale);
-                    let sum: i32 = values.iter().map(|value| i32::from(*value)).sum();
                     int4_offsets.put(at, -INT4_OFFSET * sum);
                     int8_offsets.put(at, -INT8_OFFSET * sum);
-                    for (group, values) in values.chunks_exact(GROUP).enumerate() {
+                    for (group, values) in values.as_chunks::<GROUP>().0.iter().enumerate() {
                         let group = number * (BLOCK / GROUP) + group;
                         let at = first * padded + (group * width + within) * GROUP;
                         quantised.part(at, GROUP).copy_from_slice(values);
@@ -124,8 +123,7 @@ impl Activations {
 
     /// Where the tile of a token begins, and how many tokens it has.
     pub(super) fn tile_at(&self, token: usize) -> (usize, usize) {
-        let first = token / self.tile * self.tile;
-        (first, self.tile.min(self.tokens - first))
+        tile_of(token, self.tokens, self.tile)
     }
 
     /// The tile whose first token is `first`.
@@ -165,10 +163,41 @@ impl Tile<'_> {
     }
 }
 
-/// A block's scale and values.
-fn quantise(block: &[f32]) -> (f32, [i8; BLOCK]) {
+/// Where the tile of a token begins, and how many tokens it has: of tiles with at most `most` tokens as few as possible,
+/// and those of nearly the same width, since a kernel is the slower for each token the fewer there are.
+fn tile_of(token: usize, tokens: usize, most: usize) -> (usize, usize) {
+    let tiles = tokens.div_ceil(most);
+    let (narrow, wider) = (tokens / tiles, tokens % tiles);
+    let in_wider = wider * (narrow + 1);
+    if token < in_wider {
+        (token / (narrow + 1) * (narrow + 1), narrow + 1)
+    } else {
+        (in_wider + (token - in_wider) / narrow * narrow, narrow)
+    }
+}
+
+/// A block in 8 bits.
+pub(super) struct Quantised {
+    scale: f32,
+    values: [i8; BLOCK],
+    sum: i32,
+}
+
+/// [`quantise`] with wider instructions where there are some: the numbers are the same.
+fn quantise_quickly(block: &[f32; BLOCK]) -> Quantised {
+    #[cfg(target_arch = "x86_64")]
+    if super::avx2::is_there() {
+        #[allow(unsafe_code, reason = "instructions that not every processor has")]
+        // SAFETY: it was looked just now whether they are there.
+        return unsafe { super::avx2::quantise(block) };
+    }
+    quantise(block)
+}
+
+#[inline(always)]
+pub(super) fn quantise(block: &[f32; BLOCK]) -> Quantised {
     let mut lanes = [0.0_f32; 8];
-    for chunk in block.chunks_exact(8) {
+    for chunk in block.as_chunks::<8>().0 {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
             *lane = lane.max(value.abs());
         }
@@ -179,12 +208,34 @@ fn quantise(block: &[f32]) -> (f32, [i8; BLOCK]) {
     for (quantised, value) in values.iter_mut().zip(block) {
         *quantised = whole((value * inverse).clamp(-127.0, 127.0));
     }
-    (largest / 127.0, values)
+    Quantised {
+        scale: largest / 127.0,
+        values,
+        sum: values.iter().map(|value| i32::from(*value)).sum(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tiles_follow_each_other_and_are_of_nearly_the_same_width() {
+        for tokens in 1..100 {
+            let mut next = 0;
+            let mut widths = Vec::new();
+            while next < tokens {
+                let (first, width) = tile_of(next, tokens, 12);
+                assert_eq!(first, next);
+                assert!((first..first + width).all(|token| tile_of(token, tokens, 12) == (first, width)));
+                widths.push(width);
+                next += width;
+            }
+            assert_eq!(next, tokens);
+            let (least, most) = (widths.iter().min().unwrap(), widths.iter().max().unwrap());
+            assert!(*most <= 12 && most - least <= 1, "{widths:?}");
+        }
+    }
 
     #[test]
     fn a_row_is_padded_with_zeros_and_loses_at_most_half_a_step() {

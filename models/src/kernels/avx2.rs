@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::hint;
 
-use super::activations::Tile;
+use super::activations::{Quantised, Tile};
 use super::pack::Panel;
 use super::{BLOCK, PANEL_ROWS, Packing};
 
@@ -31,6 +31,16 @@ pub(super) unsafe fn pack_block<'v>(
     lane: impl Fn(usize) -> &'v [f32],
 ) {
     super::pack::pack_block(packing, weights, scales, lane);
+}
+
+/// See [`activations::quantise`](super::activations::quantise), which the compiler translates here for these
+/// instructions.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C ([`is_there`]).
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn quantise(block: &[f32; BLOCK]) -> Quantised {
+    super::activations::quantise(block)
 }
 
 /// The products of a panel with a tile's `T` tokens.
@@ -66,7 +76,7 @@ type Sums<const T: usize> = [[__m256; 2]; T];
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn f16<const T: usize>(panel: Panel<'_>, tile: Tile<'_>) -> Sums<T> {
     let mut sums = [[_mm256_setzero_ps(); 2]; T];
-    let weights = panel.weights.as_ptr();
+    let weights = panel.bytes.as_ptr();
     let floats = tile.floats.as_ptr();
     for column in 0..tile.columns {
         // SAFETY: a panel has 32 bytes for each column, a tile `T` floats. To ask for what lies beyond the end does
@@ -109,10 +119,9 @@ unsafe fn scales(block: *const u8) -> [__m256; 2] {
 unsafe fn int8<const T: usize>(panel: Panel<'_>, tile: Tile<'_>) -> Sums<T> {
     let mut sums = [[_mm256_setzero_ps(); 2]; T];
     let ones = _mm256_set1_epi16(1);
-    let weights_bytes = Packing::Int8.weights_bytes();
     for number in 0..panel.blocks {
         // SAFETY: the panel has so many blocks.
-        let block = unsafe { panel.weights.as_ptr().add(number * weights_bytes) };
+        let block = unsafe { panel.bytes.as_ptr().add(Packing::Int8.weights_at(number)) };
         let mut products = [[_mm256_setzero_si256(); 2]; T];
         for group in 0..GROUPS {
             // SAFETY: a block has 64 bytes for each group, a tile 4 for each token and group.
@@ -133,7 +142,8 @@ unsafe fn int8<const T: usize>(panel: Panel<'_>, tile: Tile<'_>) -> Sums<T> {
             }
         }
         // SAFETY: the panel has 16 scales for each block.
-        let [scale_low, scale_high] = unsafe { scales(panel.scales.as_ptr().add(number * 2 * PANEL_ROWS)) };
+        let [scale_low, scale_high] =
+            unsafe { scales(panel.bytes.as_ptr().add(Packing::Int8.scales_at(number))) };
         for (token, [product_low, product_high]) in products.into_iter().enumerate() {
             // SAFETY: there are so many tokens and blocks.
             let scale = _mm256_set1_ps(unsafe { *tile.scales.get_unchecked(number * T + token) });
@@ -156,10 +166,9 @@ unsafe fn int4<const T: usize>(panel: Panel<'_>, tile: Tile<'_>) -> Sums<T> {
     // The compiler would do all groups of a block at once if it knew how many there are, and run out of registers.
     let groups = hint::black_box(GROUPS);
     let nibble = _mm256_set1_epi8(15);
-    let weights_bytes = Packing::Int4.weights_bytes();
     for number in 0..panel.blocks {
         // SAFETY: the panel has so many blocks.
-        let block = unsafe { panel.weights.as_ptr().add(number * weights_bytes) };
+        let block = unsafe { panel.bytes.as_ptr().add(Packing::Int4.weights_at(number)) };
         // A pair's sum is at most 2 × 15 × 127, and eight of them fit into 16 bits.
         let mut products = [[_mm256_setzero_si256(); 2]; T];
         for group in 0..groups {
@@ -180,7 +189,8 @@ unsafe fn int4<const T: usize>(panel: Panel<'_>, tile: Tile<'_>) -> Sums<T> {
             }
         }
         // SAFETY: the panel has 16 scales for each block.
-        let [scale_low, scale_high] = unsafe { scales(panel.scales.as_ptr().add(number * 2 * PANEL_ROWS)) };
+        let [scale_low, scale_high] =
+            unsafe { scales(panel.bytes.as_ptr().add(Packing::Int4.scales_at(number))) };
         for (token, [product_low, product_high]) in products.into_iter().enumerate() {
             let at = number * T + token;
             // SAFETY: there are so many tokens and blocks.

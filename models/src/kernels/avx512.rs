@@ -49,7 +49,7 @@ pub(super) unsafe fn multiply<const T: usize>(panel: Panel<'_>, tile: Tile<'_>) 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn f16<const T: usize>(panel: Panel<'_>, tile: Tile<'_>) -> [__m512; T] {
     let mut sums = [_mm512_setzero_ps(); T];
-    let weights = panel.weights.as_ptr();
+    let weights = panel.bytes.as_ptr();
     let values = tile.floats.as_ptr();
     for column in 0..tile.columns {
         // SAFETY: a panel has 32 bytes for each column, a tile `T` floats. To ask for what lies beyond the end does
@@ -76,7 +76,6 @@ unsafe fn f16<const T: usize>(panel: Panel<'_>, tile: Tile<'_>) -> [__m512; T] {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn quantised<const T: usize, const IS_INT4: bool>(panel: Panel<'_>, tile: Tile<'_>) -> [__m512; T] {
     let packing = if IS_INT4 { Packing::Int4 } else { Packing::Int8 };
-    let weights_bytes = packing.weights_bytes();
     let offsets = if IS_INT4 {
         tile.int4_offsets
     } else {
@@ -92,7 +91,7 @@ unsafe fn quantised<const T: usize, const IS_INT4: bool>(panel: Panel<'_>, tile:
         // SAFETY: the panel has so many blocks, and the tile numbers for each of its tokens and of them. To ask for what
         // lies beyond the end does nothing.
         unsafe {
-            let weights = panel.weights.as_ptr().add(block * weights_bytes);
+            let weights = panel.bytes.as_ptr().add(packing.weights_at(block));
             let values = tile.quantised.as_ptr().add(block * BLOCK * T);
             // What they have too much is taken away first.
             let mut products: [__m512i; T] =
@@ -116,7 +115,7 @@ unsafe fn quantised<const T: usize, const IS_INT4: bool>(panel: Panel<'_>, tile:
                         _mm512_dpbusd_epi32(*product, weights, _mm512_set1_epi32(four.read_unaligned()));
                 }
             }
-            let scales = panel.scales.as_ptr().add(block * 2 * PANEL_ROWS);
+            let scales = panel.bytes.as_ptr().add(packing.scales_at(block));
             let scales = _mm512_cvtph_ps(_mm256_loadu_si256(scales.cast()));
             for (token, (sum, product)) in sums.iter_mut().zip(products).enumerate() {
                 let scale = _mm512_set1_ps(*tile.scales.as_ptr().add(block * T + token));

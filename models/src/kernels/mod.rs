@@ -41,6 +41,10 @@ pub(crate) use shared::Shared;
 pub(crate) const PANEL_ROWS: usize = 16;
 /// Columns that share a scale.
 pub(crate) const BLOCK: usize = 32;
+/// Columns come in as many as make whole lines of a cache with their scales, so that panels are read from one end to
+/// the other and no load goes across two lines.
+pub(crate) const PADDING: usize = 2 * BLOCK;
+
 /// How packed weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Packing {
@@ -58,7 +62,7 @@ impl Packing {
     pub(crate) const ALL: [Packing; 3] = [Self::F16, Self::Int8, Self::Int4];
 
     /// Bytes that the weights of a block of columns of one panel take.
-    pub(crate) fn weights_bytes(self) -> usize {
+    pub(crate) const fn weights_bytes(self) -> usize {
         match self {
             Self::F16 => PANEL_ROWS * BLOCK * 2,
             Self::Int8 => PANEL_ROWS * BLOCK,
@@ -67,7 +71,7 @@ impl Packing {
     }
 
     /// Bytes that the scales of such a block take.
-    pub(crate) fn scales_bytes(self) -> usize {
+    pub(crate) const fn scales_bytes(self) -> usize {
         match self {
             Self::F16 => 0,
             Self::Int8 | Self::Int4 => PANEL_ROWS * 2,

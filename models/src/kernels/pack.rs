@@ -8,7 +8,7 @@ use memmap2::Mmap;
 
 use super::math::{round, whole};
 use super::shared::Shared;
-use super::{BLOCK, PANEL_ROWS, Packing, Pool};
+use super::{BLOCK, PADDING, PANEL_ROWS, Packing, Pool};
 
 /// Columns of a block that one instruction multiplies and adds for each row.
 pub(super) const GROUP: usize = 4;
@@ -30,8 +30,8 @@ const HALF: usize = PANEL_ROWS / 2;
 /// - `int4`: for each group of 4 columns: a byte for each of rows 0–7 and each of its 4 values, with that row's value in
 ///   the low half and that of the row 8 further on in the high half, both 8 more than they are.
 ///
-/// Behind a panel's weights lie its scales, for each block 16 as f16. Rows and columns that are not there, at the end, are
-/// zeros.
+/// Two blocks have their scales, for each block 16 as f16, in front of their weights. Rows and columns that are not
+/// there, at the end, are zeros.
 #[derive(Clone, Debug)]
 pub(crate) struct PackedMatrix {
     pub(crate) rows: usize,
@@ -53,31 +53,37 @@ enum Storage {
 #[derive(Clone, Copy)]
 pub(super) struct Panel<'p> {
     pub(super) packing: Packing,
-    /// Blocks of columns.
+    /// Blocks of columns; always pairs.
     pub(super) blocks: usize,
-    pub(super) weights: &'p [u8],
-    pub(super) scales: &'p [u8],
+    pub(super) bytes: &'p [u8],
+}
+
+impl Packing {
+    /// Bytes of a panel from the beginning of one pair of blocks to that of the next.
+    pub(super) const fn pair_bytes(self) -> usize {
+        2 * (self.weights_bytes() + self.scales_bytes())
+    }
+
+    /// Where in a panel the weights of a block begin.
+    pub(super) const fn weights_at(self, block: usize) -> usize {
+        block / 2 * self.pair_bytes() + 2 * self.scales_bytes() + block % 2 * self.weights_bytes()
+    }
+
+    /// Where in a panel its scales begin.
+    pub(super) const fn scales_at(self, block: usize) -> usize {
+        block / 2 * self.pair_bytes() + block % 2 * self.scales_bytes()
+    }
 }
 
 impl<'p> Panel<'p> {
-    fn of(packing: Packing, blocks: usize, bytes: &'p [u8]) -> Self {
-        let (weights, rest) = bytes.split_at(blocks * packing.weights_bytes());
-        Self {
-            packing,
-            blocks,
-            weights,
-            scales: &rest[..blocks * packing.scales_bytes()],
-        }
-    }
-
     /// The weights of one block.
     fn block(&self, block: usize) -> &'p [u8] {
-        let size = self.packing.weights_bytes();
-        &self.weights[block * size..(block + 1) * size]
+        let start = self.packing.weights_at(block);
+        &self.bytes[start..start + self.packing.weights_bytes()]
     }
 
     pub(super) fn scale(&self, block: usize, lane: usize) -> f32 {
-        half_at(self.scales, block * PANEL_ROWS + lane)
+        half_at(&self.bytes[self.packing.scales_at(block)..], lane)
     }
 
     /// One weight that is a half.
@@ -99,9 +105,14 @@ impl<'p> Panel<'p> {
     }
 }
 
+/// Blocks of so many columns.
+fn blocks_of(columns: usize) -> usize {
+    columns.div_ceil(PADDING) * (PADDING / BLOCK)
+}
+
 /// Bytes from the beginning of one panel to that of the next.
 fn panel_bytes(packing: Packing, blocks: usize) -> usize {
-    (blocks * (packing.weights_bytes() + packing.scales_bytes())).next_multiple_of(LINE_BYTES)
+    blocks / 2 * packing.pair_bytes()
 }
 
 impl PackedMatrix {
@@ -113,7 +124,7 @@ impl PackedMatrix {
         columns: usize,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> PackedMatrix {
-        let blocks = columns.div_ceil(BLOCK);
+        let blocks = blocks_of(columns);
         let panel_bytes = panel_bytes(packing, blocks);
         let panels = rows.div_ceil(PANEL_ROWS);
         let mut bytes = vec![0_u8; panels * panel_bytes + LINE_BYTES];
@@ -124,7 +135,6 @@ impl PackedMatrix {
             #[allow(unsafe_code, reason = "threads write to places of their own")]
             // SAFETY: each panel is one part of the pool's work, and has bytes of its own.
             let packed = unsafe { packed.part(start + panel * panel_bytes, panel_bytes) };
-            let (weights, scales) = packed.split_at_mut(blocks * packing.weights_bytes());
             let mut values = vec![0.0; PANEL_ROWS * padded];
             for (lane, values) in values.chunks_exact_mut(padded.max(1)).enumerate() {
                 let number = panel * PANEL_ROWS + lane;
@@ -132,14 +142,17 @@ impl PackedMatrix {
                     row(number, &mut values[..columns]);
                 }
             }
-            for (block, weights) in weights.chunks_exact_mut(packing.weights_bytes()).enumerate() {
-                let of_lane = |lane: usize| {
-                    let start = lane * padded + block * BLOCK;
-                    &values[start..start + BLOCK]
-                };
-                let size = packing.scales_bytes();
-                let scales = &mut scales[block * size..(block + 1) * size];
-                pack_block_quickly(packing, weights, scales, of_lane);
+            for (pair, packed) in packed.chunks_exact_mut(packing.pair_bytes()).enumerate() {
+                let (scales, weights) = packed.split_at_mut(2 * packing.scales_bytes());
+                let (scale_bytes, weight_bytes) = (packing.scales_bytes(), packing.weights_bytes());
+                for (half, weights) in weights.chunks_exact_mut(weight_bytes).enumerate() {
+                    let of_lane = |lane: usize| {
+                        let start = lane * padded + (pair * 2 + half) * BLOCK;
+                        &values[start..start + BLOCK]
+                    };
+                    let scales = &mut scales[half * scale_bytes..(half + 1) * scale_bytes];
+                    pack_block_quickly(packing, weights, scales, of_lane);
+                }
             }
         });
         PackedMatrix {
@@ -163,7 +176,7 @@ impl PackedMatrix {
         if columns > bytes {
             return None;
         }
-        let size = panel_bytes(packing, columns.div_ceil(BLOCK));
+        let size = panel_bytes(packing, blocks_of(columns));
         let range = start..start.checked_add(bytes)?;
         file.get(range.clone())?;
         (rows.div_ceil(PANEL_ROWS).checked_mul(size) == Some(bytes)).then_some(PackedMatrix {
@@ -189,13 +202,13 @@ impl PackedMatrix {
     }
 
     pub(super) fn panel(&self, panel: usize) -> Panel<'_> {
-        let blocks = self.columns.div_ceil(BLOCK);
+        let blocks = blocks_of(self.columns);
         let size = panel_bytes(self.packing, blocks);
-        Panel::of(
-            self.packing,
+        Panel {
+            packing: self.packing,
             blocks,
-            &self.bytes()[panel * size..(panel + 1) * size],
-        )
+            bytes: &self.bytes()[panel * size..(panel + 1) * size],
+        }
     }
 
     /// One row, as floats again.
