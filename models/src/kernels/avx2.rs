@@ -33,6 +33,27 @@ pub(super) unsafe fn pack_block<'v>(
     super::pack::pack_block(packing, weights, scales, lane);
 }
 
+/// Has functions of [`math::plain`](super::math::plain) translated for these instructions.
+macro_rules! translated {
+    ($($name:ident($($argument:ident: $type:ty),*);)*) => {
+        $(
+            /// # Safety
+            /// The processor has AVX2, FMA and F16C ([`is_there`]).
+            #[target_feature(enable = "avx2,fma,f16c")]
+            pub(super) unsafe fn $name($($argument: $type),*) {
+                super::math::plain::$name($($argument),*);
+            }
+        )*
+    };
+}
+
+translated! {
+    rms_norm(values: &[f32], weight: &[f32], epsilon: f32, into: &mut [f32]);
+    rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32);
+    silu_gate(gate: &[f32], up: &[f32], into: &mut [f32]);
+    gelu_gate(gate: &[f32], up: &[f32], into: &mut [f32]);
+}
+
 /// See [`activations::quantise`](super::activations::quantise), which the compiler translates here for these
 /// instructions.
 ///

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::architecture::spec::{Activation, LayerSpec, NetworkSpec};
 use crate::kernels::attention::attend;
-use crate::kernels::math::{gelu_tanh, rms_norm, rms_norm_in_place, silu, soft_cap};
+use crate::kernels::math::{gelu_gate, rms_norm, rms_norm_in_place, silu_gate, soft_cap};
 use crate::kernels::{Activations, Instructions, PackedMatrix, Pool, Shared, multiply};
 pub(crate) use cache::PagedCache;
 use cache::Shape;
@@ -328,10 +328,9 @@ impl PackedNetwork {
         } = bench;
         activations.fill(pool, rows, size, |row, into| {
             let (gate, up) = wide[row * 2 * size..(row + 1) * 2 * size].split_at(size);
-            let each = into.iter_mut().zip(gate.iter().zip(up));
             match self.spec.activation {
-                Activation::Silu => each.for_each(|(into, (gate, up))| *into = silu(*gate) * up),
-                Activation::GeluTanh => each.for_each(|(into, (gate, up))| *into = gelu_tanh(*gate) * up),
+                Activation::Silu => silu_gate(gate, up, into),
+                Activation::GeluTanh => gelu_gate(gate, up, into),
             }
         });
         self.product(&layer.down, bench, false);
