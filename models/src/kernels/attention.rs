@@ -1,4 +1,4 @@
-//! What a query finds among keys and values that are kept as halves.
+//! What a query finds among keys and values that are kept as halves, or in 8 bits ([`attention_int8`](super::attention_int8)).
 //!
 //! As with products, the order of every sum is fixed: a dot product has eight lanes, value `i` goes to lane `i mod 8`,
 //! and the lanes are added from the first to the last; values are added key after key.
@@ -6,15 +6,26 @@
 use half::f16;
 
 use super::Instructions;
+use super::attention_int8::Int8;
 use super::math::{exp, soft_cap};
 
 const LANES: usize = 8;
 
-/// Keys and values of some neighbouring tokens, each tokens × head size.
+/// Keys and values of some neighbouring tokens.
 #[derive(Clone, Copy)]
-pub(crate) struct Span<'k> {
-    pub(crate) keys: &'k [f16],
-    pub(crate) values: &'k [f16],
+pub(crate) enum Span<'k> {
+    /// Each tokens × head size.
+    Halves { keys: &'k [f16], values: &'k [f16] },
+    Int8 { keys: Int8<'k>, values: Int8<'k> },
+}
+
+impl Span<'_> {
+    fn tokens(self, head_size: usize) -> usize {
+        match self {
+            Self::Halves { values, .. } => values.len() / head_size,
+            Self::Int8 { values, .. } => values.values.len() / head_size,
+        }
+    }
 }
 
 /// One head's attention: softmax of the query's products with all keys, times the values (Vaswani et al. 2017). The
@@ -29,7 +40,10 @@ pub(crate) fn attend<'k>(
 ) {
     scores.clear();
     for span in spans.clone() {
-        instructions.dots(query, span.keys, scores);
+        match span {
+            Span::Halves { keys, .. } => instructions.dots(query, keys, scores),
+            Span::Int8 { keys, .. } => instructions.dots_int8(query, keys, scores),
+        }
     }
     if let Some(cap) = cap {
         scores.iter_mut().for_each(|score| *score = soft_cap(*score, cap));
@@ -45,8 +59,11 @@ pub(crate) fn attend<'k>(
     into.fill(0.0);
     let mut weights = scores.as_slice();
     for span in spans {
-        let (now, later) = weights.split_at(span.values.len() / query.len());
-        instructions.mix(now, span.values, into);
+        let (now, later) = weights.split_at(span.tokens(query.len()));
+        match span {
+            Span::Halves { values, .. } => instructions.mix(now, values, into),
+            Span::Int8 { values, .. } => instructions.mix_int8(now, values, into),
+        }
         weights = later;
     }
     let inverse = 1.0 / total;
@@ -99,7 +116,7 @@ mod tests {
                 );
                 let attended = |instructions, cut: usize, cap| {
                     let spans = keys.chunks(cut * head_size).zip(values.chunks(cut * head_size));
-                    let spans = spans.map(|(keys, values)| Span { keys, values });
+                    let spans = spans.map(|(keys, values)| Span::Halves { keys, values });
                     let mut into = vec![0.0; head_size];
                     attend(instructions, &query, spans, cap, &mut Vec::new(), &mut into);
                     into.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
@@ -127,7 +144,7 @@ mod tests {
             halves(&noise(head_size * tokens, 6)),
         );
         let mut found = vec![0.0; head_size];
-        let span = Span {
+        let span = Span::Halves {
             keys: &keys,
             values: &values,
         };

@@ -14,8 +14,11 @@ use crate::architecture::spec::{Activation, LayerSpec, NetworkSpec};
 use crate::kernels::attention::attend;
 use crate::kernels::math::{gelu_tanh, rms_norm, rms_norm_in_place, silu, soft_cap};
 use crate::kernels::{Activations, Instructions, PackedMatrix, Pool, Shared, multiply};
-pub(crate) use cache::PagedCache;
+use crate::precision::KvPrecision;
 use cache::Shape;
+#[cfg(test)]
+pub(crate) use cache::Page;
+pub(crate) use cache::{PAGE_TOKENS, PagedCache, SharedPage};
 
 /// The whole network.
 #[derive(Debug)]
@@ -86,7 +89,7 @@ struct Row {
 
 impl PackedNetwork {
     /// An empty cache for at most so many tokens.
-    pub(crate) fn new_cache(&self, limit: usize) -> PagedCache {
+    pub(crate) fn new_cache(&self, limit: usize, precision: KvPrecision) -> PagedCache {
         // All layers have the same, which the description was checked for.
         let width = |layer: &LayerSpec| (layer.kv_heads, layer.head_size);
         let (kv_heads, head_size) = self.spec.layers.first().map_or((0, 0), width);
@@ -95,9 +98,12 @@ impl PackedNetwork {
             layers: self.spec.layers.len(),
             kv_heads,
             head_size,
+            precision,
         };
         let ropes = self.spec.ropes.iter().map(|rope| rope.table(limit)).collect();
-        PagedCache::new(shape, limit, Arc::new(ropes))
+        // Each turns long at a limit of its own, the same for all caches: how many have tells which.
+        let long = self.spec.ropes.iter().filter(|rope| rope.is_long(limit));
+        PagedCache::new(shape, limit, Arc::new(ropes), long.count())
     }
 
     /// Bytes of all weights.

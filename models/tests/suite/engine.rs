@@ -318,6 +318,7 @@ fn requests_and_events_travel_as_json() {
         id: 1,
         finish_reason: FinishReason::Length,
         prompt_tokens: 1,
+        cached_tokens: 0,
         completion_tokens: 2,
     };
     let json = serde_json::to_string(&done).unwrap();
