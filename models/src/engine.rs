@@ -215,7 +215,9 @@ impl Engine {
             });
         }
         let max_tokens = max_tokens.min(self.context_tokens() - prompt.len());
-        let cache = self.model.new_cache_at(prompt.len() + max_tokens, self.options.kv);
+        let cache = self
+            .model
+            .new_cache_at(prompt.len() + max_tokens, self.options.kv);
         let max_tokens = max_tokens.min(self.answer_limit(&cache, prompt.len())?);
         let mut sampler = Sampler::new(sampling, FALLBACK_SEED ^ id);
         prompt.iter().for_each(|&token| sampler.observe(token));

@@ -92,9 +92,7 @@ impl KvCache {
     pub fn bytes_for(&self, tokens: usize) -> usize {
         match &self.0 {
             Kept::Tensors(cache) => cache.bytes_for(tokens),
-            Kept::Pages(cache) => tokens
-                .div_ceil(PAGE_TOKENS)
-                .saturating_mul(cache.page_bytes()),
+            Kept::Pages(cache) => tokens.div_ceil(PAGE_TOKENS).saturating_mul(cache.page_bytes()),
         }
     }
 

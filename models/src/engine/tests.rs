@@ -72,7 +72,10 @@ struct Watched {
     running: BTreeMap<SequenceId, ([usize; 2], Answer)>,
     next_id: SequenceId,
     budget: Option<usize>,
+    /// How often something came about that the tests are for.
     failed: usize,
+    waited: usize,
+    cached_tokens: usize,
 }
 
 impl Watched {
@@ -84,6 +87,8 @@ impl Watched {
             next_id: 0,
             budget: None,
             failed: 0,
+            waited: 0,
+            cached_tokens: 0,
         }
     }
 
@@ -130,6 +135,7 @@ impl Watched {
                     completion_tokens,
                 } => {
                     assert!(cached_tokens < prompt_tokens && cached_tokens % PAGE_TOKENS == 0);
+                    self.cached_tokens += cached_tokens;
                     let (request, mut answer) = self.running.remove(&id).unwrap();
                     answer.completion_tokens = completion_tokens;
                     if finish_reason != FinishReason::Cancelled {
@@ -145,6 +151,7 @@ impl Watched {
             }
         }
         assert_eq!(self.running.len(), self.engine.running());
+        self.waited += self.engine.stats().waiting;
         ended
     }
 
@@ -256,7 +263,10 @@ fn whatever_happens(model: &str, precision: Precision, kv: KvPrecision, cases: u
     // About a page's worth for the reference, too.
     let unit_bytes = watched.engine.model.new_cache_at(16, kv).bytes_for(16);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(cases));
-    let (alone, watched) = (std::cell::RefCell::new(&mut alone), std::cell::RefCell::new(&mut watched));
+    let (alone, watched) = (
+        std::cell::RefCell::new(&mut alone),
+        std::cell::RefCell::new(&mut watched),
+    );
     let strategy = prop::collection::vec(what_to_do(), 1..120);
     let outcome = runner.run(&strategy, |all| {
         let (mut alone, mut watched) = (alone.borrow_mut(), watched.borrow_mut());
@@ -291,6 +301,17 @@ fn whatever_happens(model: &str, precision: Precision, kv: KvPrecision, cases: u
         Ok(())
     });
     outcome.unwrap();
+    let watched = watched.into_inner();
+    assert!(
+        watched.failed > 0 && watched.waited > 0,
+        "budgets were too small at times"
+    );
+    let shares = precision != Precision::F32;
+    assert_eq!(
+        watched.cached_tokens > 0,
+        shares,
+        "beginnings were shared at times"
+    );
 }
 
 #[test]

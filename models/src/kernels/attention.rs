@@ -15,8 +15,14 @@ const LANES: usize = 8;
 #[derive(Clone, Copy)]
 pub(crate) enum Span<'k> {
     /// Each tokens × head size.
-    Halves { keys: &'k [f16], values: &'k [f16] },
-    Int8 { keys: Int8<'k>, values: Int8<'k> },
+    Halves {
+        keys: &'k [f16],
+        values: &'k [f16],
+    },
+    Int8 {
+        keys: Int8<'k>,
+        values: Int8<'k>,
+    },
 }
 
 impl Span<'_> {

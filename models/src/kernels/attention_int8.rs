@@ -186,10 +186,7 @@ mod tests {
         for (head_size, exponent) in [(128, 0), (80, 6), (12, -8), (33, 2)] {
             let made = Made::of(head_size, noise(3, head_size * 4, exponent));
             let scales = made.scales.chunks(blocks(head_size));
-            let values = made
-                .values
-                .chunks(head_size)
-                .zip(made.floats.chunks(head_size));
+            let values = made.values.chunks(head_size).zip(made.floats.chunks(head_size));
             for ((values, floats), scales) in values.zip(scales) {
                 for (index, (value, float)) in values.iter().zip(floats).enumerate() {
                     let scale = scales[index / BLOCK].to_f32();
@@ -208,7 +205,16 @@ mod tests {
             [
                 [0.0; 8],
                 [f32::NAN; 8],
-                [f32::MAX, 1.0, 0.0, 0.0, f32::INFINITY, f32::NEG_INFINITY, -1.0, 0.0],
+                [
+                    f32::MAX,
+                    1.0,
+                    0.0,
+                    0.0,
+                    f32::INFINITY,
+                    f32::NEG_INFINITY,
+                    -1.0,
+                    0.0,
+                ],
                 [1e-30; 8],
             ]
             .concat(),

@@ -15,9 +15,9 @@ use crate::kernels::attention::attend;
 use crate::kernels::math::{gelu_tanh, rms_norm, rms_norm_in_place, silu, soft_cap};
 use crate::kernels::{Activations, Instructions, PackedMatrix, Pool, Shared, multiply};
 use crate::precision::KvPrecision;
-use cache::Shape;
 #[cfg(test)]
 pub(crate) use cache::Page;
+use cache::Shape;
 pub(crate) use cache::{PAGE_TOKENS, PagedCache, SharedPage};
 
 /// The whole network.

@@ -56,6 +56,7 @@ fn take(engine: &mut Engine, answers: &mut BTreeMap<SequenceId, Answer>) {
                 finish_reason,
                 prompt_tokens,
                 completion_tokens,
+                ..
             } => {
                 let answer = answers.entry(id).or_default();
                 assert_eq!(answer.finish_reason.replace(finish_reason), None);
