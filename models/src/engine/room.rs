@@ -10,13 +10,14 @@ use crate::request::Event;
 
 /// Tokens of a prompt that are fed in one step while others wait for their next word: enough to use matrix products, few
 /// enough not to hold up others.
-pub(super) const PREFILL_TOKENS: usize = 64;
-/// The same for all prompts together while nobody else waits.
-const PREFILL_TOKENS_ALONE: usize = 256;
+const CHUNK_TOKENS: usize = 64;
 /// What sequences that have ended may leave where nothing else bounds the cache.
 const KEPT_BYTES: usize = 256 << 20;
 
 impl Engine {
+    /// Tokens that are fed in one step of all prompts together, while nobody waits for a next word.
+    pub const PREFILL_TOKENS: usize = 256;
+
     /// Bounds keys and values, kept prefixes among them, by so many bytes; none bounds only what is kept of sequences that
     /// have ended. What is beyond it is given back at once: what nobody uses first, then the caches of paused
     /// sequences, then those of running ones, the youngest first, which wait until there is room again.
@@ -116,10 +117,10 @@ impl Engine {
         let running = || self.sequences.iter().filter(runs);
         let decoding = running().filter(|sequence| sequence.context.rest() == 1).count();
         let prefilling = running().count() - decoding;
-        let share = PREFILL_TOKENS_ALONE / prefilling.max(1) / PREFILL_TOKENS * PREFILL_TOKENS;
+        let share = Self::PREFILL_TOKENS / prefilling.max(1) / CHUNK_TOKENS * CHUNK_TOKENS;
         let most = match decoding {
-            0 if self.cuts_freely => share.max(PREFILL_TOKENS),
-            _ => PREFILL_TOKENS,
+            0 if self.cuts_freely => share.max(CHUNK_TOKENS),
+            _ => CHUNK_TOKENS,
         };
         for number in 0..self.sequences.len() {
             let (earlier, rest) = self.sequences.split_at_mut(number);

@@ -16,7 +16,7 @@ fn engine(path: &std::path::Path, precision: Precision, kv: KvPrecision) -> Engi
     let options = EngineOptions {
         max_sequences: 16,
         precision: Some(precision),
-        threads: Some(2),
+        threads: Some(1),
         kv,
         ..EngineOptions::default()
     };
