@@ -7,7 +7,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::architecture::rope::RopeTable;
-use crate::kernels::attention::Span;
+use crate::kernels::attention::{Numbers, Span};
 use crate::kernels::attention_int8::{Int8, blocks, quantise};
 use crate::precision::KvPrecision;
 
@@ -51,7 +51,7 @@ pub(crate) enum Page {
 pub(crate) struct Bytes {
     values: Box<[i8]>,
     /// A scale for each block of each head.
-    scales: Box<[f16]>,
+    scales: Box<[f32]>,
 }
 
 impl PagedCache {
@@ -87,7 +87,7 @@ impl PagedCache {
         let Shape { head_size, .. } = self.shape;
         let head = match self.shape.precision {
             KvPrecision::F16 => head_size * size_of::<f16>(),
-            KvPrecision::Int8 => head_size + blocks(head_size) * size_of::<f16>(),
+            KvPrecision::Int8 => head_size + blocks(head_size) * size_of::<f32>(),
         };
         2 * self.shape.rows() * head
     }
@@ -152,22 +152,21 @@ impl PagedCache {
         }
     }
 
-    /// What one head of a layer has of the tokens from `first` to `last`, both included.
+    /// What one head of a layer has of the tokens at some positions, at least one.
     pub(super) fn spans(
         &self,
         layer: usize,
         head: usize,
-        first: usize,
-        last: usize,
-    ) -> impl Iterator<Item = Span<'_>> + Clone {
+        positions: Range<usize>,
+    ) -> impl Iterator<Item = Span<'_>> {
         let Shape {
             head_size, kv_heads, ..
         } = self.shape;
         let row = (layer * kv_heads + head) * PAGE_TOKENS;
-        let pages = first / PAGE_TOKENS..=last / PAGE_TOKENS;
+        let pages = positions.start / PAGE_TOKENS..positions.end.div_ceil(PAGE_TOKENS);
         pages.filter_map(move |number| {
-            let from = first.saturating_sub(number * PAGE_TOKENS);
-            let to = PAGE_TOKENS.min(last + 1 - number * PAGE_TOKENS);
+            let from = positions.start.saturating_sub(number * PAGE_TOKENS);
+            let to = PAGE_TOKENS.min(positions.end - number * PAGE_TOKENS);
             let page = self.pages.get(number)?;
             Some(page.span(row + from..row + to, head_size))
         })
@@ -185,7 +184,7 @@ impl Page {
             KvPrecision::Int8 => {
                 let empty = || Bytes {
                     values: vec![0; values].into(),
-                    scales: vec![f16::ZERO; shape.rows() * blocks(shape.head_size)].into(),
+                    scales: vec![0.0; shape.rows() * blocks(shape.head_size)].into(),
                 };
                 Self::Int8 {
                     keys: empty(),
@@ -213,13 +212,13 @@ impl Page {
     fn span(&self, rows: Range<usize>, head_size: usize) -> Span<'_> {
         let at = rows.start * head_size..rows.end * head_size;
         match self {
-            Self::Halves { keys, values } => Span::Halves {
-                keys: &keys[at.clone()],
-                values: &values[at],
+            Self::Halves { keys, values } => Span {
+                keys: Numbers::Halves(&keys[at.clone()]),
+                values: Numbers::Halves(&values[at]),
             },
-            Self::Int8 { keys, values } => Span::Int8 {
-                keys: keys.rows(rows.clone(), head_size),
-                values: values.rows(rows, head_size),
+            Self::Int8 { keys, values } => Span {
+                keys: Numbers::Int8(keys.rows(rows.clone(), head_size)),
+                values: Numbers::Int8(values.rows(rows, head_size)),
             },
         }
     }
@@ -248,5 +247,36 @@ impl Shape {
     /// Rows of a page's keys, and of its values.
     fn rows(self) -> usize {
         self.layers * self.kv_heads * PAGE_TOKENS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_bits_take_little_more_than_half_of_what_sixteen_take() {
+        let [halves, bytes] = KvPrecision::ALL.map(|precision| {
+            let shape = Shape {
+                layers: 3,
+                kv_heads: 2,
+                head_size: 128,
+                precision,
+            };
+            let mut cache = PagedCache::new(shape, 100, Arc::new(Vec::new()), 0);
+            assert_eq!(cache.bytes(), 0);
+            cache.reserve(17);
+            assert_eq!(cache.bytes(), 2 * cache.page_bytes());
+            let of_page = |page: &SharedPage| match &**page {
+                Page::Halves { keys, values } => 2 * (keys.len() + values.len()),
+                Page::Int8 { keys, values } => {
+                    let bytes = |part: &Bytes| part.values.len() + 4 * part.scales.len();
+                    bytes(keys) + bytes(values)
+                }
+            };
+            assert_eq!(cache.pages.iter().map(of_page).sum::<usize>(), cache.bytes());
+            cache.bytes()
+        });
+        assert_eq!(bytes * 16, halves * 9);
     }
 }

@@ -8,10 +8,11 @@ mod cache;
 pub(crate) mod file;
 mod weights;
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::architecture::spec::{Activation, LayerSpec, NetworkSpec};
-use crate::kernels::attention::attend;
+use crate::kernels::attention::{Group, attend};
 use crate::kernels::math::{gelu_tanh, rms_norm, rms_norm_in_place, silu, soft_cap};
 use crate::kernels::{Activations, Instructions, PackedMatrix, Pool, Shared, multiply};
 use crate::precision::KvPrecision;
@@ -297,21 +298,34 @@ impl PackedNetwork {
         let places = Shared::new(attended);
         let (runs, wide) = (&*runs, &*wide);
         let instructions = self.instructions;
-        pool.run(rows.len() * kv_heads, &|part| {
-            let (number, kv_head) = (part / kv_heads, part % kv_heads);
-            let row = rows[number];
-            let first = spec
-                .window
-                .map_or(0, |window| (row.position + 1).saturating_sub(window));
-            let spans = runs[row.run].cache.spans(index, kv_head, first, row.position);
-            let cap = spec.attention_softcap.map(|cap| cap as f32);
-            let mut scores = Vec::with_capacity(row.position + 1 - first);
-            for head in kv_head * shared..(kv_head + 1) * shared {
-                let query = &wide[number * width + head * head_size..][..head_size];
+        let cap = spec.attention_softcap.map(|cap| cap as f32);
+        let groups = groups(rows, shared);
+        pool.run(groups.len() * kv_heads, &|part| {
+            let (numbers, kv_head) = (groups[part / kv_heads].clone(), part % kv_heads);
+            let run = rows[numbers.start].run;
+            let of_heads = kv_head * shared * head_size..(kv_head + 1) * shared * head_size;
+            let mut asked = Vec::with_capacity(numbers.len() * of_heads.len());
+            let mut seen = Vec::with_capacity(numbers.len() * shared);
+            for number in numbers.clone() {
+                asked.extend_from_slice(&wide[number * width..][of_heads.clone()]);
+                let end = rows[number].position + 1;
+                let start = spec.window.map_or(0, |window| end.saturating_sub(window));
+                seen.extend(std::iter::repeat_n(start..end, shared));
+            }
+            let group = Group {
+                head_size,
+                queries: &asked,
+                seen: &seen,
+            };
+            let spans = |positions| runs[run].cache.spans(index, kv_head, positions);
+            let (mut scores, mut found) = (Vec::new(), vec![0.0; asked.len()]);
+            attend(instructions, group, spans, cap, &mut scores, &mut found);
+            for (number, found) in numbers.zip(found.chunks_exact(of_heads.len())) {
+                let at = number * queries + of_heads.start;
                 #[allow(unsafe_code, reason = "threads write to places of their own")]
-                // SAFETY: each row and key-value head is one part of the pool's work, and has query heads of its own.
-                let into = unsafe { places.part(number * queries + head * head_size, head_size) };
-                attend(instructions, query, spans.clone(), cap, &mut scores, into);
+                // SAFETY: each row and key-value head is in one part of the pool's work, and has query heads of its own.
+                let into = unsafe { places.part(at, of_heads.len()) };
+                into.copy_from_slice(found);
             }
         });
         let attended = &bench.narrow;
@@ -381,6 +395,24 @@ impl PackedNetwork {
         runs.iter().map(of_run).collect()
     }
 }
+
+/// Rows that are attended to together: neighbouring tokens of one run, so few that their scores stay near.
+fn groups(rows: &[Row], heads: usize) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    for (number, row) in rows.iter().enumerate() {
+        let most = (MOST_SCORES / (heads * (row.position + 1))).clamp(1, ROWS_TOGETHER);
+        match groups.last_mut() {
+            Some(group) if rows[group.start].run == row.run && group.len() < most => group.end += 1,
+            _ => groups.push(number..number + 1),
+        }
+    }
+    groups
+}
+
+/// Enough that keys need not be read and converted for each of them.
+const ROWS_TOGETHER: usize = 4;
+/// 256 KiB.
+const MOST_SCORES: usize = 1 << 16;
 
 /// Turns each value of the leading part of a head against the one half that part further on.
 fn turn(head: &mut [f32], turns: &[(f32, f32)]) {
