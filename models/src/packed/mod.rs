@@ -172,11 +172,11 @@ impl PackedNetwork {
         bench.hidden.clear();
         bench.hidden.resize(tokens * width, 0.0);
         let scale = self.spec.embedding_scale as f32;
-        let tokens = runs.iter().flat_map(|run| run.tokens);
-        for (row, token) in bench.hidden.chunks_exact_mut(width).zip(tokens) {
-            self.embedding.row(*token as usize, row);
+        let tokens: Vec<u32> = runs.iter().flat_map(|run| run.tokens).copied().collect();
+        by_rows(&mut bench.pool, &mut bench.hidden, width, |number, row| {
+            self.embedding.row(tokens[number] as usize, row);
             row.iter_mut().for_each(|value| *value *= scale);
-        }
+        });
     }
 
     /// Cosines and sines of each row's position, for each of the rotations.
@@ -361,14 +361,21 @@ impl PackedNetwork {
     /// Adds the last products to what goes through the layers.
     fn add(&self, bench: &mut Bench, post_norm: Option<&[f32]>) {
         let width = self.spec.hidden_size;
+        let Bench {
+            pool, hidden, narrow, ..
+        } = bench;
         if let Some(norm) = post_norm {
             let epsilon = self.spec.norm.epsilon as f32;
-            let rows = bench.narrow.chunks_exact_mut(width);
-            rows.for_each(|row| rms_norm_in_place(row, norm, epsilon));
+            by_rows(pool, narrow, width, |_, row| {
+                rms_norm_in_place(row, norm, epsilon)
+            });
         }
-        for (hidden, product) in bench.hidden.iter_mut().zip(&bench.narrow) {
-            *hidden += product;
-        }
+        by_rows(pool, hidden, width, |number, row| {
+            let products = &narrow[number * width..(number + 1) * width];
+            row.iter_mut()
+                .zip(products)
+                .for_each(|(hidden, product)| *hidden += product);
+        });
     }
 
     fn logits(&self, runs: &[Run<'_>], bench: &mut Bench) -> Vec<Option<Vec<f32>>> {
@@ -395,6 +402,21 @@ impl PackedNetwork {
         runs.iter().map(of_run).collect()
     }
 }
+
+/// Has the threads do something with each row, some rows at a time: one alone is not worth waking anybody.
+fn by_rows(pool: &mut Pool, values: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    let rows = values.len() / width;
+    let places = Shared::new(values);
+    pool.run(rows.div_ceil(ROWS_AT_A_TIME), &|part| {
+        for row in part * ROWS_AT_A_TIME..rows.min((part + 1) * ROWS_AT_A_TIME) {
+            #[allow(unsafe_code, reason = "threads write to places of their own")]
+            // SAFETY: each row is in one part of the pool's work.
+            work(row, unsafe { places.part(row * width, width) });
+        }
+    });
+}
+
+const ROWS_AT_A_TIME: usize = 16;
 
 /// Rows that are attended to together: neighbouring tokens of one run, so few that their scores stay near.
 fn groups(rows: &[Row], heads: usize) -> Vec<Range<usize>> {
