@@ -392,7 +392,7 @@ mod tests {
                 cut: 4,
                 cap: None,
             };
-            let found = case.attend(Instructions::detect(), &query, &[2..tokens]);
+            let found = case.attend(Instructions::detect(), &query, std::slice::from_ref(&(2..tokens)));
             let (keys, values) = (halves(&keys), halves(&values));
             let scores: Vec<f64> = keys
                 .chunks(head_size)
