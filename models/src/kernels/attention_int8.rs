@@ -27,9 +27,13 @@ pub(crate) fn blocks(head_size: usize) -> usize {
 pub(crate) fn quantise(values: &[f32], into: &mut [i8], scales: &mut [f32]) {
     let blocks = values.chunks(BLOCK).zip(into.chunks_mut(BLOCK));
     for ((values, into), scale) in blocks.zip(scales) {
-        let largest = values
-            .iter()
-            .fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        let mut lanes = [0.0_f32; LANES];
+        for values in values.chunks(LANES) {
+            for (lane, value) in lanes.iter_mut().zip(values) {
+                *lane = lane.max(value.abs());
+            }
+        }
+        let largest = lanes.iter().fold(0.0_f32, |largest, lane| largest.max(*lane));
         let largest = largest.min(f32::MAX);
         *scale = largest / 127.0;
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
