@@ -368,8 +368,10 @@ mod tests {
                 .flat_map(|(query, seen)| case.attend(Instructions::Scalar, query, std::slice::from_ref(seen)))
                 .collect();
             case.cut = cut;
-            let found = case.attend(Instructions::detect(), &queries, &seen);
-            prop_assert_eq!(bits(&found), bits(&twin));
+            for instructions in Instructions::all() {
+                let found = case.attend(instructions, &queries, &seen);
+                prop_assert_eq!(bits(&found), bits(&twin), "{:?}", instructions);
+            }
         }
     }
 
