@@ -29,6 +29,18 @@ fn generate_tells_a_story_without_a_daemon_at_every_precision() {
             finished.stdout
         );
     }
+    let model = ["generate", "--model", model, "--precision", "int8"];
+    let options = [
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "20",
+        "--kv-precision",
+        "int8",
+    ];
+    let finished = clawdbot(&[&model[..], &options[..], &["Once upon"]].concat());
+    finished.assert_code(0);
+    assert!(finished.stdout.starts_with(" a time"), "{}", finished.stdout);
 }
 
 #[test]
@@ -42,6 +54,9 @@ fn generate_without_a_model_or_with_a_precision_that_there_is_not_says_what_to_d
     clawdbot(&["generate", "--precision", "int5", "hello"])
         .assert_code(2)
         .assert_says(&["f32, f16, int8 and int4"]);
+    clawdbot(&["generate", "--kv-precision", "f32", "hello"])
+        .assert_code(2)
+        .assert_says(&["f16 or int8"]);
 }
 
 #[test]
@@ -73,6 +88,9 @@ fn bench_says_what_the_machine_makes_of_a_model_and_whether_that_is_enough() {
 fn a_daemon_runs_its_model_at_the_precision_that_was_set() {
     let Some(model) = data::stories() else { return };
     let launch = Daemon::launch().model(&model).set("model.precision", "int8");
+    let launch = launch
+        .set("model.kv_precision", "int8")
+        .set("model.cache_mib", 16);
     let daemon = launch.set("model.threads", 2).start();
     let options = ["--temperature", "0", "--max-tokens", "20"];
     let finished = daemon.cli(&[&["ask"], &options[..], &["Once upon"]].concat());

@@ -368,6 +368,7 @@ impl Handler<WorkerSays> for Scheduler {
                             finish_reason,
                             prompt_tokens,
                             completion_tokens,
+                            ..
                         },
                 } => {
                     self.texts(&mut texts);

@@ -4,6 +4,16 @@
 //! sequence its turn: a long prompt costs the others one chunk a step, not its whole length. Each sequence has its own
 //! cache, sampler and limits, and what runs beside it changes its pace but never its tokens: the reference computes each
 //! by itself, and the kernels keep the order of every sum ([`crate::kernels`]).
+//!
+//! On the kernels, sequences that begin with the same tokens share the pages of their caches, also with those that have
+//! ended ([`prefixes`]); the reference shares nothing. A sequence can be paused, by its owner or because the cache has
+//! outgrown its budget ([`room`]); what is lost of its cache is computed again from its tokens, to the same bits.
+
+mod context;
+mod prefixes;
+mod room;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -11,13 +21,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, RequestError};
 use crate::model::{Feed, KvCache, LoadOptions, Model};
-use crate::precision::Precision;
+use crate::packed::SharedPage;
+use crate::precision::{KvPrecision, Precision};
 use crate::request::{Begun, Event, FinishReason, GenerateRequest, Sampling, SequenceId};
 use crate::sampler::Sampler;
 use crate::stop::StopFilter;
 use crate::summary::ModelSummary;
 use crate::template::Date;
 use crate::tokenizer::TextStream;
+use context::Context;
+use prefixes::PrefixIndex;
 
 /// A loaded model and the sequences that run on it.
 #[derive(Debug)]
@@ -27,6 +40,12 @@ pub struct Engine {
     today: Option<Date>,
     /// In the order they came.
     sequences: Vec<Sequence>,
+    /// What running and ended sequences have computed.
+    prefixes: PrefixIndex<SharedPage>,
+    /// Bytes of a page of the cache; 0 where the reference computes, which has none.
+    page_bytes: usize,
+    /// Whether it is all one how a prompt is cut into chunks.
+    cuts_freely: bool,
 }
 
 /// Bounds that the engine's owner sets.
@@ -42,6 +61,40 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// Where packed weights are kept for the next time; none for nowhere.
     pub packed_directory: Option<PathBuf>,
+    /// The most bytes of keys and values, those kept of ended sequences among them; none for as many as running sequences
+    /// need, and 256 MiB of ended ones. See [`Engine::set_cache_budget`].
+    #[serde(default)]
+    pub cache_bytes: Option<usize>,
+    /// How keys and values are kept.
+    #[serde(default)]
+    pub kv: KvPrecision,
+}
+
+/// What becomes of a sequence's keys and values while it is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhilePaused {
+    /// They are kept, until running sequences need the room.
+    Keep,
+    /// They are let go of. Full pages may still be found when it goes on, if nobody else needed their memory.
+    Drop,
+}
+
+/// How an engine is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineStats {
+    /// Sequences that have not reported their end, those below among them.
+    pub running: usize,
+    /// Those that wait for room in the cache, or for their first step.
+    pub waiting: usize,
+    /// Those that [`Engine::pause`] has stopped.
+    pub paused: usize,
+    /// Bytes of keys and values that sequences hold; what they share counts once.
+    pub running_bytes: usize,
+    /// Bytes of keys and values that were left by others, for those who begin alike.
+    pub kept_bytes: usize,
+    /// The most bytes of both together.
+    pub cache_budget_bytes: Option<usize>,
 }
 
 impl Default for EngineOptions {
@@ -52,6 +105,8 @@ impl Default for EngineOptions {
             precision: None,
             threads: None,
             packed_directory: None,
+            cache_bytes: None,
+            kv: KvPrecision::default(),
         }
     }
 }
@@ -79,11 +134,17 @@ impl Engine {
             threads: options.threads,
             packed_directory: options.packed_directory.as_deref(),
         };
+        let model = Model::load_with(path, how, progress)?;
+        let cache = model.new_cache_at(1, options.kv);
+        let pages = cache.pages();
         Ok(Engine {
-            model: Model::load_with(path, how, progress)?,
             options,
             today: None,
             sequences: Vec::new(),
+            prefixes: PrefixIndex::default(),
+            page_bytes: pages.map_or(0, |pages| pages.page_bytes()),
+            cuts_freely: pages.is_some(),
+            model,
         })
     }
 
@@ -154,13 +215,18 @@ impl Engine {
             });
         }
         let max_tokens = max_tokens.min(self.context_tokens() - prompt.len());
+        let cache = self
+            .model
+            .new_cache_at(prompt.len() + max_tokens, self.options.kv);
+        let max_tokens = max_tokens.min(self.answer_limit(&cache, prompt.len())?);
         let mut sampler = Sampler::new(sampling, FALLBACK_SEED ^ id);
         prompt.iter().for_each(|&token| sampler.observe(token));
         self.sequences.push(Sequence {
             id,
-            cache: self.model.new_cache(prompt.len() + max_tokens),
-            to_feed: prompt.to_vec(),
-            fed: 0,
+            context: Context::new(prompt, cache),
+            next: 0,
+            paused: false,
+            admitted: false,
             prompt_tokens: prompt.len(),
             generated: 0,
             reported: 0,
@@ -177,20 +243,58 @@ impl Engine {
     }
 
     /// Computes one step for all running sequences together, of each a chunk of its prompt or one token of its answer,
-    /// and says what came of it. Empty at once when nothing runs.
+    /// and says what came of it. Empty at once when nothing runs, or all is paused.
     pub fn step(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
+        let prefixes = &mut self.prefixes;
         self.sequences.retain_mut(|sequence| {
-            !sequence.cancelled || sequence.finish(FinishReason::Cancelled, &mut events)
+            if !sequence.cancelled {
+                return true;
+            }
+            sequence.context.release(prefixes);
+            sequence.finish(FinishReason::Cancelled, &mut events)
         });
-        let model = &self.model;
-        let mut feeds: Vec<Feed<'_>> = self.sequences.iter_mut().map(Sequence::feed).collect();
+        self.plan(&mut events);
+        let (model, prefixes) = (&self.model, &mut self.prefixes);
+        let takes_part = |sequence: &&mut Sequence| sequence.next > 0;
+        let feeding = self.sequences.iter_mut().filter(takes_part);
+        let mut feeds: Vec<Feed<'_>> = feeding.map(Sequence::feed).collect();
         let mut outcomes = model.step(&mut feeds).into_iter();
         self.sequences.retain_mut(|sequence| {
+            if sequence.next == 0 {
+                return true;
+            }
             let outcome = outcomes.next().unwrap_or(Ok(None));
-            sequence.take(model, outcome, &mut events)
+            sequence.context.share(prefixes);
+            let goes_on = sequence.take(model, outcome, &mut events);
+            if !goes_on {
+                sequence.context.release(prefixes);
+            }
+            goes_on
         });
         events
+    }
+
+    /// Stops a sequence between two tokens: it takes no step until [`resume`](Self::resume), and goes on then with the
+    /// tokens that it would have had. False if no such sequence runs.
+    pub fn pause(&mut self, id: SequenceId, cache: WhilePaused) -> bool {
+        let prefixes = &mut self.prefixes;
+        let sequence = self.sequences.iter_mut().find(|sequence| sequence.id == id);
+        let Some(sequence) = sequence.filter(|sequence| !sequence.cancelled) else {
+            return false;
+        };
+        (sequence.paused, sequence.admitted) = (true, false);
+        if cache == WhilePaused::Drop {
+            sequence.context.release(prefixes);
+        }
+        true
+    }
+
+    /// Has a paused sequence go on, as soon as there is room for it. False if no such sequence is paused.
+    pub fn resume(&mut self, id: SequenceId) -> bool {
+        let sequence = self.sequences.iter_mut().find(|sequence| sequence.id == id);
+        let paused = sequence.filter(|sequence| sequence.paused && !sequence.cancelled);
+        paused.map(|sequence| sequence.paused = false).is_some()
     }
 
     /// Ends a sequence; the next step reports it as [`FinishReason::Cancelled`], and until then it counts as running.
@@ -203,14 +307,60 @@ impl Engine {
         running.map(|sequence| sequence.cancelled = true).is_some()
     }
 
-    /// Sequences that have not reported their end. While there are none, [`step`](Self::step) does nothing.
+    /// Sequences that have not reported their end, paused ones among them.
     pub fn running(&self) -> usize {
         self.sequences.len()
     }
 
-    /// Bytes of all sequences' caches.
+    /// Whether a [`step`](Self::step) would do anything: not while nothing runs or all that does is paused.
+    pub fn has_work(&self) -> bool {
+        let moves = |sequence: &Sequence| sequence.cancelled || !sequence.paused;
+        self.sequences.iter().any(moves)
+    }
+
+    /// Bytes of all keys and values: those of sequences, each once, and what is kept of ended ones.
     pub fn cache_bytes(&self) -> usize {
-        self.sequences.iter().map(|sequence| sequence.cache.bytes()).sum()
+        let own = self.sequences.iter().map(|sequence| sequence.context.own_bytes());
+        self.prefixes.len() * self.page_bytes + own.sum::<usize>()
+    }
+
+    /// How it is doing.
+    pub fn stats(&self) -> EngineStats {
+        let count = |what: fn(&Sequence) -> bool| self.sequences.iter().filter(|each| what(each)).count();
+        EngineStats {
+            running: self.running(),
+            waiting: count(|sequence| !sequence.admitted && !sequence.paused),
+            paused: count(|sequence| sequence.paused),
+            running_bytes: self.cache_bytes() - self.kept_bytes(),
+            kept_bytes: self.kept_bytes(),
+            cache_budget_bytes: self.options.cache_bytes,
+        }
+    }
+
+    /// The most tokens that the cache's budget leaves for an answer, whatever else runs.
+    fn answer_limit(&self, cache: &KvCache, prompt_tokens: usize) -> Result<usize, RequestError> {
+        let Some(budget_bytes) = self.options.cache_bytes else {
+            return Ok(usize::MAX);
+        };
+        let needed_bytes = cache.bytes_for(prompt_tokens);
+        if needed_bytes > budget_bytes {
+            return Err(RequestError::CacheTooSmall {
+                tokens: prompt_tokens,
+                needed_bytes,
+                budget_bytes,
+            });
+        }
+        // The last token is never fed, and takes nothing.
+        let (mut fits, mut too_many) = (prompt_tokens, cache.limit().saturating_add(1));
+        while too_many - fits > 1 {
+            let middle = fits + (too_many - fits) / 2;
+            if cache.bytes_for(middle) <= budget_bytes {
+                fits = middle;
+            } else {
+                too_many = middle;
+            }
+        }
+        Ok(fits - prompt_tokens + 1)
     }
 
     /// An answer needs room for at least one token.
@@ -230,19 +380,19 @@ impl Engine {
     }
 }
 
-/// Tokens of a prompt that are fed in one step: enough to use matrix products, few enough not to hold up others.
-const PREFILL_CHUNK_TOKENS: usize = 64;
 /// Stands in for a seed where the request gives none; any constant would do.
 const FALLBACK_SEED: u64 = 0x5eed_5eed_5eed_5eed;
 
 #[derive(Debug)]
 struct Sequence {
     id: SequenceId,
-    cache: KvCache,
-    /// The prompt, later the token chosen last.
-    to_feed: Vec<u32>,
-    /// How many of those the cache has seen.
-    fed: usize,
+    context: Context,
+    /// Tokens that the coming step feeds; none while it is paused, waits, or sits out.
+    next: usize,
+    /// By its owner.
+    paused: bool,
+    /// Whether it has its place in the cache's budget.
+    admitted: bool,
     prompt_tokens: usize,
     generated: usize,
     /// How many of the generated tokens an event has counted.
@@ -257,12 +407,7 @@ struct Sequence {
 impl Sequence {
     /// What it wants of the next step.
     fn feed(&mut self) -> Feed<'_> {
-        let end = self.to_feed.len().min(self.fed + PREFILL_CHUNK_TOKENS);
-        Feed {
-            cache: &mut self.cache,
-            tokens: &self.to_feed[self.fed..end],
-            wants_logits: end == self.to_feed.len(),
-        }
+        self.context.feed(self.next)
     }
 
     /// Goes on with what a step gave. Whether the sequence goes on.
@@ -276,7 +421,6 @@ impl Sequence {
             Ok(logits) => logits,
             Err(error) => return self.fail(error.to_string(), events),
         };
-        self.fed = self.to_feed.len().min(self.fed + PREFILL_CHUNK_TOKENS);
         let Some(logits) = logits else {
             return true;
         };
@@ -300,9 +444,7 @@ impl Sequence {
         if self.generated >= self.max_tokens {
             return self.finish(FinishReason::Length, events);
         }
-        self.to_feed.clear();
-        self.to_feed.push(token);
-        self.fed = 0;
+        self.context.push(token);
         true
     }
 
@@ -335,6 +477,7 @@ impl Sequence {
             id: self.id,
             finish_reason,
             prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.context.taken_over(),
             completion_tokens: self.generated,
         });
         false

@@ -133,6 +133,21 @@ pub enum RequestError {
         /// The most sequences that run at once.
         limit: usize,
     },
+    /// The prompt's keys and values are more than the cache may take, even if nothing else ran.
+    #[error(
+        "the prompt has {tokens} tokens, whose keys and values take {} KiB, and the cache may take {} KiB; shorten the \
+         prompt, or allow the cache more memory (model.cache_mib)",
+        .needed_bytes.div_ceil(1024),
+        .budget_bytes / 1024
+    )]
+    CacheTooSmall {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// What they take.
+        needed_bytes: usize,
+        /// What there may be.
+        budget_bytes: usize,
+    },
     /// The id is taken.
     #[error("sequence {id} already runs; choose another id, or cancel it first")]
     DuplicateSequence {
@@ -171,6 +186,7 @@ impl RequestError {
             Self::InvalidMaxTokens => "invalid_max_tokens",
             Self::InvalidStop { .. } => "invalid_stop",
             Self::TooManySequences { .. } => "too_many_sequences",
+            Self::CacheTooSmall { .. } => "cache_too_small",
             Self::DuplicateSequence { .. } => "duplicate_sequence",
             Self::Template { .. } => "template_refused",
             Self::Tokenizer { .. } => "tokenizer_failed",

@@ -54,6 +54,24 @@ impl TensorCache {
         2 * self.layers.len() * self.heads * self.head_size * self.capacity * size_of::<f32>()
     }
 
+    /// Bytes that its tensors take when it has so many tokens.
+    pub(crate) fn bytes_for(&self, tokens: usize) -> usize {
+        2 * self.layers.len() * self.heads * self.head_size * self.capacity_for(tokens) * size_of::<f32>()
+    }
+
+    fn capacity_for(&self, tokens: usize) -> usize {
+        match tokens {
+            0 => 0,
+            _ => tokens.next_power_of_two().max(SMALLEST_CAPACITY).min(self.limit),
+        }
+    }
+
+    /// Forgets all tokens.
+    pub(crate) fn clear(&mut self) {
+        self.layers.iter_mut().for_each(|layer| *layer = None);
+        (self.length, self.capacity) = (0, 0);
+    }
+
     /// Columns of every layer's tensors; those from [`len`](Self::len) on are zeros.
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
@@ -66,7 +84,7 @@ impl TensorCache {
         if needed <= self.capacity {
             return;
         }
-        self.capacity = needed.next_power_of_two().max(SMALLEST_CAPACITY).min(self.limit);
+        self.capacity = self.capacity_for(needed);
         let (length, heads, head_size) = (self.length, self.heads, self.head_size);
         for layer in &mut self.layers {
             let grown = Layer {

@@ -26,11 +26,11 @@ mod summary;
 mod template;
 mod tokenizer;
 
-pub use engine::{Engine, EngineOptions};
+pub use engine::{Engine, EngineOptions, EngineStats, WhilePaused};
 pub use error::{ModelError, Problem, RequestError};
 pub use memory_reader::MemoryReader;
 pub use model::{Feed, KvCache, LoadOptions, Model};
-pub use precision::{Precision, UnknownPrecision};
+pub use precision::{KvPrecision, Precision, UnknownKvPrecision, UnknownPrecision};
 pub use request::{Begun, ChatMessage, Event, FinishReason, GenerateRequest, Prompt, Sampling, SequenceId};
 pub use sampler::Sampler;
 pub use stop::{Passed, StopFilter};

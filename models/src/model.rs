@@ -10,8 +10,8 @@ use crate::architecture::spec::{LayerSpec, NetworkSpec};
 use crate::error::{ModelError, RequestError};
 use crate::format::Checkpoint;
 use crate::kv_cache::TensorCache;
-use crate::packed::{self, PackedNetwork, PagedCache, Run};
-use crate::precision::Precision;
+use crate::packed::{self, PAGE_TOKENS, PackedNetwork, PagedCache, Run};
+use crate::precision::{KvPrecision, Precision};
 use crate::request::Prompt;
 use crate::summary::ModelSummary;
 use crate::template::{Date, Template};
@@ -85,6 +85,38 @@ impl KvCache {
         match &self.0 {
             Kept::Tensors(cache) => cache.bytes(),
             Kept::Pages(cache) => cache.bytes(),
+        }
+    }
+
+    /// Bytes that it takes when it has so many tokens.
+    pub fn bytes_for(&self, tokens: usize) -> usize {
+        match &self.0 {
+            Kept::Tensors(cache) => cache.bytes_for(tokens),
+            Kept::Pages(cache) => tokens.div_ceil(PAGE_TOKENS).saturating_mul(cache.page_bytes()),
+        }
+    }
+
+    /// Forgets all tokens, and gives their memory back.
+    pub fn clear(&mut self) {
+        match &mut self.0 {
+            Kept::Tensors(cache) => cache.clear(),
+            Kept::Pages(cache) => cache.clear(),
+        }
+    }
+
+    /// Its pages, where the kernels compute the model.
+    pub(crate) fn pages(&self) -> Option<&PagedCache> {
+        match &self.0 {
+            Kept::Tensors(_) => None,
+            Kept::Pages(cache) => Some(cache),
+        }
+    }
+
+    /// Its pages, where the kernels compute the model.
+    pub(crate) fn pages_mut(&mut self) -> Option<&mut PagedCache> {
+        match &mut self.0 {
+            Kept::Tensors(_) => None,
+            Kept::Pages(cache) => Some(cache),
         }
     }
 }
@@ -225,9 +257,16 @@ impl Model {
     /// An empty cache for at most `limit` tokens, or the model's context if that is less. A model with LongRoPE
     /// computes other numbers for a limit beyond its original context, from the first token on.
     pub fn new_cache(&self, limit: usize) -> KvCache {
+        self.new_cache_at(limit, KvPrecision::default())
+    }
+
+    /// The same, for keys and values of so many bits; the reference has its own.
+    pub fn new_cache_at(&self, limit: usize, precision: KvPrecision) -> KvCache {
         let limit = limit.min(self.spec.context_length);
         let device = match &self.network {
-            Computation::Packed(network) => return KvCache(Kept::Pages(network.new_cache(limit))),
+            Computation::Packed(network) => {
+                return KvCache(Kept::Pages(network.new_cache(limit, precision)));
+            }
             Computation::Reference(_, device) => device.clone(),
         };
         // All layers have the same, which the description was checked for.

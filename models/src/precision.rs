@@ -69,6 +69,53 @@ impl fmt::Display for Precision {
     }
 }
 
+/// How the keys and values of the tokens that a sequence has seen are kept, where the kernels compute a model; the
+/// reference keeps 32-bit floats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvPrecision {
+    /// 16-bit floats.
+    #[default]
+    F16,
+    /// 8 bits, and a scale for 32 of them: a little more than half the memory.
+    Int8,
+}
+
+impl KvPrecision {
+    /// Each of them, the best first.
+    pub const ALL: [KvPrecision; 2] = [Self::F16, Self::Int8];
+
+    /// As settings and reports write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+impl fmt::Display for KvPrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Keys and values cannot be kept so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("keys and values are kept as f16 or int8")]
+pub struct UnknownKvPrecision;
+
+impl FromStr for KvPrecision {
+    type Err = UnknownKvPrecision;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|precision| precision.name() == text)
+            .ok_or(UnknownKvPrecision)
+    }
+}
+
 /// There is no such precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there are the precisions f32, f16, int8 and int4")]
@@ -105,5 +152,9 @@ mod tests {
             assert_eq!(precision.name().parse(), Ok(precision));
         }
         assert!("int5".parse::<Precision>().is_err());
+        for precision in KvPrecision::ALL {
+            assert_eq!(precision.name().parse(), Ok(precision));
+        }
+        assert!("f32".parse::<KvPrecision>().is_err());
     }
 }

@@ -182,7 +182,7 @@ impl Sampling {
 pub struct Begun {
     /// Tokens of the prompt, the template's and the beginning-of-text token among them.
     pub prompt_tokens: usize,
-    /// The most tokens that will be generated, after clamping to what the context still holds.
+    /// The most tokens that will be generated, after clamping to what the context and the cache's budget hold.
     pub max_tokens: usize,
 }
 
@@ -207,6 +207,10 @@ pub enum Event {
         finish_reason: FinishReason,
         /// Tokens of the prompt.
         prompt_tokens: usize,
+        /// How many of those were not computed, because an earlier sequence that began alike had left their keys and
+        /// values.
+        #[serde(default)]
+        cached_tokens: usize,
         /// Tokens generated, the end token included.
         completion_tokens: usize,
     },

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use models::{Feed, KvCache, LoadOptions, MemoryReader, Model, Precision};
+use models::{Engine, Feed, KvCache, KvPrecision, LoadOptions, MemoryReader, Model, Precision};
 
 use super::generate::{Chosen, ModelFlags, complain, show_packing};
 use super::{Failure, GlobalFlags, say};
@@ -14,8 +14,6 @@ const WANTED: f64 = 20.0;
 /// Read to measure the memory: more than any cache holds.
 const MEMORY_BYTES: usize = 512 << 20;
 const READS: usize = 5;
-/// Tokens of a prompt that are computed together, as the engine does where nobody else waits.
-const CHUNK: usize = 256;
 /// Tokens that each of several sequences has seen before it is decoded.
 const BATCH_PROMPT: usize = 16;
 
@@ -57,6 +55,7 @@ struct Found {
 pub(super) fn run(global: &GlobalFlags, flags: BenchFlags) -> Result<(), Failure> {
     let Chosen {
         path,
+        kv_precision,
         threads,
         packed_directory,
         ..
@@ -92,7 +91,7 @@ pub(super) fn run(global: &GlobalFlags, flags: BenchFlags) -> Result<(), Failure
         let model = Model::load_with(&path, options, &mut show_packing).map_err(Failure::misconfigured)?;
         complain(&model);
         let load = began.elapsed();
-        let found = measure(&model, &flags, load)?;
+        let found = measure(&model, kv_precision, &flags, load)?;
         say(if flags.json {
             found.json(memory, model.computed_by(), threads)
         } else {
@@ -169,7 +168,7 @@ fn verdict(precision: Precision, decode: f64, bytes: Option<usize>, memory: f64)
     format!("{precision}: does not reach {WANTED:.0} tokens/s: {reason}")
 }
 
-fn measure(model: &Model, flags: &BenchFlags, load: Duration) -> Result<Found, Failure> {
+fn measure(model: &Model, kv: KvPrecision, flags: &BenchFlags, load: Duration) -> Result<Found, Failure> {
     let context = model.summary().context_length;
     let prompt = flags.prompt_tokens.clamp(1, context.saturating_sub(1).max(1));
     let tokens = flags.tokens.clamp(1, context.saturating_sub(prompt).max(1));
@@ -182,10 +181,10 @@ fn measure(model: &Model, flags: &BenchFlags, load: Duration) -> Result<Found, F
     };
     // What is used for the first time is slow.
     feed(&mut model.new_cache(1), &[token(0)])?;
-    let mut cache = model.new_cache(prompt + tokens);
+    let mut cache = model.new_cache_at(prompt + tokens, kv);
     let ids: Vec<u32> = (0..prompt).map(token).collect();
     let mut prefill = Duration::ZERO;
-    for ids in ids.chunks(CHUNK) {
+    for ids in ids.chunks(Engine::PREFILL_TOKENS) {
         prefill += feed(&mut cache, ids)?;
     }
     let mut decode = Duration::ZERO;
@@ -196,7 +195,7 @@ fn measure(model: &Model, flags: &BenchFlags, load: Duration) -> Result<Found, F
     let behind = BATCH_PROMPT.min(context.saturating_sub(tokens).max(1));
     let mut caches = Vec::new();
     for index in 0..flags.batch.clamp(1, 256) {
-        let mut cache = model.new_cache(behind + tokens);
+        let mut cache = model.new_cache_at(behind + tokens, kv);
         let ids: Vec<u32> = (0..behind).map(|n| token(index * 1000 + n)).collect();
         feed(&mut cache, &ids)?;
         caches.push(cache);

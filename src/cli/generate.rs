@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use models::{Engine, EngineOptions, Event, GenerateRequest, Model, Precision, Prompt, Sampling};
+use models::{
+    Engine, EngineOptions, Event, GenerateRequest, KvPrecision, Model, Precision, Prompt, Sampling,
+};
 
 use super::{Failure, GlobalFlags};
 
@@ -35,6 +37,9 @@ pub(super) struct ModelFlags {
     /// Bits of a weight: f32, f16, int8 or int4 [default: the setting model.precision]
     #[arg(long)]
     pub(super) precision: Option<Precision>,
+    /// Bits of keys and values: f16 or int8 [default: the setting model.kv_precision]
+    #[arg(long, value_name = "PRECISION")]
+    kv_precision: Option<KvPrecision>,
     /// Threads that compute [default: the setting model.threads]
     #[arg(long)]
     threads: Option<usize>,
@@ -44,6 +49,7 @@ pub(super) struct ModelFlags {
 pub(super) struct Chosen {
     pub(super) path: PathBuf,
     pub(super) precision: Option<Precision>,
+    pub(super) kv_precision: KvPrecision,
     pub(super) threads: usize,
     /// Where packed weights are kept.
     pub(super) packed_directory: PathBuf,
@@ -63,6 +69,7 @@ impl ModelFlags {
         Ok(Chosen {
             path,
             precision: self.precision.or(settings.precision),
+            kv_precision: self.kv_precision.unwrap_or(settings.kv_precision),
             threads: threads.or(settings.threads).unwrap_or_else(all),
             packed_directory: all_settings.data_dir.join("packed"),
         })
@@ -87,6 +94,7 @@ pub(super) fn run(global: &GlobalFlags, flags: GenerateFlags) -> Result<(), Fail
     let Chosen {
         path,
         precision,
+        kv_precision,
         threads,
         packed_directory,
     } = flags.model.chosen(global)?;
@@ -95,6 +103,7 @@ pub(super) fn run(global: &GlobalFlags, flags: GenerateFlags) -> Result<(), Fail
         precision,
         threads: Some(threads),
         packed_directory: Some(packed_directory),
+        kv: kv_precision,
         ..EngineOptions::default()
     };
     let began = Instant::now();

@@ -105,7 +105,7 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
         // Between two steps everything that came is looked at; an idle engine sleeps until
         // something comes or a heartbeat is due.
         loop {
-            let command = if engine.running() > 0 {
+            let command = if engine.has_work() {
                 commands.try_recv().map_err(|error| match error {
                     TryRecvError::Empty => RecvTimeoutError::Timeout,
                     TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
@@ -123,7 +123,7 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
                 Ok(ToWorker::Cancel { id }) => {
                     // One that ended meanwhile has said so already.
                     engine.cancel(id);
-                    if engine.running() == 0 {
+                    if !engine.has_work() {
                         break;
                     }
                 }

@@ -154,6 +154,8 @@ pub(super) fn worker_spec(settings: &Settings, program: PathBuf, model: PathBuf)
             precision: settings.model.precision,
             threads: settings.model.threads,
             packed_directory: Some(settings.data_dir.join("packed")),
+            cache_bytes: settings.model.cache_bytes,
+            kv: settings.model.kv_precision,
         },
         load_timeout: settings.model.load_timeout,
         heartbeat_interval: settings.supervisor.heartbeat_interval,

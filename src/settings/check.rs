@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use models::Precision;
+use models::{KvPrecision, Precision};
 
 use super::access::{self, AccessList};
 use super::raw::{Given, RawSettings};
@@ -78,6 +78,15 @@ impl Checker<'_> {
                     ],
                     None,
                 ),
+                kv_precision: self.choice(
+                    "model.kv_precision",
+                    raw.model.kv_precision,
+                    &[("f16", KvPrecision::F16), ("int8", KvPrecision::Int8)],
+                    KvPrecision::F16,
+                ),
+                cache_bytes: Some(self.number::<usize>("model.cache_mib", raw.model.cache_mib, 0..=MILLION))
+                    .filter(|mib| *mib > 0)
+                    .map(|mib| mib.saturating_mul(1 << 20)),
                 threads: Some(self.number("model.threads", raw.model.threads, 0..=1024))
                     .filter(|threads| *threads > 0),
                 load_timeout: self.seconds("model.load_timeout_s", raw.model.load_timeout_s, 1..=DAY_S),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use models::Precision;
+use models::{KvPrecision, Precision};
 
 use topics::access::PolicyEntry;
 
@@ -245,6 +245,10 @@ pub struct Model {
     pub max_sequences: usize,
     /// How many bits a weight has; none for what suits the model.
     pub precision: Option<Precision>,
+    /// How keys and values of what was read and said are kept.
+    pub kv_precision: KvPrecision,
+    /// The most bytes of them; none for as many as running requests need.
+    pub cache_bytes: Option<usize>,
     /// Threads that compute; none for as many as there are cores.
     pub threads: Option<usize>,
     /// How long the model may take to load.
@@ -505,6 +509,8 @@ impl Settings {
                 path: None,
                 max_sequences: 4,
                 precision: None,
+                kv_precision: KvPrecision::F16,
+                cache_bytes: Some(2 << 30),
                 threads: None,
                 load_timeout: Duration::from_secs(600),
             },

@@ -114,6 +114,8 @@ pub(super) struct RawModel {
     pub(super) path: Given<String>,
     pub(super) max_sequences: Given<u64>,
     pub(super) precision: Given<String>,
+    pub(super) kv_precision: Given<String>,
+    pub(super) cache_mib: Given<u64>,
     pub(super) threads: Given<u64>,
     pub(super) load_timeout_s: Given<u64>,
 }

@@ -358,6 +358,7 @@ fn every_number_has_a_range_that_is_told() {
         ("auth.token_lifetime_s", "86401", "1 to 86400"),
         ("auth.max_devices", "0", "1 to 1000000"),
         ("model.max_sequences", "0", "1 to 1024"),
+        ("model.cache_mib", "1000001", "0 to 1000000"),
         ("model.load_timeout_s", "0", "1 to 86400"),
         ("conversation.max_prompt_bytes", "0", "1 to 268435460"),
         ("conversation.max_queued", "1000001", "0 to 1000000"),
@@ -394,6 +395,7 @@ fn every_number_has_a_range_that_is_told() {
 fn choices_and_filters_are_checked() {
     for (key, value, remedy) in [
         ("auth.mode", "password", "write \"token\" or \"none\""),
+        ("model.kv_precision", "int4", "write \"f16\" or \"int8\""),
         (
             "store.mode",
             "cloud",

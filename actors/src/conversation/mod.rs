@@ -50,8 +50,8 @@ const MAILBOX_BEYOND_QUEUE: usize = 128;
 /// Room in the mailbox that no publisher can take up, for what the scheduler says.
 const MAILBOX_FOR_PROGRESS: usize = 128;
 
-/// As the engine says that a prompt does not fit its context.
-const PROMPT_TOO_LONG: &str = "prompt_too_long";
+/// As the engine says that a prompt does not fit its context, or its cache.
+const TOO_LONG: [&str; 2] = ["prompt_too_long", "cache_too_small"];
 
 /// How often a request's receivers are looked for.
 const RECEIVER_CHECK: Duration = Duration::from_secs(1);
@@ -318,7 +318,7 @@ impl Handler<Progress> for Conversation {
                     drop(running);
                     return self.next(ctx);
                 }
-                if let (PROMPT_TOO_LONG, Some(again)) = (code.as_str(), running.again.take()) {
+                if let (true, Some(again)) = (TOO_LONG.contains(&code.as_str()), running.again.take()) {
                     self.queue.push_front(again);
                     return self.next(ctx);
                 }

@@ -111,14 +111,10 @@ impl RopeSpec {
             RopeScaling::Long {
                 short,
                 long,
-                original_context,
                 magnitude,
+                ..
             } => {
-                let divisors = if context_limit > *original_context {
-                    long
-                } else {
-                    short
-                };
+                let divisors = if self.is_long(context_limit) { long } else { short };
                 (divided(divisors), *magnitude)
             }
             RopeScaling::Divisors(divisors) => (divided(divisors), 1.0),
@@ -127,6 +123,11 @@ impl RopeSpec {
             inverse_frequencies,
             magnitude,
         }
+    }
+
+    /// Whether a sequence of at most so many tokens takes the long frequencies of LongRoPE.
+    pub(crate) fn is_long(&self, context_limit: usize) -> bool {
+        matches!(&self.scaling, RopeScaling::Long { original_context, .. } if context_limit > *original_context)
     }
 
     /// The pairs between which YaRN goes over from keeping frequencies to dividing them: those that turn `beta_fast`

@@ -10,12 +10,19 @@
 
 mod activations;
 pub(crate) mod attention;
+pub(crate) mod attention_int8;
 #[cfg(target_arch = "x86_64")]
 #[allow(
     unsafe_code,
     reason = "instructions that not every processor has, and reads past what slices can say"
 )]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+#[allow(
+    unsafe_code,
+    reason = "instructions that not every processor has, and reads past what slices can say"
+)]
+mod avx2_attention;
 #[cfg(target_arch = "x86_64")]
 #[allow(
     unsafe_code,

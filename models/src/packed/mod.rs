@@ -8,14 +8,18 @@ mod cache;
 pub(crate) mod file;
 mod weights;
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::architecture::spec::{Activation, LayerSpec, NetworkSpec};
-use crate::kernels::attention::attend;
+use crate::kernels::attention::{Group, attend};
 use crate::kernels::math::{gelu_gate, rms_norm, rms_norm_in_place, silu_gate, soft_cap};
 use crate::kernels::{Activations, Instructions, PackedMatrix, Pool, Shared, multiply};
-pub(crate) use cache::PagedCache;
+use crate::precision::KvPrecision;
+#[cfg(test)]
+pub(crate) use cache::Page;
 use cache::Shape;
+pub(crate) use cache::{PAGE_TOKENS, PagedCache, SharedPage};
 
 /// The whole network.
 #[derive(Debug)]
@@ -86,7 +90,7 @@ struct Row {
 
 impl PackedNetwork {
     /// An empty cache for at most so many tokens.
-    pub(crate) fn new_cache(&self, limit: usize) -> PagedCache {
+    pub(crate) fn new_cache(&self, limit: usize, precision: KvPrecision) -> PagedCache {
         // All layers have the same, which the description was checked for.
         let width = |layer: &LayerSpec| (layer.kv_heads, layer.head_size);
         let (kv_heads, head_size) = self.spec.layers.first().map_or((0, 0), width);
@@ -95,9 +99,12 @@ impl PackedNetwork {
             layers: self.spec.layers.len(),
             kv_heads,
             head_size,
+            precision,
         };
         let ropes = self.spec.ropes.iter().map(|rope| rope.table(limit)).collect();
-        PagedCache::new(shape, limit, Arc::new(ropes))
+        // Each turns long at a limit of its own, the same for all caches: how many have tells which.
+        let long = self.spec.ropes.iter().filter(|rope| rope.is_long(limit));
+        PagedCache::new(shape, limit, Arc::new(ropes), long.count())
     }
 
     /// Bytes of all weights.
@@ -165,11 +172,11 @@ impl PackedNetwork {
         bench.hidden.clear();
         bench.hidden.resize(tokens * width, 0.0);
         let scale = self.spec.embedding_scale as f32;
-        let tokens = runs.iter().flat_map(|run| run.tokens);
-        for (row, token) in bench.hidden.chunks_exact_mut(width).zip(tokens) {
-            self.embedding.row(*token as usize, row);
+        let tokens: Vec<u32> = runs.iter().flat_map(|run| run.tokens).copied().collect();
+        by_rows(&mut bench.pool, &mut bench.hidden, width, |number, row| {
+            self.embedding.row(tokens[number] as usize, row);
             row.iter_mut().for_each(|value| *value *= scale);
-        }
+        });
     }
 
     /// Cosines and sines of each row's position, for each of the rotations.
@@ -291,21 +298,34 @@ impl PackedNetwork {
         let places = Shared::new(attended);
         let (runs, wide) = (&*runs, &*wide);
         let instructions = self.instructions;
-        pool.run(rows.len() * kv_heads, &|part| {
-            let (number, kv_head) = (part / kv_heads, part % kv_heads);
-            let row = rows[number];
-            let first = spec
-                .window
-                .map_or(0, |window| (row.position + 1).saturating_sub(window));
-            let spans = runs[row.run].cache.spans(index, kv_head, first, row.position);
-            let cap = spec.attention_softcap.map(|cap| cap as f32);
-            let mut scores = Vec::with_capacity(row.position + 1 - first);
-            for head in kv_head * shared..(kv_head + 1) * shared {
-                let query = &wide[number * width + head * head_size..][..head_size];
+        let cap = spec.attention_softcap.map(|cap| cap as f32);
+        let groups = groups(rows, shared);
+        pool.run(groups.len() * kv_heads, &|part| {
+            let (numbers, kv_head) = (groups[part / kv_heads].clone(), part % kv_heads);
+            let run = rows[numbers.start].run;
+            let of_heads = kv_head * shared * head_size..(kv_head + 1) * shared * head_size;
+            let mut asked = Vec::with_capacity(numbers.len() * of_heads.len());
+            let mut seen = Vec::with_capacity(numbers.len() * shared);
+            for number in numbers.clone() {
+                asked.extend_from_slice(&wide[number * width..][of_heads.clone()]);
+                let end = rows[number].position + 1;
+                let start = spec.window.map_or(0, |window| end.saturating_sub(window));
+                seen.extend(std::iter::repeat_n(start..end, shared));
+            }
+            let group = Group {
+                head_size,
+                queries: &asked,
+                seen: &seen,
+            };
+            let spans = |positions| runs[run].cache.spans(index, kv_head, positions);
+            let (mut scores, mut found) = (Vec::new(), vec![0.0; asked.len()]);
+            attend(instructions, group, spans, cap, &mut scores, &mut found);
+            for (number, found) in numbers.zip(found.chunks_exact(of_heads.len())) {
+                let at = number * queries + of_heads.start;
                 #[allow(unsafe_code, reason = "threads write to places of their own")]
-                // SAFETY: each row and key-value head is one part of the pool's work, and has query heads of its own.
-                let into = unsafe { places.part(number * queries + head * head_size, head_size) };
-                attend(instructions, query, spans.clone(), cap, &mut scores, into);
+                // SAFETY: each row and key-value head is in one part of the pool's work, and has query heads of its own.
+                let into = unsafe { places.part(at, of_heads.len()) };
+                into.copy_from_slice(found);
             }
         });
         let attended = &bench.narrow;
@@ -340,14 +360,21 @@ impl PackedNetwork {
     /// Adds the last products to what goes through the layers.
     fn add(&self, bench: &mut Bench, post_norm: Option<&[f32]>) {
         let width = self.spec.hidden_size;
+        let Bench {
+            pool, hidden, narrow, ..
+        } = bench;
         if let Some(norm) = post_norm {
             let epsilon = self.spec.norm.epsilon as f32;
-            let rows = bench.narrow.chunks_exact_mut(width);
-            rows.for_each(|row| rms_norm_in_place(row, norm, epsilon));
+            by_rows(pool, narrow, width, |_, row| {
+                rms_norm_in_place(row, norm, epsilon)
+            });
         }
-        for (hidden, product) in bench.hidden.iter_mut().zip(&bench.narrow) {
-            *hidden += product;
-        }
+        by_rows(pool, hidden, width, |number, row| {
+            let products = &narrow[number * width..(number + 1) * width];
+            row.iter_mut()
+                .zip(products)
+                .for_each(|(hidden, product)| *hidden += product);
+        });
     }
 
     fn logits(&self, runs: &[Run<'_>], bench: &mut Bench) -> Vec<Option<Vec<f32>>> {
@@ -374,6 +401,39 @@ impl PackedNetwork {
         runs.iter().map(of_run).collect()
     }
 }
+
+/// Has the threads do something with each row, some rows at a time: one alone is not worth waking anybody.
+fn by_rows(pool: &mut Pool, values: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    let rows = values.len() / width;
+    let places = Shared::new(values);
+    pool.run(rows.div_ceil(ROWS_AT_A_TIME), &|part| {
+        for row in part * ROWS_AT_A_TIME..rows.min((part + 1) * ROWS_AT_A_TIME) {
+            #[allow(unsafe_code, reason = "threads write to places of their own")]
+            // SAFETY: each row is in one part of the pool's work.
+            work(row, unsafe { places.part(row * width, width) });
+        }
+    });
+}
+
+const ROWS_AT_A_TIME: usize = 16;
+
+/// Rows that are attended to together: neighbouring tokens of one run, so few that their scores stay near.
+fn groups(rows: &[Row], heads: usize) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    for (number, row) in rows.iter().enumerate() {
+        let most = (MOST_SCORES / (heads * (row.position + 1))).clamp(1, ROWS_TOGETHER);
+        match groups.last_mut() {
+            Some(group) if rows[group.start].run == row.run && group.len() < most => group.end += 1,
+            _ => groups.push(number..number + 1),
+        }
+    }
+    groups
+}
+
+/// Enough that keys need not be read and converted for each of them.
+const ROWS_TOGETHER: usize = 4;
+/// 256 KiB.
+const MOST_SCORES: usize = 1 << 16;
 
 /// Turns each value of the leading part of a head against the one half that part further on.
 fn turn(head: &mut [f32], turns: &[(f32, f32)]) {

@@ -56,6 +56,7 @@ fn take(engine: &mut Engine, answers: &mut BTreeMap<SequenceId, Answer>) {
                 finish_reason,
                 prompt_tokens,
                 completion_tokens,
+                ..
             } => {
                 let answer = answers.entry(id).or_default();
                 assert_eq!(answer.finish_reason.replace(finish_reason), None);
@@ -318,6 +319,7 @@ fn requests_and_events_travel_as_json() {
         id: 1,
         finish_reason: FinishReason::Length,
         prompt_tokens: 1,
+        cached_tokens: 0,
         completion_tokens: 2,
     };
     let json = serde_json::to_string(&done).unwrap();

@@ -9,6 +9,7 @@
 mod support;
 
 mod architectures;
+mod batching;
 mod engine;
 mod gguf_reader;
 mod hostile_files;
