@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change of a frame's meaning.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The largest frame: a prompt of the largest size the settings allow, with room for escapes.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
@@ -34,8 +34,8 @@ pub enum ToWorker {
     Start {
         /// Chosen by the daemon, unique for its life.
         id: SequenceId,
-        /// What to generate.
-        request: GenerateRequest,
+        /// What to generate; boxed, as it is far larger than any other frame.
+        request: Box<GenerateRequest>,
     },
     /// End a sequence early; answered by its `Done`.
     Cancel {
