@@ -448,7 +448,7 @@ async fn without_a_model_a_request_is_told_how_to_get_one_and_messages_are_route
     );
     assert_eq!(
         daemon.get("/health").1.trim(),
-        r#"{"connections":1,"model":"none","status":"ok"}"#
+        r#"{"model":"none","connections":1,"status":"ok"}"#
     );
     let finished = daemon.cli(&["ask", PROMPT]);
     finished.assert_code(1).assert_says(&["no_model", "--model PATH"]);

@@ -35,6 +35,7 @@ mod protocol;
 mod rumqttc;
 mod shared_subscriptions;
 mod store;
+mod structured;
 mod support;
 mod take_over;
 mod thermostat;

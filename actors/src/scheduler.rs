@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use models::{Event, FinishReason, GenerateRequest, ModelSummary, SequenceId};
+use models::{Event, FinishReason, GenerateRequest, ModelSummary, SequenceId, TokenLogprob, ToolCall};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -92,6 +92,13 @@ enum Worker {
     Unavailable { reason: String },
 }
 
+/// Texts of one request that came together.
+struct Said {
+    id: SequenceId,
+    text: String,
+    logprobs: Vec<TokenLogprob>,
+}
+
 struct Running {
     job: JobId,
     priority: Priority,
@@ -160,6 +167,15 @@ pub enum Progress {
         job: JobId,
         /// What to append.
         text: String,
+        /// Of its tokens, where the request asked for it.
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// The answer calls tools; its end follows.
+    ToolCalls {
+        /// Which request.
+        job: JobId,
+        /// What it calls.
+        calls: Vec<ToolCall>,
     },
     /// The answer is complete, or was cancelled.
     Done {
@@ -191,7 +207,10 @@ impl Progress {
     /// Which request.
     pub fn job(&self) -> JobId {
         match self {
-            Self::Text { job, .. } | Self::Done { job, .. } | Self::Failed { job, .. } => *job,
+            Self::Text { job, .. }
+            | Self::ToolCalls { job, .. }
+            | Self::Done { job, .. }
+            | Self::Failed { job, .. } => *job,
         }
     }
 }
@@ -352,15 +371,26 @@ impl Handler<WorkerSays> for Scheduler {
         // Texts of one request that came together go out together: what piles up while a client is
         // slow becomes fewer items, not more.
         let mut frames = frames.into_iter().peekable();
-        let mut texts: Vec<(SequenceId, String)> = Vec::new();
+        let mut texts: Vec<Said> = Vec::new();
         while let Some(frame) = frames.next() {
             match frame {
                 FromWorker::Event {
-                    event: Event::Text { id, text, .. },
-                } => match texts.iter_mut().find(|(known, _)| *known == id) {
-                    Some((_, joined)) => joined.push_str(&text),
-                    None => texts.push((id, text)),
+                    event: Event::Text {
+                        id, text, logprobs, ..
+                    },
+                } => match texts.iter_mut().find(|said| said.id == id) {
+                    Some(said) => {
+                        said.text.push_str(&text);
+                        said.logprobs.extend(logprobs);
+                    }
+                    None => texts.push(Said { id, text, logprobs }),
                 },
+                FromWorker::Event {
+                    event: Event::ToolCalls { id, calls },
+                } => {
+                    self.texts(&mut texts);
+                    self.calls(id, calls);
+                }
                 FromWorker::Event {
                     event:
                         Event::Done {
@@ -519,7 +549,7 @@ impl Scheduler {
             );
             self.to_worker(ToWorker::Start {
                 id: submit.job.0,
-                request: submit.request,
+                request: Box::new(submit.request),
             });
         }
     }
@@ -541,26 +571,33 @@ impl Scheduler {
         }
     }
 
-    fn texts(&mut self, texts: &mut Vec<(SequenceId, String)>) {
-        for (id, text) in texts.drain(..) {
-            let Some(running) = self.running.get_mut(&id) else {
-                continue;
-            };
-            if running.first_text_at.is_none() {
-                let now = Instant::now();
-                running.first_text_at = Some(now);
-                let seconds = now.duration_since(running.accepted_at).as_secs_f64();
-                self.metrics
-                    .first_text(running.priority, model_of(&self.worker), seconds);
+    fn texts(&mut self, texts: &mut Vec<Said>) {
+        for Said { id, text, logprobs } in texts.drain(..) {
+            if let Some(running) = self.answering(id) {
+                let job = running.job;
+                tell(&running.progress, Progress::Text { job, text, logprobs });
             }
-            tell(
-                &running.progress,
-                Progress::Text {
-                    job: running.job,
-                    text,
-                },
-            );
         }
+    }
+
+    fn calls(&mut self, id: SequenceId, calls: Vec<ToolCall>) {
+        if let Some(running) = self.answering(id) {
+            let job = running.job;
+            tell(&running.progress, Progress::ToolCalls { job, calls });
+        }
+    }
+
+    /// A request that is being answered from now on, if it was not before.
+    fn answering(&mut self, id: SequenceId) -> Option<&Running> {
+        let running = self.running.get_mut(&id)?;
+        if running.first_text_at.is_none() {
+            let now = Instant::now();
+            running.first_text_at = Some(now);
+            let seconds = now.duration_since(running.accepted_at).as_secs_f64();
+            self.metrics
+                .first_text(running.priority, model_of(&self.worker), seconds);
+        }
+        Some(running)
     }
 
     fn done(&mut self, id: SequenceId, reason: FinishReason, usage: Usage) {
@@ -576,6 +613,7 @@ impl Scheduler {
         };
         let how = match reason {
             FinishReason::Stop => "stop",
+            FinishReason::ToolCalls => "tool_calls",
             FinishReason::Length => "length",
             FinishReason::Cancelled => "cancelled",
         };

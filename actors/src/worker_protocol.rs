@@ -34,8 +34,8 @@ pub enum ToWorker {
     Start {
         /// Chosen by the daemon, unique for its life.
         id: SequenceId,
-        /// What to generate.
-        request: GenerateRequest,
+        /// What to generate; boxed, as it is far larger than any other frame.
+        request: Box<GenerateRequest>,
     },
     /// End a sequence early; answered by its `Done`.
     Cancel {

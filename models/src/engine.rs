@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, RequestError};
 use crate::model::{Feed, KvCache, LoadOptions, Model};
+use crate::output::{Grammars, Shape, ToolCall};
 use crate::packed::SharedPage;
 use crate::precision::{KvPrecision, Precision};
 use crate::request::{Begun, Event, FinishReason, GenerateRequest, Sampling, SequenceId};
@@ -38,6 +39,7 @@ pub struct Engine {
     model: Model,
     options: EngineOptions,
     today: Option<Date>,
+    grammars: Grammars,
     /// In the order they came.
     sequences: Vec<Sequence>,
     /// What running and ended sequences have computed.
@@ -140,6 +142,7 @@ impl Engine {
         Ok(Engine {
             options,
             today: None,
+            grammars: Grammars::default(),
             sequences: Vec::new(),
             prefixes: PrefixIndex::default(),
             page_bytes: pages.map_or(0, |pages| pages.page_bytes()),
@@ -179,10 +182,21 @@ impl Engine {
     pub fn begin(&mut self, id: SequenceId, request: &GenerateRequest) -> Result<Begun, RequestError> {
         request.validate()?;
         self.check_room(id)?;
+        let (prompt, answer) = (&request.prompt, &request.answer);
         let prompt = self
             .model
-            .encode(&request.prompt, self.prompt_limit(), self.today)?;
-        self.begin_tokens(id, &prompt, request.max_tokens, &request.sampling, &request.stop)
+            .encode(prompt, answer.shown_tools(), self.prompt_limit(), self.today)?;
+        let (tokenizer, style) = (self.model.tokenizer(), self.model.call_style());
+        let seed = request.sampling.seed.unwrap_or(FALLBACK_SEED) ^ id;
+        let shape = Shape::new(answer, &mut self.grammars, tokenizer, style, &prompt, seed)?;
+        self.begin_shaped(
+            id,
+            &prompt,
+            request.max_tokens,
+            &request.sampling,
+            &request.stop,
+            shape,
+        )
     }
 
     /// Like [`begin`](Self::begin), from token ids: nothing is added to them, so that an otherwise empty prompt can
@@ -197,6 +211,18 @@ impl Engine {
         max_tokens: usize,
         sampling: &Sampling,
         stop: &[String],
+    ) -> Result<Begun, RequestError> {
+        self.begin_shaped(id, prompt, max_tokens, sampling, stop, Shape::default())
+    }
+
+    fn begin_shaped(
+        &mut self,
+        id: SequenceId,
+        prompt: &[u32],
+        max_tokens: usize,
+        sampling: &Sampling,
+        stop: &[String],
+        shape: Shape,
     ) -> Result<Begun, RequestError> {
         self.check_room(id)?;
         sampling.validate()?;
@@ -233,6 +259,7 @@ impl Engine {
             cancelled: false,
             max_tokens,
             sampler,
+            shape,
             stream: self.model.tokenizer().stream(prompt),
             stop: StopFilter::new(stop),
         });
@@ -400,6 +427,7 @@ struct Sequence {
     max_tokens: usize,
     cancelled: bool,
     sampler: Sampler,
+    shape: Shape,
     stream: TextStream,
     stop: StopFilter,
 }
@@ -424,22 +452,25 @@ impl Sequence {
         let Some(logits) = logits else {
             return true;
         };
-        let Some(token) = self.sampler.sample(&logits) else {
-            return self.fail(
-                "the model computed no usable number; its file may be damaged".into(),
-                events,
-            );
+        let chosen = self.shape.choose(model.tokenizer(), &mut self.sampler, &logits);
+        let token = match chosen {
+            Ok(token) => token,
+            Err(message) => return self.fail(message, events),
         };
         self.sampler.observe(token);
         self.generated += 1;
         if model.tokenizer().is_end(token) {
             return self.finish(FinishReason::Stop, events);
         }
-        let piece = self.stream.push(model.tokenizer(), token);
+        let piece = self.shape.text(model.tokenizer(), &mut self.stream, token);
         let passed = self.stop.push(&piece);
         self.say(passed.text, events);
         if passed.stopped {
-            return self.done(FinishReason::Stop, events);
+            let (_, calls) = self.shape.finish("");
+            return self.conclude(FinishReason::Stop, calls, events);
+        }
+        if self.shape.is_complete() {
+            return self.finish(FinishReason::Stop, events);
         }
         if self.generated >= self.max_tokens {
             return self.finish(FinishReason::Length, events);
@@ -450,29 +481,40 @@ impl Sequence {
 
     /// Gives out what was held back, then ends; a stop text may still complete in the last half character.
     fn finish(&mut self, reason: FinishReason, events: &mut Vec<Event>) -> bool {
-        let rest = self.stream.finish();
+        let (rest, calls) = self.shape.finish(&self.stream.finish());
         let passed = self.stop.push(&rest);
         let mut text = passed.text;
         if !passed.stopped {
             text.push_str(&self.stop.finish());
         }
         self.say(text, events);
-        self.done(reason, events)
+        self.conclude(reason, calls, events)
+    }
+
+    fn conclude(&self, reason: FinishReason, calls: Vec<ToolCall>, events: &mut Vec<Event>) -> bool {
+        if calls.is_empty() {
+            return self.done(reason, events);
+        }
+        events.push(Event::ToolCalls { id: self.id, calls });
+        let whole = reason == FinishReason::Stop;
+        self.done(if whole { FinishReason::ToolCalls } else { reason }, events)
     }
 
     fn say(&mut self, text: String, events: &mut Vec<Event>) {
         if !text.is_empty() {
             let tokens = self.generated - self.reported;
             self.reported = self.generated;
+            let logprobs = self.shape.take_logprobs();
             events.push(Event::Text {
                 id: self.id,
                 text,
                 tokens,
+                logprobs,
             });
         }
     }
 
-    fn done(&mut self, finish_reason: FinishReason, events: &mut Vec<Event>) -> bool {
+    fn done(&self, finish_reason: FinishReason, events: &mut Vec<Event>) -> bool {
         events.push(Event::Done {
             id: self.id,
             finish_reason,

@@ -127,6 +127,24 @@ pub enum RequestError {
         /// What was given.
         problem: String,
     },
+    /// A form of the answer that cannot be forced.
+    #[error("the response_format cannot be used: {problem}")]
+    InvalidResponseFormat {
+        /// What is wrong with it and what to try.
+        problem: String,
+    },
+    /// Tools, or the choice among them, that make no sense.
+    #[error("the tools cannot be used: {problem}")]
+    InvalidTools {
+        /// What is wrong with them and what to try.
+        problem: String,
+    },
+    /// The model cannot call tools.
+    #[error("this model calls no tools: {problem}")]
+    ToolsUnsupported {
+        /// Why, and what to try.
+        problem: String,
+    },
     /// The engine is full.
     #[error("{limit} sequences already run, which is the limit; try again when one has finished")]
     TooManySequences {
@@ -185,6 +203,9 @@ impl RequestError {
             Self::InvalidSampling { .. } => "invalid_sampling",
             Self::InvalidMaxTokens => "invalid_max_tokens",
             Self::InvalidStop { .. } => "invalid_stop",
+            Self::InvalidResponseFormat { .. } => "invalid_response_format",
+            Self::InvalidTools { .. } => "invalid_tools",
+            Self::ToolsUnsupported { .. } => "tools_unsupported",
             Self::TooManySequences { .. } => "too_many_sequences",
             Self::CacheTooSmall { .. } => "cache_too_small",
             Self::DuplicateSequence { .. } => "duplicate_sequence",

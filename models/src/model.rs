@@ -10,11 +10,12 @@ use crate::architecture::spec::{LayerSpec, NetworkSpec};
 use crate::error::{ModelError, RequestError};
 use crate::format::Checkpoint;
 use crate::kv_cache::TensorCache;
+use crate::output::{CallStyle, Tool};
 use crate::packed::{self, PAGE_TOKENS, PackedNetwork, PagedCache, Run};
 use crate::precision::{KvPrecision, Precision};
-use crate::request::Prompt;
+use crate::request::{ChatMessage, Prompt};
 use crate::summary::ModelSummary;
-use crate::template::{Date, Template};
+use crate::template::{Date, Given, Template};
 use crate::tokenizer::Tokenizer;
 
 /// A model in memory.
@@ -364,19 +365,21 @@ impl Model {
         }
     }
 
+    /// How it writes tool calls, if it can.
+    pub(crate) fn call_style(&self) -> Option<CallStyle> {
+        self.template.as_ref().and_then(Template::call_style)
+    }
+
     /// The tokens of a prompt: through the chat template if the model has one, else the text as it is.
     pub(crate) fn encode(
         &self,
         prompt: &Prompt,
+        tools: &[Tool],
         limit: usize,
         today: Option<Date>,
     ) -> Result<Vec<u32>, RequestError> {
-        let bytes = match prompt {
-            Prompt::Text(text) => text.len(),
-            Prompt::Messages(messages) => messages.iter().map(|message| message.content.len()).sum(),
-        };
         // Splitting a text costs time and memory in proportion to it; what cannot fit is refused before.
-        let fewest = self.tokenizer.fewest_tokens(bytes);
+        let fewest = self.tokenizer.fewest_tokens(prompt.bytes());
         if fewest > limit {
             return Err(RequestError::PromptTooLong {
                 tokens: fewest,
@@ -393,21 +396,21 @@ impl Model {
                 }
             };
         };
-        let messages: Vec<crate::request::ChatMessage> = match prompt {
-            Prompt::Text(text) => vec![crate::request::ChatMessage {
-                role: "user".into(),
-                content: text.clone(),
-            }],
-            Prompt::Messages(messages) => messages.clone(),
+        let alone;
+        let messages = match prompt {
+            Prompt::Text(text) => {
+                alone = [ChatMessage::new("user", text)];
+                &alone[..]
+            }
+            Prompt::Messages(messages) => messages,
         };
-        let guarded: Vec<_> = messages
-            .iter()
-            .map(|message| crate::request::ChatMessage {
-                role: self.tokenizer.guard(&message.role),
-                content: self.tokenizer.guard(&message.content),
-            })
-            .collect();
-        let rendered = template.render(&guarded, self.tokenizer.bos_and_eos_texts(), today)?;
+        let given = Given {
+            messages,
+            tools,
+            bos_and_eos: self.tokenizer.bos_and_eos_texts(),
+            today,
+        };
+        let rendered = template.render(given, &|text| self.tokenizer.guard(text))?;
         self.tokenizer.encode_template(&rendered)
     }
 }

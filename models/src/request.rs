@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::RequestError;
+use crate::output::{AnswerOptions, TokenLogprob, ToolCall};
 
 /// Names one sequence for as long as it runs; chosen by the caller, unique among the running ones.
 pub type SequenceId = u64;
@@ -21,6 +22,9 @@ pub struct GenerateRequest {
     /// [`GenerateRequest::STOP_TEXTS_LIMIT`] texts of [`GenerateRequest::STOP_BYTES_LIMIT`] bytes, none empty.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// What form the answer is to have, which tools it may call, and whether it comes with log-probabilities.
+    #[serde(default)]
+    pub answer: AnswerOptions,
 }
 
 impl GenerateRequest {
@@ -52,7 +56,8 @@ impl GenerateRequest {
                 });
             }
         }
-        self.sampling.validate()
+        self.sampling.validate()?;
+        self.answer.validate()
     }
 }
 
@@ -69,22 +74,63 @@ pub enum Prompt {
 }
 
 impl Prompt {
-    /// Whether there is nothing to answer: no text at all, or only messages without content.
+    /// Whether there is nothing to answer: no text at all, or only messages that say nothing.
     pub fn is_empty(&self) -> bool {
         match self {
             Prompt::Text(text) => text.is_empty(),
-            Prompt::Messages(messages) => messages.iter().all(|message| message.content.is_empty()),
+            Prompt::Messages(messages) => messages
+                .iter()
+                .all(|message| message.content.is_empty() && message.tool_calls.is_empty()),
+        }
+    }
+
+    /// Bytes of all that it says.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Prompt::Text(text) => text.len(),
+            Prompt::Messages(messages) => messages.iter().map(ChatMessage::bytes).sum(),
         }
     }
 }
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatMessage {
-    /// `system`, `user` or `assistant`; the model's template decides what it accepts.
+    /// `system`, `user`, `assistant` or `tool`; the model's template decides what it accepts.
     pub role: String,
-    /// The text of the turn.
+    /// The text of the turn; empty, absent or null where there are only calls.
+    #[serde(default, deserialize_with = "text_or_null")]
     pub content: String,
+    /// Who speaks, where there are several of one role; of a tool's answer, the tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What an assistant called.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// Which call a tool's answer answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+}
+
+impl ChatMessage {
+    /// A turn that only says something.
+    pub fn new(role: &str, content: &str) -> Self {
+        Self {
+            role: role.to_owned(),
+            content: content.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let calls = self.tool_calls.iter().map(ToolCall::bytes).sum::<usize>();
+        self.role.len() + self.content.len() + optional(&self.name) + optional(&self.tool_call_id) + calls
+    }
+}
+
+fn text_or_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Option::<String>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// How the next token is chosen from the logits. Applied in this order: repetition penalty, temperature, top-k, top-p,
@@ -187,7 +233,7 @@ pub struct Begun {
 }
 
 /// What one step brought for one sequence. After `Done` or `Failed` its id is free again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     /// More of the answer, never empty, always whole characters.
@@ -198,6 +244,16 @@ pub enum Event {
         text: String,
         /// Tokens generated since the sequence's last `Text`, those that gave no text yet included.
         tokens: usize,
+        /// Of each of these tokens, where the request asked for it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// The answer calls tools; `Done` follows at once.
+    ToolCalls {
+        /// The sequence.
+        id: SequenceId,
+        /// In the order of the answer, never empty.
+        calls: Vec<ToolCall>,
     },
     /// The answer is complete.
     Done {
@@ -227,8 +283,10 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// The model's end token, or a stop text.
+    /// The model's end token, a stop text, or the end of the form that was asked for.
     Stop,
+    /// As `Stop`, and the answer calls tools.
+    ToolCalls,
     /// `max_tokens`, or the end of the context.
     Length,
     /// [`Engine::cancel`](crate::Engine::cancel).

@@ -39,11 +39,16 @@ impl Sampler {
     /// The next token's id, or `None` if no logit is a number (broken weights, an overflow). Among equals the lowest
     /// id wins, so that the result depends on nothing but the values.
     pub fn sample(&mut self, logits: &[f32]) -> Option<u32> {
+        self.sample_among(logits, |_| true)
+    }
+
+    /// The same, but only among the tokens that are allowed; all else is done as if there were no others.
+    pub fn sample_among(&mut self, logits: &[f32], is_allowed: impl Fn(u32) -> bool) -> Option<u32> {
         self.candidates.clear();
         self.candidates.extend(
             (0u32..)
                 .zip(logits.iter().copied())
-                .filter(|(_, logit)| !logit.is_nan() && *logit > f32::NEG_INFINITY),
+                .filter(|(token, logit)| !logit.is_nan() && *logit > f32::NEG_INFINITY && is_allowed(*token)),
         );
         self.penalise();
         let by_value = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
@@ -245,6 +250,21 @@ mod tests {
             })
             .collect();
         assert_eq!(chosen, [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn only_what_is_allowed_is_drawn_and_the_rest_shares_its_probability() {
+        let logits = [0.0, 5.0, 2.0, 1.0];
+        let mut sampler = Sampler::new(&sampling(), 1);
+        let mut counts = [0.0_f64; 4];
+        for _ in 0..20_000 {
+            let token = sampler.sample_among(&logits, |token| token != 1);
+            counts[token.unwrap() as usize] += 1.0 / 20_000.0;
+        }
+        for (found, expected) in counts.iter().zip([0.0900_f64, 0.0, 0.6652, 0.2447]) {
+            assert!((found - expected).abs() < 0.015, "{found} {expected}");
+        }
+        assert_eq!(sampler.sample_among(&logits, |_| false), None);
     }
 
     #[test]

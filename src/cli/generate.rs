@@ -7,8 +7,11 @@ use std::time::Instant;
 use clap::Args;
 use models::{
     Engine, EngineOptions, Event, GenerateRequest, KvPrecision, Model, Precision, Prompt, Sampling,
+    TokenLogprob,
 };
 
+use super::form::FormFlags;
+use super::worker::today;
 use super::{Failure, GlobalFlags};
 
 #[derive(Debug, Args)]
@@ -26,6 +29,11 @@ pub(super) struct GenerateFlags {
     /// The same seed gives the same answer
     #[arg(long)]
     seed: Option<u64>,
+    #[command(flatten)]
+    form: FormFlags,
+    /// Each token's log-probability on the standard error, with this many of the likeliest tokens
+    #[arg(long, value_name = "N")]
+    logprobs: Option<usize>,
 }
 
 /// Which model, and how it is to run.
@@ -106,10 +114,14 @@ pub(super) fn run(global: &GlobalFlags, flags: GenerateFlags) -> Result<(), Fail
         kv: kv_precision,
         ..EngineOptions::default()
     };
+    let answer = flags.form.answer(flags.logprobs)?;
     let began = Instant::now();
     let loaded = Engine::load_with(&path, options, &mut show_packing);
     let mut engine = loaded.map_err(Failure::misconfigured)?;
     complain(engine.model());
+    if let Some(today) = today() {
+        engine.set_today(today);
+    }
     let loaded = began.elapsed();
     let request = GenerateRequest {
         prompt: Prompt::Text(flags.prompt),
@@ -120,7 +132,9 @@ pub(super) fn run(global: &GlobalFlags, flags: GenerateFlags) -> Result<(), Fail
             ..Sampling::default()
         },
         stop: Vec::new(),
+        answer,
     };
+    let mut tokens = Vec::new();
     engine.begin(0, &request).map_err(Failure::misconfigured)?;
     let began = Instant::now();
     let mut first = None;
@@ -128,12 +142,15 @@ pub(super) fn run(global: &GlobalFlags, flags: GenerateFlags) -> Result<(), Fail
     while engine.running() > 0 {
         for event in engine.step() {
             match event {
-                Event::Text { text, .. } => {
+                Event::Text { text, logprobs, .. } => {
+                    tokens.extend(logprobs);
                     first.get_or_insert_with(|| began.elapsed());
                     write!(out, "{text}")
                         .and_then(|()| out.flush())
                         .map_err(Failure::at_run_time)?;
                 }
+                // There are no tools here.
+                Event::ToolCalls { .. } => {}
                 Event::Failed { message, .. } => return Err(Failure::AtRunTime(message)),
                 Event::Done {
                     prompt_tokens,
@@ -141,6 +158,7 @@ pub(super) fn run(global: &GlobalFlags, flags: GenerateFlags) -> Result<(), Fail
                     ..
                 } => {
                     writeln!(out).map_err(Failure::at_run_time)?;
+                    tokens.iter().for_each(show_logprob);
                     let first = first.unwrap_or_default();
                     let decoding = began.elapsed().saturating_sub(first).as_secs_f64();
                     eprintln!(
@@ -156,4 +174,12 @@ pub(super) fn run(global: &GlobalFlags, flags: GenerateFlags) -> Result<(), Fail
         }
     }
     Ok(())
+}
+
+fn show_logprob(token: &TokenLogprob) {
+    eprint!("{:?} {:.4}", token.token, token.logprob);
+    for other in &token.top_logprobs {
+        eprint!("  {:?} {:.4}", other.token, other.logprob);
+    }
+    eprintln!();
 }

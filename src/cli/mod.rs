@@ -6,6 +6,7 @@ mod bench;
 mod certs;
 mod check;
 mod device;
+mod form;
 mod generate;
 mod keys;
 mod keys_master;

@@ -6,11 +6,11 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use actors::worker_protocol::{FrameReader, FromWorker, ToWorker, VERSION, write_frame};
 use clap::Args;
-use models::Engine;
+use models::{Date, Engine};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
@@ -115,6 +115,9 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
             };
             match command {
                 Ok(ToWorker::Start { id, request }) => {
+                    if let Some(today) = today() {
+                        engine.set_today(today);
+                    }
                     if let Err(error) = engine.begin(id, &request) {
                         let (code, message) = (error.code().to_owned(), error.to_string());
                         output.add(&FromWorker::Refused { id, code, message })?;
@@ -142,6 +145,18 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
             last_said = Instant::now();
         }
     }
+}
+
+/// The day that chat templates mention, in UTC; none with a clock before 1970.
+pub(super) fn today() -> Option<Date> {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let seconds = i64::try_from(since_1970.as_secs()).ok()?;
+    let date = time::OffsetDateTime::from_unix_timestamp(seconds).ok()?.date();
+    Some(Date {
+        year: u16::try_from(date.year()).ok()?,
+        month: date.month().into(),
+        day: date.day(),
+    })
 }
 
 fn read_commands(mut socket: UnixStream) -> Receiver<ToWorker> {

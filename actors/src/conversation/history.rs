@@ -36,10 +36,7 @@ impl History {
 
     /// All that was said, and what is asked now.
     pub(super) fn and_now(&self, text: &str) -> Vec<ChatMessage> {
-        let message = |role: &str, content: &str| ChatMessage {
-            role: role.to_owned(),
-            content: content.to_owned(),
-        };
+        let message = ChatMessage::new;
         let turns = self.turns.iter();
         turns
             .flat_map(|turn| [message("user", &turn.user), message("assistant", &turn.assistant)])

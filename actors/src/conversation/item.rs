@@ -1,6 +1,6 @@
 //! One item of a streamed answer, as JSON on the wire.
 
-use models::FinishReason;
+use models::{FinishReason, TokenLogprob, ToolCall};
 use serde::Serialize;
 
 /// See the module. `seq` counts from 0 without a gap; exactly one item of a request, its last, has
@@ -10,6 +10,9 @@ pub(super) struct Item<'a> {
     pub(super) id: &'a str,
     pub(super) seq: u64,
     pub(super) delta: &'a str,
+    /// Of the delta's tokens, where the request asked for it.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) logprobs: &'a [TokenLogprob],
     /// Above 1 where an earlier daemon had begun the answer: it begins anew.
     #[serde(skip_serializing_if = "is_first")]
     pub(super) attempt: u32,
@@ -25,6 +28,8 @@ fn is_first(attempt: &u32) -> bool {
 pub(super) struct End<'a> {
     pub(super) done: bool,
     pub(super) finish_reason: &'static str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) tool_calls: &'a [ToolCall],
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<ItemError<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,6 +72,7 @@ pub struct Timings {
 pub(super) fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",
+        FinishReason::ToolCalls => "tool_calls",
         FinishReason::Length => "length",
         FinishReason::Cancelled => "cancelled",
     }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use actix::prelude::*;
 use bytes::Bytes;
-use models::{FinishReason, Prompt};
+use models::{FinishReason, Prompt, ToolCall};
 use topics::device::DeviceId;
 use topics::message::Message as AppMessage;
 use topics::name::TopicName;
@@ -125,6 +125,8 @@ struct Running {
     id: String,
     reply: ReplyTo,
     seq: u64,
+    /// What the answer calls; it goes out with the last item.
+    tool_calls: Vec<ToolCall>,
     last_receiver_seen: Instant,
     /// What is remembered when it has ended; None where nothing is.
     remembered: Option<Remembered>,
@@ -267,7 +269,12 @@ impl Handler<Progress> for Conversation {
             return;
         };
         match progress {
-            Progress::Text { text, .. } => {
+            Progress::ToolCalls { calls, .. } => {
+                running.again = None;
+                running.tool_calls = calls;
+                self.current = Some(running);
+            }
+            Progress::Text { text, logprobs, .. } => {
                 // Only before the first text may it begin anew.
                 running.again = None;
                 if let Some(turn) = &mut running.remembered {
@@ -279,6 +286,7 @@ impl Handler<Progress> for Conversation {
                         id: &running.id,
                         seq: running.seq,
                         delta: &text,
+                        logprobs: &logprobs,
                         attempt: running.reply.attempt(),
                         end: None,
                     },
@@ -300,6 +308,7 @@ impl Handler<Progress> for Conversation {
                 let end = End {
                     done: true,
                     finish_reason: finish_reason(reason),
+                    tool_calls: &running.tool_calls,
                     error: None,
                     model: Some(&model),
                     usage: Some(usage),
@@ -435,6 +444,7 @@ impl Conversation {
                 id: pending.id,
                 reply: pending.reply,
                 seq: 0,
+                tool_calls: Vec::new(),
                 last_receiver_seen: pending.last_receiver_seen,
                 remembered,
                 again,
@@ -621,6 +631,7 @@ impl Conversation {
         let end = End {
             done: true,
             finish_reason: finish_reason(FinishReason::Cancelled),
+            tool_calls: &[],
             error: None,
             model: None,
             usage: None,
@@ -633,6 +644,7 @@ impl Conversation {
         let end = End {
             done: true,
             finish_reason: "error",
+            tool_calls: &[],
             error: Some(error),
             model: None,
             usage: None,
@@ -648,6 +660,7 @@ impl Conversation {
                 id,
                 seq,
                 delta: "",
+                logprobs: &[],
                 attempt: reply.attempt(),
                 end: Some(end),
             },

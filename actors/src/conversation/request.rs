@@ -1,7 +1,9 @@
 //! What a client asks: plain text, or JSON with options. Everything that is wrong with it is said
 //! in words that tell what to change.
 
-use models::{ChatMessage, GenerateRequest, Prompt, Sampling};
+use models::{
+    AnswerOptions, ChatMessage, GenerateRequest, Prompt, ResponseFormat, Sampling, Tool, ToolChoice,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -64,6 +66,11 @@ struct RawRequest {
     #[serde(default)]
     stop: StopTexts,
     history: Option<bool>,
+    response_format: Option<ResponseFormat>,
+    tools: Option<Vec<Tool>>,
+    tool_choice: Option<ToolChoice>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<usize>,
 }
 
 #[derive(Default, Deserialize)]
@@ -141,6 +148,11 @@ impl RawRequest {
             seed: None,
             stop: StopTexts::None,
             history: None,
+            response_format: None,
+            tools: None,
+            tool_choice: None,
+            logprobs: None,
+            top_logprobs: None,
         }
     }
 
@@ -166,13 +178,27 @@ impl RawRequest {
                 ));
             }
         };
-        let (prompt_bytes, blank) = match &prompt {
-            Prompt::Text(text) => (text.len(), text.trim().is_empty()),
-            Prompt::Messages(messages) => (
-                messages.iter().map(|m| m.content.len() + m.role.len()).sum(),
-                messages.iter().all(|m| m.content.trim().is_empty()),
-            ),
+        let blank = match &prompt {
+            Prompt::Text(text) => text.trim().is_empty(),
+            Prompt::Messages(messages) => messages
+                .iter()
+                .all(|m| m.content.trim().is_empty() && m.tool_calls.is_empty()),
         };
+        if self.top_logprobs.is_some() && self.logprobs != Some(true) {
+            let message = "`top_logprobs` needs `logprobs`: true; give both, or neither".to_owned();
+            return Err(invalid("invalid_request", message));
+        }
+        let answer = AnswerOptions {
+            response_format: self.response_format.unwrap_or_default(),
+            tools: self.tools.unwrap_or_default(),
+            tool_choice: self.tool_choice.unwrap_or_default(),
+            logprobs: self
+                .logprobs
+                .filter(|wanted| *wanted)
+                .map(|_| self.top_logprobs.unwrap_or(0)),
+        };
+        // Tools are part of what the model is told.
+        let prompt_bytes = prompt.bytes() + answer.prompt_bytes();
         if blank {
             return Err(invalid(
                 "empty_prompt",
@@ -212,6 +238,7 @@ impl RawRequest {
                 StopTexts::One(text) => vec![text],
                 StopTexts::Many(texts) => texts,
             },
+            answer,
         };
         generate
             .validate()
@@ -285,6 +312,95 @@ mod tests {
         assert_eq!(request.priority, Priority::Urgent);
         assert_eq!(request.generate.sampling.temperature, 0.0);
         assert_eq!(request.generate.stop, ["."]);
+    }
+
+    #[test]
+    fn forms_tools_and_log_probabilities_are_read_as_openai_writes_them() {
+        let json = br#"{"messages": [
+                {"role": "assistant", "content": null, "tool_calls": [{"id": "123456789", "type": "function",
+                    "function": {"name": "f", "arguments": "{}"}}]},
+                {"role": "tool", "tool_call_id": "123456789", "content": "4"}],
+            "tools": [{"type": "function", "function": {"name": "f"}}],
+            "tool_choice": "required", "logprobs": true, "top_logprobs": 2}"#;
+        let limits = RequestLimits {
+            max_prompt_bytes: 1000,
+            ..LIMITS
+        };
+        let answer = parse(json, &limits).unwrap().generate.answer;
+        assert_eq!(
+            (answer.tools[0].name(), answer.tool_choice, answer.logprobs),
+            ("f", ToolChoice::Required, Some(2))
+        );
+        let json = br#"{"prompt": "x", "response_format": {"type": "json_schema", "json_schema":
+            {"name": "n", "strict": true, "schema": {"type": "object", "properties": {"z": {}, "a": {}}}}}}"#;
+        let ResponseFormat::JsonSchema { json_schema } =
+            parse(json, &LIMITS).unwrap().generate.answer.response_format
+        else {
+            panic!("no schema");
+        };
+        // The order of properties is the order in which they are written.
+        assert_eq!(json_schema.schema["properties"].to_string(), r#"{"z":{},"a":{}}"#);
+        let deep = format!(
+            r#"{{"prompt": "x", "response_format": {{"type": "json_schema", "json_schema": {{"schema": {}{}}}}}}}"#,
+            "{\"items\":".repeat(100),
+            "{}".to_owned() + &"}".repeat(100)
+        );
+        for (payload, code, says) in [
+            (
+                r#"{"prompt": "x", "response_format": {"type": "yaml"}}"#,
+                "invalid_request",
+                "json_schema",
+            ),
+            (
+                r#"{"prompt": "x", "response_format": {"type": "choice"}}"#,
+                "invalid_request",
+                "choices",
+            ),
+            (
+                r#"{"prompt": "x", "response_format": {"type": "choice", "choices": []}}"#,
+                "invalid_response_format",
+                "give 1 to",
+            ),
+            (
+                r#"{"prompt": "x", "response_format": {"type": "text", "pattern": "a"}}"#,
+                "invalid_request",
+                "pattern",
+            ),
+            (
+                r#"{"prompt": "x", "tool_choice": "always"}"#,
+                "invalid_request",
+                "tool_choice must be",
+            ),
+            (
+                r#"{"prompt": "x", "tools": [{}]}"#,
+                "invalid_tools",
+                "no function",
+            ),
+            (
+                r#"{"prompt": "x", "top_logprobs": 1}"#,
+                "invalid_request",
+                "needs `logprobs`",
+            ),
+            (
+                r#"{"prompt": "x", "logprobs": true, "top_logprobs": 21}"#,
+                "invalid_sampling",
+                "0 to 20",
+            ),
+            (r#"{"prompt": "x", "logprobs": 1}"#, "invalid_request", "boolean"),
+            (&deep, "invalid_response_format", "nested deeper"),
+        ] {
+            let invalid = parse(payload.as_bytes(), &LIMITS).unwrap_err();
+            assert_eq!(invalid.code, code, "{payload}: {invalid:?}");
+            assert!(invalid.message.contains(says), "{payload}: {invalid:?}");
+        }
+        let long = format!(
+            r#"{{"prompt": "x", "tools": [{{"type": "function", "function": {{"name": "f", "description": "{}"}}}}]}}"#,
+            "x".repeat(100)
+        );
+        assert_eq!(
+            parse(long.as_bytes(), &LIMITS).unwrap_err().code,
+            "prompt_too_long"
+        );
     }
 
     #[test]

@@ -128,11 +128,48 @@ impl Tokenizer {
         self.ends.binary_search(&token).is_ok()
     }
 
+    /// The tokens at which generation ends.
+    pub(crate) fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// The special token of this text.
+    pub(crate) fn special_id(&self, text: &str) -> Option<u32> {
+        self.special
+            .iter()
+            .find(|(known, _)| known == text)
+            .map(|(_, id)| *id)
+    }
+
+    pub(crate) fn special_ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.special.iter().map(|(_, id)| *id)
+    }
+
+    /// The text of a special token.
+    pub(crate) fn special_text(&self, token: u32) -> Option<&str> {
+        let found = self.special.iter().find(|(_, id)| *id == token);
+        found.map(|(text, _)| text.as_str())
+    }
+
+    /// A token's text by itself: of special tokens their name, and U+FFFD for what is no whole character.
+    pub(crate) fn text_of(&self, token: u32) -> String {
+        match self.special_text(token) {
+            Some(text) => text.to_owned(),
+            None => String::from_utf8_lossy(self.piece(token)).into_owned(),
+        }
+    }
+
+    /// Whether any token begins with a space.
+    pub(crate) fn has_leading_spaces(&self) -> bool {
+        self.pieces.iter().any(|piece| piece.starts_with(b" "))
+    }
+
     /// The texts of the beginning and end tokens, for templates; empty where there is none.
     pub(crate) fn bos_and_eos_texts(&self) -> [&str; 2] {
         [self.bos, self.eos].map(|token| {
-            let found = self.special.iter().find(|(_, id)| Some(*id) == token);
-            found.map_or("", |(text, _)| text.as_str())
+            token
+                .and_then(|token| self.special_text(token))
+                .unwrap_or_default()
         })
     }
 
@@ -233,14 +270,19 @@ impl Tokenizer {
 
     /// A stream for tokens that follow these ones.
     pub fn stream(&self, before: &[u32]) -> TextStream {
+        TextStream::new(self.strips_space_after(before))
+    }
+
+    /// Whether a space at the beginning of the text that follows these tokens is taken off.
+    pub(crate) fn strips_space_after(&self, before: &[u32]) -> bool {
         // After a special token a new text begins, so SentencePiece's leading space is not part of it.
         let begins = before
             .last()
-            .is_none_or(|&token| self.special.iter().any(|(_, id)| *id == token));
-        TextStream::new(self.leading_space && begins)
+            .is_none_or(|&token| self.special_text(token).is_some());
+        self.leading_space && begins
     }
 
-    fn piece(&self, token: u32) -> &[u8] {
+    pub(crate) fn piece(&self, token: u32) -> &[u8] {
         self.pieces.get(token as usize).map_or(&[], |piece| piece)
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use models::{
-    Begun, Engine, EngineOptions, Event, FinishReason, GenerateRequest, Prompt, RequestError, Sampling,
-    SequenceId,
+    AnswerOptions, Begun, Engine, EngineOptions, Event, FinishReason, GenerateRequest, Prompt, RequestError,
+    Sampling, SequenceId,
 };
 
 use crate::support::{STORIES_GGUF, file, tiny_model};
@@ -15,6 +15,7 @@ fn request(prompt: &str, max_tokens: usize) -> GenerateRequest {
         max_tokens,
         sampling: Sampling::greedy(),
         stop: vec![],
+        answer: AnswerOptions::default(),
     }
 }
 
@@ -45,7 +46,7 @@ fn run(engine: &mut Engine, answers: &mut BTreeMap<SequenceId, Answer>) {
 fn take(engine: &mut Engine, answers: &mut BTreeMap<SequenceId, Answer>) {
     for event in engine.step() {
         match event {
-            Event::Text { id, text, tokens } => {
+            Event::Text { id, text, tokens, .. } => {
                 let answer = answers.entry(id).or_default();
                 assert!(!text.is_empty() && answer.finish_reason.is_none());
                 answer.text.push_str(&text);
@@ -64,6 +65,7 @@ fn take(engine: &mut Engine, answers: &mut BTreeMap<SequenceId, Answer>) {
                 answer.completion_tokens = completion_tokens;
                 assert!(answer.tokens_told <= completion_tokens);
             }
+            Event::ToolCalls { id, calls } => panic!("{id} calls {calls:?}"),
             Event::Failed { id, message } => panic!("{id} failed: {message}"),
         }
     }

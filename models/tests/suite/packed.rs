@@ -91,6 +91,7 @@ fn texts(engine: &mut Engine, requests: &[(Vec<u32>, Sampling)]) -> Vec<String> 
         for event in engine.step() {
             match event {
                 Event::Text { id, text, .. } => texts[id as usize].push_str(&text),
+                Event::ToolCalls { .. } => unreachable!("nobody offered tools"),
                 Event::Failed { message, .. } => panic!("{message}"),
                 Event::Done { .. } => {}
             }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use models::{Engine, EngineOptions, GenerateRequest, Prompt, Sampling};
+use models::{AnswerOptions, ChatMessage, Engine, EngineOptions, GenerateRequest, Prompt, Sampling};
 
 use crate::support::{file, tiny_model};
 
@@ -19,15 +19,13 @@ fn prompt_tokens(template: Option<&str>, prompt: Prompt) -> Result<usize, models
         max_tokens: 1,
         sampling: Sampling::greedy(),
         stop: vec![],
+        answer: AnswerOptions::default(),
     };
     engine.begin(1, &request).map(|begun| begun.prompt_tokens)
 }
 
-fn message(role: &str, content: &str) -> models::ChatMessage {
-    models::ChatMessage {
-        role: role.into(),
-        content: content.into(),
-    }
+fn message(role: &str, content: &str) -> ChatMessage {
+    ChatMessage::new(role, content)
 }
 
 #[test]

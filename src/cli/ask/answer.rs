@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::cli::Failure;
 
@@ -27,6 +28,8 @@ struct Item {
     error: Option<ItemError>,
     #[serde(default)]
     finish_reason: Option<String>,
+    #[serde(default)]
+    tool_calls: Vec<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -110,6 +113,12 @@ impl<W: Write> Answer<W> {
             self.out.write_all(item.delta.as_bytes())?;
             self.text_is_open = !item.delta.ends_with('\n');
         }
+        if !self.json && !item.tool_calls.is_empty() {
+            self.close();
+            for call in &item.tool_calls {
+                writeln!(self.out, "{call}")?;
+            }
+        }
         self.out.flush()
     }
 }
@@ -145,6 +154,18 @@ mod tests {
         assert_eq!(
             answer(false, &[FIRST, SECOND, LAST]),
             ("Once upon\n".to_owned(), Ok(Step::Finished))
+        );
+    }
+
+    #[test]
+    fn calls_are_lines_of_their_own() {
+        let last = r#"{"id":"x","seq":1,"delta":"","done":true,"finish_reason":"tool_calls","tool_calls":[{"id":"1"},{"id":"2"}]}"#;
+        assert_eq!(
+            answer(false, &[FIRST, last]),
+            (
+                "Once\n{\"id\":\"1\"}\n{\"id\":\"2\"}\n".to_owned(),
+                Ok(Step::Finished)
+            )
         );
     }
 

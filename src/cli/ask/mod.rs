@@ -5,12 +5,14 @@ mod answer;
 mod connection;
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 use self::connection::Conversation;
+use super::form::{FormFlags, read_json};
 use super::token::check_device_id;
 use super::{Failure, GlobalFlags, block_on};
 use crate::security::{DataDir, keys, random};
@@ -66,6 +68,18 @@ struct Options {
     /// urgent, interactive or background
     #[arg(long, value_name = "P")]
     priority: Option<String>,
+    #[command(flatten)]
+    form: FormFlags,
+    /// Tools that the model may call, as OpenAI writes them: a JSON list in a file; each call is printed as a line of
+    /// JSON
+    #[arg(long, value_name = "FILE")]
+    tools: Option<PathBuf>,
+    /// none, auto or required, or the name of the tool that must be called
+    #[arg(long, value_name = "CHOICE", requires = "tools")]
+    tool_choice: Option<String>,
+    /// Each token's log-probability, with this many of the likeliest tokens; in the items of --json
+    #[arg(long, value_name = "N", requires = "json")]
+    logprobs: Option<u64>,
 }
 
 pub(super) fn run(global: &GlobalFlags, flags: AskFlags) -> Result<(), Failure> {
@@ -84,7 +98,7 @@ pub(super) fn run(global: &GlobalFlags, flags: AskFlags) -> Result<(), Failure> 
         host,
         port,
         token,
-        request: flags.options.request(&prompt, &unique).to_string(),
+        request: flags.options.request(&prompt, &unique)?.to_string(),
         device: flags.device,
         unique,
         json: flags.json,
@@ -155,7 +169,13 @@ fn token(flags: &AskFlags, settings: &Settings) -> Result<Option<String>, Failur
 }
 
 impl Options {
-    fn request(self, prompt: &str, id: &str) -> Value {
+    fn request(self, prompt: &str, id: &str) -> Result<Value, Failure> {
+        let format = self.form.response_format()?.map(serde_json::to_value);
+        let tools: Option<Value> = self.tools.map(|path| read_json("--tools", &path)).transpose()?;
+        let tool_choice = self.tool_choice.map(|choice| match choice.as_str() {
+            "none" | "auto" | "required" => Value::from(choice),
+            name => json!({"type": "function", "function": {"name": name}}),
+        });
         let optional = [
             ("max_tokens", self.max_tokens.map(Value::from)),
             ("temperature", self.temperature.map(Value::from)),
@@ -169,12 +189,22 @@ impl Options {
                 Some(self.stop).filter(|texts| !texts.is_empty()).map(Value::from),
             ),
             ("priority", self.priority.map(Value::from)),
+            (
+                "response_format",
+                format.transpose().map_err(Failure::misconfigured)?,
+            ),
+            ("tools", tools),
+            ("tool_choice", tool_choice),
+            ("logprobs", self.logprobs.map(|_| Value::from(true))),
+            ("top_logprobs", self.logprobs.map(Value::from)),
         ];
         let given = optional
             .into_iter()
             .filter_map(|(name, value)| Some((name.to_owned(), value?)));
         let required = [("prompt".to_owned(), json!(prompt)), ("id".to_owned(), json!(id))];
-        Value::Object(required.into_iter().chain(given).collect::<Map<_, _>>())
+        Ok(Value::Object(
+            required.into_iter().chain(given).collect::<Map<_, _>>(),
+        ))
     }
 }
 
@@ -182,21 +212,59 @@ impl Options {
 mod tests {
     use super::*;
 
+    fn options(flags: &str) -> Options {
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[arg(long)]
+            json: bool,
+            #[command(flatten)]
+            options: Options,
+        }
+        let alone: Alone = clap::Parser::parse_from(["ask"].into_iter().chain(flags.split_whitespace()));
+        assert!(alone.json || !flags.contains("--json "));
+        alone.options
+    }
+
     #[test]
     fn a_request_carries_only_the_options_that_were_given() {
         let options = Options {
-            max_tokens: Some(7),
-            temperature: Some(0.0),
-            top_k: None,
-            top_p: None,
-            min_p: None,
-            repetition_penalty: None,
-            seed: None,
             stop: vec!["\n".to_owned()],
-            priority: None,
+            ..options("--max-tokens 7 --temperature 0")
         };
         let expected =
             json!({"prompt": "Hi", "id": "x", "max_tokens": 7, "temperature": 0.0, "stop": ["\n"]});
-        assert_eq!(options.request("Hi", "x"), expected);
+        assert_eq!(options.request("Hi", "x").unwrap(), expected);
+    }
+
+    #[test]
+    fn forms_tools_and_log_probabilities_travel_in_openais_words() {
+        let request = options("--choice yes --choice no --json --logprobs 2").request("Hi", "x");
+        let expected = json!({"prompt": "Hi", "id": "x",
+            "response_format": {"type": "choice", "choices": ["yes", "no"]}, "logprobs": true, "top_logprobs": 2});
+        assert_eq!(request.unwrap(), expected);
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let schema = file("schema.json", r#"{"type": "object"}"#);
+        let tools = file(
+            "tools.json",
+            r#"[{"type": "function", "function": {"name": "f"}}]"#,
+        );
+        let flags = format!("--json-schema {schema} --tools {tools} --tool-choice f");
+        let request = options(&flags).request("Hi", "x").unwrap();
+        assert_eq!(
+            request["response_format"]["json_schema"]["schema"]["type"],
+            "object"
+        );
+        assert_eq!(request["tools"][0]["function"]["name"], "f");
+        assert_eq!(request["tool_choice"]["function"]["name"], "f");
+        let broken = file("broken.json", "{");
+        for flags in [format!("--json-schema {broken}"), "--tools /nowhere".to_owned()] {
+            let failure = options(&flags).request("Hi", "x").unwrap_err();
+            assert!(format!("{failure:?}").contains("give a JSON file"), "{failure:?}");
+        }
     }
 }

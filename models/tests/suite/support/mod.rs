@@ -216,7 +216,85 @@ pub(crate) fn tiny_model() -> GgufWriter {
 const TINY: [usize; 2] = [8, 12];
 
 /// The same model in other sizes; `weights` gives each tensor's type and bytes for its shape.
-pub(crate) fn model_of(sizes: [usize; 2], mut weights: impl FnMut(&[usize]) -> (u32, Vec<u8>)) -> GgufWriter {
+pub(crate) fn model_of(sizes: [usize; 2], weights: impl FnMut(&[usize]) -> (u32, Vec<u8>)) -> GgufWriter {
+    let (vocabulary, mut writer) = sentence_piece_vocabulary();
+    network(&mut writer, vocabulary, 64, sizes, weights);
+    writer
+}
+
+/// A model whose tokenizer is byte-level, with control tokens as chat models have them and pieces as JSON has them, and
+/// whose weights follow from a seed. Its answers are noise of any kind, which is what a grammar must cope with.
+pub(crate) fn noisy_model(seed: u32, byte_level: bool) -> GgufWriter {
+    let (vocabulary, mut writer) = match byte_level {
+        true => byte_level_vocabulary(),
+        false => sentence_piece_vocabulary(),
+    };
+    let mut state = seed.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+    network(&mut writer, vocabulary, 4096, TINY, |shape| {
+        let weights = (0..shape.iter().product()).flat_map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let uniform = (state >> 8) as f32 / (1 << 24) as f32;
+            let weight = if shape.len() == 1 {
+                1.0
+            } else {
+                4.0 * (uniform - 0.5)
+            };
+            weight.to_le_bytes()
+        });
+        (0, weights.collect())
+    });
+    writer
+}
+
+/// Special tokens of [`noisy_model`]'s byte-level kind, from id 0 on; the first ends an answer.
+pub(crate) const CONTROL_TOKENS: [&str; 7] = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "[TOOL_CALLS]",
+    "[ARGS]",
+    "<|tool_call|>",
+    "<|/tool_call|>",
+];
+
+fn byte_level_vocabulary() -> (usize, GgufWriter) {
+    // GPT-2's alphabet of bytes.
+    let printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let mut next = 0x100;
+    let alphabet: Vec<String> = (0..=255u8)
+        .map(|byte| {
+            let code = if printable(byte) {
+                u32::from(byte)
+            } else {
+                next += 1;
+                next - 1
+            };
+            char::from_u32(code).unwrap().to_string()
+        })
+        .collect();
+    let mut tokens: Vec<String> = CONTROL_TOKENS.map(str::to_owned).to_vec();
+    let mut kinds = vec![3; tokens.len()];
+    tokens.extend(alphabet);
+    let pieces = [
+        "{\"", "\":", "\",\"", "\"}", "}}", "}]", "[\"", "\"]", "Ġ\"", "Ġ{", "true", "false", "null", "ĊĠĠ",
+        "<tool", "_call>", "</tool", "name", "Ġa", "12", "-1", "Ã©", "\\u00",
+    ];
+    tokens.extend(pieces.map(str::to_owned));
+    kinds.resize(tokens.len(), 1);
+    let texts: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    let mut writer = GgufWriter::default();
+    writer
+        .string("tokenizer.ggml.model", "gpt2")
+        .string("tokenizer.ggml.pre", "gpt-2")
+        .strings("tokenizer.ggml.tokens", &texts)
+        .i32s("tokenizer.ggml.token_type", &kinds)
+        .strings("tokenizer.ggml.merges", &["Ġ a"])
+        .u32("tokenizer.ggml.bos_token_id", 1)
+        .u32("tokenizer.ggml.eos_token_id", 0);
+    (texts.len(), writer)
+}
+
+fn sentence_piece_vocabulary() -> (usize, GgufWriter) {
     let mut writer = GgufWriter::default();
     let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
     tokens.extend((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
@@ -229,25 +307,35 @@ pub(crate) fn model_of(sizes: [usize; 2], mut weights: impl FnMut(&[usize]) -> (
     let scores: Vec<f32> = (0..tokens.len()).map(|id| -(id as f32)).collect();
     let texts: Vec<&str> = tokens.iter().map(String::as_str).collect();
     writer
-        .string("general.architecture", "llama")
-        .u32("llama.context_length", 64)
-        .u32("llama.embedding_length", sizes[0] as u32)
-        .u32("llama.block_count", 1)
-        .u32("llama.feed_forward_length", sizes[1] as u32)
-        .u32("llama.attention.head_count", 2)
-        .u32("llama.attention.head_count_kv", 1)
-        .f32("llama.attention.layer_norm_rms_epsilon", 1e-5)
         .string("tokenizer.ggml.model", "llama")
         .strings("tokenizer.ggml.tokens", &texts)
         .f32s("tokenizer.ggml.scores", &scores)
         .i32s("tokenizer.ggml.token_type", &kinds)
         .u32("tokenizer.ggml.bos_token_id", 1)
         .u32("tokenizer.ggml.eos_token_id", 2);
-    for (name, shape) in tensors_of(texts.len(), sizes) {
+    (texts.len(), writer)
+}
+
+fn network(
+    writer: &mut GgufWriter,
+    vocabulary: usize,
+    context: u32,
+    sizes: [usize; 2],
+    mut weights: impl FnMut(&[usize]) -> (u32, Vec<u8>),
+) {
+    writer
+        .string("general.architecture", "llama")
+        .u32("llama.context_length", context)
+        .u32("llama.embedding_length", sizes[0] as u32)
+        .u32("llama.block_count", 1)
+        .u32("llama.feed_forward_length", sizes[1] as u32)
+        .u32("llama.attention.head_count", 2)
+        .u32("llama.attention.head_count_kv", 1)
+        .f32("llama.attention.layer_norm_rms_epsilon", 1e-5);
+    for (name, shape) in tensors_of(vocabulary, sizes) {
         let (tensor_type, bytes) = weights(&shape);
         writer.tensor(name, &shape, tensor_type, &bytes);
     }
-    writer
 }
 
 /// Names and shapes of the tiny model's tensors, in its order.
