@@ -277,6 +277,13 @@ fn a_repository_of_safetensors_is_pulled_with_all_that_belongs_to_it() {
     }
     let shown = model(&home, &hub, &["show", "someone/Tiny"]).stdout;
     assert!(shown.contains("safetensors"), "{shown}");
+    // Small files have git's own checksum.
+    let manifest = models(&home).join("someone--Tiny/clawdbot.json");
+    let manifest = fs::read_to_string(manifest).expect("the manifest");
+    assert!(
+        manifest.contains("\"git:") && manifest.contains("\"sha256:"),
+        "{manifest}"
+    );
     model(&home, &hub, &["pull", "someone/Tiny:Q4_0"])
         .assert_code(1)
         .assert_says(&["no GGUF files"]);

@@ -84,7 +84,7 @@ impl Kept {
             return None;
         }
         let kept: KeptQuality = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
-        (kept.version == VERSION).then(|| (kept.table, kept.source == self.fingerprint))
+        (kept.version == VERSION).then(|| (kept.table, kept.source == self.measured_source()))
     }
 
     /// Keeps how the model did, in the place of what was kept before.
@@ -95,13 +95,18 @@ impl Kept {
         fs::create_dir_all(&self.directory)?;
         let json = serde_json::to_vec_pretty(&KeptQuality {
             version: VERSION,
-            source: self.fingerprint.clone(),
+            source: self.measured_source(),
             table: table.clone(),
         })?;
         let path = self.quality_path();
         let draft = path.with_extension(format!("{}.part", std::process::id()));
         fs::write(&draft, json)?;
         fs::rename(&draft, &path)
+    }
+
+    /// What a measurement is of: the files' content, and which numbers packing makes of it.
+    fn measured_source(&self) -> String {
+        format!("{} {}", file::VERSION, self.fingerprint)
     }
 
     fn quality_path(&self) -> PathBuf {

@@ -253,6 +253,15 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> std::io::Result<()> {
             b"",
         );
     };
+    if !is_large(path) {
+        // Small files are given by the hub itself.
+        let headers = format!(
+            "X-Repo-Commit: {:040x}\r\nETag: \"{}\"\r\n",
+            state.commit,
+            git_checksum(&file.content)
+        );
+        return answer(&mut stream, "200 OK", &headers, &file.content);
+    }
     let (bytes, sha256) = file.facts();
     // Another name of this machine's, as the content network has another than the hub.
     let port = stream.local_addr()?.port();
@@ -270,7 +279,11 @@ fn info(repository: &str, files: &[(&String, &RemoteFile)], state: &State) -> Va
             return json!({"rfilename": path});
         }
         let (bytes, sha256) = file.facts();
-        json!({"rfilename": path, "size": bytes, "blobId": "00".repeat(20), "lfs": {"sha256": sha256, "size": bytes, "pointerSize": 130}})
+        if is_large(path) {
+            let lfs = json!({"sha256": sha256, "size": bytes, "pointerSize": 130});
+            return json!({"rfilename": path, "size": bytes, "blobId": "00".repeat(20), "lfs": lfs});
+        }
+        json!({"rfilename": path, "size": bytes, "blobId": git_checksum(&file.content)})
     };
     let mut info = json!({
         "id": repository,
@@ -299,12 +312,30 @@ impl RemoteFile {
     }
 }
 
-pub(crate) fn sha256(content: &[u8]) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, content);
-    digest.as_ref().iter().fold(String::new(), |mut text, byte| {
+/// What the hub keeps beside git.
+fn is_large(path: &str) -> bool {
+    [".gguf", ".safetensors", ".bin"]
+        .iter()
+        .any(|ending| path.ends_with(ending))
+}
+
+/// As `git hash-object` has it.
+fn git_checksum(content: &[u8]) -> String {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
+    context.update(format!("blob {}\0", content.len()).as_bytes());
+    context.update(content);
+    hex(context.finish().as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").expect("a text takes everything");
         text
     })
+}
+
+pub(crate) fn sha256(content: &[u8]) -> String {
+    hex(ring::digest::digest(&ring::digest::SHA256, content).as_ref())
 }
 
 fn content_of(

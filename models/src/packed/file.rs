@@ -16,7 +16,7 @@ use crate::kernels::{PackedMatrix, Packing, Pool};
 
 const MAGIC: &[u8; 8] = b"CLAWPACK";
 /// Another one whenever packing changes: how weights are ordered, or which numbers they become.
-const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 2;
 const FRONT_BYTES: usize = 24;
 const PAGE_BYTES: usize = 4096;
 

@@ -120,7 +120,7 @@ fn table(kept: &Kept, name: &str) -> Result<(), Failure> {
             match is_current {
                 true => Ok(()),
                 false => say(format!(
-                    "that was another content of the model's files: `clawdbot model show {name} --measure` does it again"
+                    "that was another content of the model's files, or another version of this program: `clawdbot model show {name} --measure` does it again"
                 )),
             }
         }
