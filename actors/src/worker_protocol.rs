@@ -50,6 +50,11 @@ pub enum ToWorker {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromWorker {
+    /// Weights are packed, which is done once; so much of them is.
+    Packing {
+        /// 0 to 100.
+        percent: u8,
+    },
     /// The model is loaded.
     Ready {
         /// [`VERSION`].

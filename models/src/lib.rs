@@ -14,6 +14,7 @@ mod deep_stack;
 mod engine;
 mod error;
 pub mod format;
+mod kept;
 mod kernels;
 mod kv_cache;
 mod memory_reader;
@@ -21,6 +22,7 @@ mod model;
 mod output;
 mod packed;
 mod precision;
+mod quality;
 mod request;
 mod sampler;
 mod stop;
@@ -30,6 +32,7 @@ mod tokenizer;
 
 pub use engine::{Engine, EngineOptions, EngineStats, WhilePaused};
 pub use error::{ModelError, Problem, RequestError};
+pub use kept::{Kept, PackedFile, kept_files};
 pub use memory_reader::MemoryReader;
 pub use model::{Feed, KvCache, LoadOptions, Model};
 pub use output::{
@@ -37,9 +40,10 @@ pub use output::{
     ToolCall, ToolChoice,
 };
 pub use precision::{KvPrecision, Precision, UnknownKvPrecision, UnknownPrecision};
+pub use quality::{Measured, Quality, QualityTable, measure};
 pub use request::{Begun, ChatMessage, Event, FinishReason, GenerateRequest, Prompt, Sampling, SequenceId};
 pub use sampler::Sampler;
 pub use stop::{Passed, StopFilter};
-pub use summary::{ModelSummary, inspect};
+pub use summary::{ModelSummary, check_architecture, inspect};
 pub use template::Date;
 pub use tokenizer::{TextStream, Tokenizer};

@@ -15,6 +15,7 @@ mod gguf_reader;
 mod hostile_files;
 mod numerics;
 mod packed;
+mod quality;
 mod quantised;
 mod structured;
 mod structured_schema;
