@@ -23,6 +23,12 @@ mod avx2;
 )]
 mod avx512;
 pub(crate) mod math;
+#[cfg(target_arch = "aarch64")]
+#[allow(
+    unsafe_code,
+    reason = "instructions that not every processor has, and reads past what slices can say"
+)]
+mod neon;
 mod pack;
 mod pool;
 mod product;
