@@ -56,9 +56,9 @@ pub enum Problem {
     },
     /// Weights in a precision that cannot be run.
     #[error(
-        "tensor {tensor} has type {tensor_type}; only F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K \
-         tensors can be run so far: convert the model with `convert_hf_to_gguf.py --outtype q8_0`, or download a Q8_0 \
-         or Q4_K_M file"
+        "tensor {tensor} has type {tensor_type}; only F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K and \
+         IQ4_NL tensors can be run so far: convert the model with `convert_hf_to_gguf.py --outtype q8_0`, or download a \
+         Q8_0 or Q4_K_M file"
     )]
     UnsupportedTensorType {
         /// The first such tensor.

@@ -36,8 +36,9 @@ pub struct ModelSummary {
 /// Checks a model without reading its weights: header, configuration, tokenizer, template, and that every tensor is
 /// there with the right shape, in a type that can be run, inside the file.
 ///
-/// `path` is a `.gguf` file, a directory with `config.json`, `tokenizer.json` and `model.safetensors` (or
-/// `model.safetensors.index.json` and the files that it lists), or one of these `.safetensors` files itself.
+/// `path` is a `.gguf` file or any part of a split one, a directory with `config.json`, `tokenizer.json` and
+/// `model.safetensors` (or `model.safetensors.index.json` and the files that it lists), or one of these `.safetensors`
+/// files itself.
 ///
 /// # Errors
 /// What [`Engine::load`](crate::Engine::load) would fail with, always naming the file.

@@ -28,6 +28,7 @@ SCALES = {
     "Q4_K": [0, 2],
     "Q5_K": [0, 2],
     "Q6_K": [208],
+    "IQ4_NL": [0],
 }
 
 # 0 and -0, least and greatest subnormal, least normal, greatest: of either sign.

@@ -9,22 +9,24 @@ use super::spec::{
 };
 use crate::error::Problem;
 use crate::format::gguf::{Gguf, TensorType, Value};
+use crate::format::gguf_parts::Parts;
 
-/// The metadata of one file, read under its architecture's prefix.
+/// The metadata of one model, read under its architecture's prefix.
 pub(super) struct GgufMetadata<'a> {
+    parts: &'a Parts<'a>,
     gguf: &'a Gguf<'a>,
-    file: &'a [u8],
     pub(super) architecture: &'a str,
 }
 
 impl<'a> GgufMetadata<'a> {
-    pub(super) fn new(gguf: &'a Gguf<'a>, file: &'a [u8]) -> Result<Self, Problem> {
+    pub(super) fn new(parts: &'a Parts<'a>) -> Result<Self, Problem> {
+        let gguf = parts.first();
         let Some(architecture) = gguf.string("general.architecture") else {
             return Err(Problem::Configuration("general.architecture is missing".into()));
         };
         Ok(Self {
+            parts,
             gguf,
-            file,
             architecture,
         })
     }
@@ -76,7 +78,7 @@ impl<'a> GgufMetadata<'a> {
             output_bias: self.has("blk.0.attn_output.bias"),
             feed_forward_bias: self.has("blk.0.ffn_down.bias"),
         };
-        let rows = || self.tensor(EMBEDDING)?.shape.first().copied();
+        let rows = || self.parts.tensor(EMBEDDING)?.shape.first().copied();
         Ok(NetworkSpec {
             architecture: self.architecture.to_owned(),
             context_length,
@@ -234,19 +236,15 @@ impl<'a> GgufMetadata<'a> {
     }
 
     pub(super) fn has(&self, tensor: &str) -> bool {
-        self.tensor(tensor).is_some()
-    }
-
-    fn tensor(&self, name: &str) -> Option<&crate::format::gguf::TensorInfo<'a>> {
-        self.gguf.tensors.iter().find(|tensor| tensor.name == name)
+        self.parts.tensor(tensor).is_some()
     }
 
     /// The elements of a small tensor that belongs to the description rather than to the weights.
     fn floats(&self, name: &str) -> Result<Option<Vec<f64>>, Problem> {
-        let Some(tensor) = self.tensor(name) else {
+        let Some(tensor) = self.parts.tensor(name) else {
             return Ok(None);
         };
-        let bytes = self.file.get(tensor.data.clone()).unwrap_or_default();
+        let bytes = self.parts.bytes(name).unwrap_or_default();
         if tensor.tensor_type != TensorType::F32 {
             return Err(Problem::UnsupportedTensorType {
                 tensor: name.to_owned(),

@@ -24,7 +24,7 @@ use spec::NetworkSpec;
 pub(crate) use weights::{check, load};
 
 use crate::error::Problem;
-use crate::format::gguf::Gguf;
+use crate::format::gguf_parts::Parts;
 
 /// One family, by its names in files.
 pub(crate) struct Family {
@@ -78,13 +78,13 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-/// The network that a GGUF file describes; `file` is all of it.
+/// The network that GGUF files describe.
 ///
 /// # Errors
 /// [`Problem::UnknownArchitecture`], [`Problem::Configuration`] where the metadata contradicts itself, and
 /// [`Problem::Unsupported`].
-pub(crate) fn from_gguf(gguf: &Gguf<'_>, file: &[u8]) -> Result<NetworkSpec, Problem> {
-    let metadata = GgufMetadata::new(gguf, file)?;
+pub(crate) fn from_gguf(parts: &Parts<'_>) -> Result<NetworkSpec, Problem> {
+    let metadata = GgufMetadata::new(parts)?;
     (family(metadata.architecture)?.gguf)(&metadata)?.check()
 }
 

@@ -5,6 +5,7 @@
 
 pub mod blocks;
 pub mod gguf;
+pub(crate) mod gguf_parts;
 mod matrix;
 mod safetensors;
 
@@ -19,6 +20,7 @@ use memmap2::Mmap;
 use serde_json::Value;
 
 use self::blocks::{BlockType, dequantise};
+use self::gguf_parts::Parts;
 pub(crate) use self::matrix::Matrix;
 use crate::architecture;
 use crate::architecture::spec::NetworkSpec;
@@ -231,16 +233,35 @@ impl Element {
 }
 
 fn open_gguf(path: &Path, file: Mmap) -> Result<Checkpoint, ModelError> {
+    let gguf = gguf::Gguf::parse(&file).map_err(|problem| ModelError::new(path, problem))?;
+    let Some(place) = gguf_parts::place(&gguf) else {
+        let parts = Parts {
+            ggufs: &[gguf],
+            files: std::slice::from_ref(&file),
+        };
+        let checkpoint = from_gguf(path, &stem(path), &parts)?;
+        let files = vec![file];
+        return Ok(Checkpoint { files, ..checkpoint });
+    };
+    let split = gguf_parts::Split::open(path, place)?;
+    let parts = Parts {
+        ggufs: &split.parse()?,
+        files: &split.files,
+    };
+    let checkpoint = from_gguf(&split.paths[0], &split.name, &parts)?;
+    let files = split.files;
+    Ok(Checkpoint { files, ..checkpoint })
+}
+
+/// A checkpoint of the file at `path`, or of several of which it is the first; they are still to be put into it.
+fn from_gguf(path: &Path, file_name: &str, parts: &Parts<'_>) -> Result<Checkpoint, ModelError> {
     let error = |problem| ModelError::new(path, problem);
-    let gguf = gguf::Gguf::parse(&file).map_err(error)?;
-    check_whole(&gguf).map_err(error)?;
-    let spec = architecture::from_gguf(&gguf, &file).map_err(error)?;
-    let tokenizer = Tokenizer::from_gguf(&gguf).map_err(error)?;
+    let gguf = parts.first();
+    let spec = architecture::from_gguf(parts).map_err(error)?;
+    let tokenizer = Tokenizer::from_gguf(gguf).map_err(error)?;
     let template = gguf.string("tokenizer.chat_template").map(str::to_owned);
-    let name = gguf
-        .string("general.name")
-        .map_or_else(|| stem(path), str::to_owned);
-    let stored = |tensor: &gguf::TensorInfo<'_>| {
+    let name = gguf.string("general.name").unwrap_or(file_name).to_owned();
+    let stored = |(file, tensor): (usize, &gguf::TensorInfo<'_>)| {
         let element = match tensor.tensor_type {
             gguf::TensorType::F32 => Element::F32,
             gguf::TensorType::F16 => Element::F16,
@@ -250,12 +271,11 @@ fn open_gguf(path: &Path, file: Mmap) -> Result<Checkpoint, ModelError> {
         let stored = Stored {
             shape: tensor.shape.clone(),
             element,
-            file: 0,
+            file,
             data: tensor.data.clone(),
         };
         (tensor.name.to_owned(), stored)
     };
-    let tensors = gguf.tensors.iter().map(stored).collect();
     Ok(Checkpoint {
         name,
         spec,
@@ -263,19 +283,9 @@ fn open_gguf(path: &Path, file: Mmap) -> Result<Checkpoint, ModelError> {
         template,
         path: path.to_owned(),
         format: "gguf",
-        files: vec![file],
-        tensors,
+        files: Vec::new(),
+        tensors: parts.tensors().map(stored).collect(),
     })
-}
-
-fn check_whole(gguf: &gguf::Gguf<'_>) -> Result<(), Problem> {
-    match gguf.unsigned("split.count").filter(|parts| *parts > 1) {
-        Some(parts) => Err(Problem::Unsupported {
-            what: format!("the model is split into {parts} files"),
-            remedy: "join them with `llama-gguf-split --merge`, or download a single file",
-        }),
-        None => Ok(()),
-    }
 }
 
 /// Whether a file claims to be GGUF.

@@ -30,6 +30,12 @@ mod avx2_attention;
 )]
 mod avx512;
 pub(crate) mod math;
+#[cfg(target_arch = "aarch64")]
+#[allow(
+    unsafe_code,
+    reason = "instructions that not every processor has, and reads past what slices can say"
+)]
+mod neon;
 mod pack;
 mod pool;
 mod product;

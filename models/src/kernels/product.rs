@@ -19,9 +19,13 @@ pub(crate) enum Instructions {
     /// AVX-512 with VNNI. Only [`Instructions::detect`] says so.
     #[cfg(target_arch = "x86_64")]
     Avx512(Detected),
+    /// NEON, and what the processor has beside it.
+    #[cfg(target_arch = "aarch64")]
+    Neon(super::neon::Neon),
 }
 
 /// Proof that the processor was asked.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Detected(());
 
@@ -43,6 +47,8 @@ impl Instructions {
         if super::avx512::is_there() {
             all.push(Self::Avx512(Detected(())));
         }
+        #[cfg(target_arch = "aarch64")]
+        all.extend(super::neon::Neon::all().map(Self::Neon));
         all
     }
 
@@ -53,6 +59,8 @@ impl Instructions {
             Self::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => "avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(neon) => neon.name(),
         }
     }
 
@@ -64,6 +72,8 @@ impl Instructions {
             Self::Avx2(_) => super::avx2::TILE,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => super::avx512::TILE,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => super::neon::TILE,
         }
     }
 
@@ -89,6 +99,15 @@ impl Instructions {
                     super::avx512::multiply::<T>(panel, tile)
                 }
             }
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(neon) => {
+                assert_eq!((tile.tokens, tile.columns), (T, panel.blocks * BLOCK));
+                #[allow(unsafe_code, reason = "instructions that not every processor has")]
+                // SAFETY: the sizes were looked at just now.
+                unsafe {
+                    super::neon::multiply::<T>(neon, panel, tile)
+                }
+            }
         }
     }
 }
@@ -102,6 +121,10 @@ impl Instructions {
             #[allow(unsafe_code, reason = "instructions that not every processor has")]
             // SAFETY: `detect` has found them.
             Self::Avx2(_) | Self::Avx512(_) => unsafe { super::avx2::dots(query, keys, into) },
+            #[cfg(target_arch = "aarch64")]
+            #[allow(unsafe_code, reason = "instructions that not every processor has")]
+            // SAFETY: there is no `Neon` where the processor lacks them.
+            Self::Neon(_) => unsafe { super::neon::dots(query, keys, into) },
         }
     }
 
@@ -113,6 +136,10 @@ impl Instructions {
             #[allow(unsafe_code, reason = "instructions that not every processor has")]
             // SAFETY: `detect` has found them.
             Self::Avx2(_) | Self::Avx512(_) => unsafe { super::avx2::mix(weights, values, into) },
+            #[cfg(target_arch = "aarch64")]
+            #[allow(unsafe_code, reason = "instructions that not every processor has")]
+            // SAFETY: there is no `Neon` where the processor lacks them.
+            Self::Neon(_) => unsafe { super::neon::mix(weights, values, into) },
         }
     }
 }

@@ -6,6 +6,8 @@
 use std::path::Path;
 
 use models::Model;
+use safetensors::{SafeTensors, serialize};
+use serde_json::{Value, json};
 
 use crate::support::{ARCHITECTURES, architecture, architecture_fixture, architecture_gguf};
 
@@ -148,4 +150,57 @@ fn a_part_stands_for_the_whole_model() {
         &expected("llama_biases", "logits.f32"),
         usize::MAX,
     );
+}
+
+/// Since version 5, transformers keeps all that concerns positions in `rope_parameters`.
+#[test]
+fn a_configuration_by_transformers_5_means_the_same() {
+    for name in ARCHITECTURES {
+        let (_keep, directory) = architecture(name);
+        let newer = directory.join("config.transformers5.json");
+        let text = std::fs::read_to_string(&newer).unwrap();
+        assert!(text.contains("rope_parameters") && !text.contains("rope_scaling"));
+        std::fs::rename(newer, directory.join("config.json")).unwrap();
+        agrees(name, &directory, &expected(name, "logits.f32"), usize::MAX);
+    }
+}
+
+/// Gemma 3 with eyes: its text part has a configuration and, in one of two places, weights of its own.
+#[test]
+fn the_text_part_of_a_model_that_also_sees_is_run() {
+    let renamed: [fn(&str) -> String; 2] = [
+        |name| format!("language_model.{name}"),
+        |name| name.replacen("model.", "model.language_model.", 1),
+    ];
+    for (renamed, eyes) in renamed.into_iter().zip(["", "model."]) {
+        let (_keep, directory) = architecture("gemma3");
+        let parameters = models::inspect(&directory).unwrap().parameters;
+        let path = directory.join("config.json");
+        let text: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let whole = json!({"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 8}});
+        std::fs::write(path, whole.to_string()).unwrap();
+        let path = directory.join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let weights = SafeTensors::deserialize(&bytes).unwrap();
+        let mut tensors: Vec<_> = weights
+            .tensors()
+            .into_iter()
+            .map(|(name, tensor)| (renamed(&name), tensor))
+            .collect();
+        let (_, any) = tensors[0].clone();
+        for part in [
+            "vision_tower.vision_model.post_layernorm.weight",
+            "multi_modal_projector.x",
+        ] {
+            tensors.push((format!("{eyes}{part}"), any.clone()));
+        }
+        std::fs::write(&path, serialize(tensors, None).unwrap()).unwrap();
+        agrees(
+            "gemma3 that sees",
+            &directory,
+            &expected("gemma3", "logits.f32"),
+            usize::MAX,
+        );
+        assert_eq!(models::inspect(&directory).unwrap().parameters, parameters);
+    }
 }

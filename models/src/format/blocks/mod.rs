@@ -7,6 +7,7 @@
 //!
 //! Source: <https://github.com/ggml-org/ggml/blob/master/src/ggml-quants.c>, layouts in `ggml-common.h` beside it.
 
+mod iq4;
 mod k_quants;
 mod legacy;
 
@@ -38,6 +39,8 @@ pub enum BlockType {
     Q5K,
     /// `Q6_K`: 6 bits, groups of 16 with scales of 8 bits.
     Q6K,
+    /// `IQ4_NL`: 4 bits that choose among 16 unevenly spaced values, and a scale.
+    Iq4Nl,
 }
 
 /// Bytes and values that do not belong together.
@@ -54,7 +57,7 @@ pub struct WrongLength {
 
 impl BlockType {
     /// Every type, in the order of ggml's numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Q4_0,
         Self::Q4_1,
         Self::Q5_0,
@@ -65,6 +68,7 @@ impl BlockType {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::Iq4Nl,
     ];
 
     /// The block type that a tensor of this type has, if it has one that can be read.
@@ -87,6 +91,7 @@ impl BlockType {
             Self::Q4K => 12,
             Self::Q5K => 13,
             Self::Q6K => 14,
+            Self::Iq4Nl => 20,
         })
     }
 
@@ -103,6 +108,7 @@ impl BlockType {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::Iq4Nl => "IQ4_NL",
         }
     }
 
@@ -111,6 +117,7 @@ impl BlockType {
         match self {
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => legacy::VALUES,
             Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => k_quants::VALUES,
+            Self::Iq4Nl => iq4::VALUES,
         }
     }
 
@@ -127,6 +134,7 @@ impl BlockType {
             Self::Q4K => k_quants::Q4_K_BYTES,
             Self::Q5K => k_quants::Q5_K_BYTES,
             Self::Q6K => k_quants::Q6_K_BYTES,
+            Self::Iq4Nl => iq4::IQ4_NL_BYTES,
         }
     }
 
@@ -168,6 +176,7 @@ pub fn dequantise_into(block_type: BlockType, bytes: &[u8], values: &mut [f32]) 
         BlockType::Q4K => each_block(bytes, values, k_quants::q4_k),
         BlockType::Q5K => each_block(bytes, values, k_quants::q5_k),
         BlockType::Q6K => each_block(bytes, values, k_quants::q6_k),
+        BlockType::Iq4Nl => each_block(bytes, values, iq4::iq4_nl),
     };
     done.ok_or(WrongLength {
         block_type,

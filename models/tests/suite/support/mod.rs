@@ -96,6 +96,12 @@ impl GgufWriter {
         self.metadata.extend(value_type.to_le_bytes());
     }
 
+    pub(crate) fn u16(&mut self, key: &str, value: u16) -> &mut Self {
+        self.key(key, 2);
+        self.metadata.extend(value.to_le_bytes());
+        self
+    }
+
     pub(crate) fn u32(&mut self, key: &str, value: u32) -> &mut Self {
         self.key(key, 4);
         self.metadata.extend(value.to_le_bytes());
@@ -150,6 +156,15 @@ impl GgufWriter {
         self.metadata.extend((count as u64).to_le_bytes());
         write(&mut self.metadata);
         self
+    }
+
+    /// The same metadata alone.
+    pub(crate) fn without_tensors(&self) -> Self {
+        Self {
+            metadata: self.metadata.clone(),
+            metadata_count: self.metadata_count,
+            ..Self::default()
+        }
     }
 
     /// `shape` is rows first; `bytes` as the type stores them.
