@@ -157,6 +157,7 @@ impl Watched {
                     self.cut.remove(&id);
                     self.failed += 1;
                 }
+                Event::ToolCalls { .. } => panic!("nobody has tools here"),
             }
         }
         assert_eq!(self.running.len(), self.engine.running());

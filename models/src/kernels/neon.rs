@@ -415,7 +415,7 @@ unsafe fn add_scaled<const T: usize>(
 fn ask_for(at: *const u8) {
     // SAFETY: it changes nothing that a program could see, wherever it points.
     unsafe {
-        asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nomem, nostack, preserves_flags));
+        asm!("prfm pldl1keep, [{at}]", at = in(reg) at.addr(), options(nomem, nostack, preserves_flags));
     }
 }
 

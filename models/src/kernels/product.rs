@@ -116,30 +116,22 @@ impl Instructions {
     /// See [`attention::dots`].
     pub(super) fn dots(self, query: &[f32], keys: &[f16], into: &mut Vec<f32>) {
         match self {
-            Self::Scalar => attention::dots(query, keys, into),
-            #[cfg(target_arch = "x86_64")]
-            #[allow(unsafe_code, reason = "instructions that not every processor has")]
-            // SAFETY: `detect` has found them.
-            Self::Avx2(_) | Self::Avx512(_) => unsafe { super::avx2::dots(query, keys, into) },
             #[cfg(target_arch = "aarch64")]
             #[allow(unsafe_code, reason = "instructions that not every processor has")]
             // SAFETY: there is no `Neon` where the processor lacks them.
             Self::Neon(_) => unsafe { super::neon::dots(query, keys, into) },
+            _ => attention::dots(query, keys, into),
         }
     }
 
     /// See [`attention::mix`].
     pub(super) fn mix(self, weights: &[f32], values: &[f16], into: &mut [f32]) {
         match self {
-            Self::Scalar => attention::mix(weights, values, into),
-            #[cfg(target_arch = "x86_64")]
-            #[allow(unsafe_code, reason = "instructions that not every processor has")]
-            // SAFETY: `detect` has found them.
-            Self::Avx2(_) | Self::Avx512(_) => unsafe { super::avx2::mix(weights, values, into) },
             #[cfg(target_arch = "aarch64")]
             #[allow(unsafe_code, reason = "instructions that not every processor has")]
             // SAFETY: there is no `Neon` where the processor lacks them.
             Self::Neon(_) => unsafe { super::neon::mix(weights, values, into) },
+            _ => attention::mix(weights, values, into),
         }
     }
 }

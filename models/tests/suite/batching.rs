@@ -52,6 +52,7 @@ impl Answers {
                     answer.is_done = true;
                 }
                 Event::Failed { id, message } => self.0.entry(id).or_default().failure = Some(message),
+                Event::ToolCalls { .. } => panic!("nobody has tools here"),
             }
         }
         let stats = engine.stats();
