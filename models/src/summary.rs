@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::architecture;
-use crate::error::ModelError;
+use crate::error::{ModelError, Problem};
 use crate::format::Checkpoint;
 use crate::precision::Precision;
 use crate::template::Template;
@@ -48,4 +48,12 @@ pub fn inspect(path: &Path) -> Result<ModelSummary, ModelError> {
     }
     architecture::check(&checkpoint)?;
     Ok(checkpoint.summary())
+}
+
+/// Whether models of this architecture can be run at all, by its name in GGUF files or its `model_type`.
+///
+/// # Errors
+/// [`Problem::UnknownArchitecture`], which names those that can.
+pub fn check_architecture(name: &str) -> Result<(), Problem> {
+    architecture::family(name).map(drop)
 }

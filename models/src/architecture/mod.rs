@@ -27,7 +27,7 @@ use crate::error::Problem;
 use crate::format::gguf::Gguf;
 
 /// One family, by its names in files.
-struct Family {
+pub(crate) struct Family {
     /// GGUF's `general.architecture` and Hugging Face's `model_type`.
     names: &'static [&'static str],
     gguf: fn(&GgufMetadata<'_>) -> Result<NetworkSpec, Problem>,
@@ -98,7 +98,7 @@ pub(crate) fn from_json(json: &Value) -> Result<NetworkSpec, Problem> {
 }
 
 /// Refuses the architectures that have no file here, by name.
-fn family(architecture: &str) -> Result<&'static Family, Problem> {
+pub(crate) fn family(architecture: &str) -> Result<&'static Family, Problem> {
     let family = FAMILIES
         .iter()
         .find(|family| family.names.contains(&architecture));

@@ -405,6 +405,33 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The architecture that a file names, read from the file's beginning alone: enough to refuse one before all of it is
+/// there. None where the beginning does not tell.
+pub fn architecture_of(beginning: &[u8]) -> Option<&str> {
+    let mut reader = Reader {
+        bytes: beginning,
+        position: 0,
+    };
+    if reader.take(4).ok()? != b"GGUF" {
+        return None;
+    }
+    check_version(reader.u32().ok()?).ok()?;
+    reader.u64().ok()?;
+    // Files have it first, or nearly so.
+    for _ in 0..reader.u64().ok()? {
+        let key = reader.string().ok()?;
+        let value_type = reader.u32().ok()?;
+        let value = reader.value(value_type, 0).ok()?;
+        if key == "general.architecture" {
+            return match value {
+                Value::String(name) => Some(name),
+                _ => None,
+            };
+        }
+    }
+    None
+}
+
 /// How ggml stores a tensor's elements, by ggml's own number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TensorType(pub u32);

@@ -113,6 +113,22 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// What [`identity`](Self::identity) may be made of for a model at this path, whether it can be read or not.
+    pub(crate) fn paths_of(path: &Path) -> Vec<PathBuf> {
+        let in_directory = safetensors::PRINCIPAL.map(|name| path.join(name));
+        let beside = safetensors::PRINCIPAL.map(|name| path.with_file_name(name));
+        let mut paths = vec![path.to_owned()];
+        if path.is_dir() {
+            paths.extend(in_directory);
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == "safetensors")
+        {
+            paths.extend(beside);
+        }
+        paths
+    }
+
     /// Tells this model's file from any other, whatever its content.
     pub(crate) fn identity(&self) -> String {
         let path = self.path.canonicalize();

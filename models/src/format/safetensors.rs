@@ -45,6 +45,8 @@ pub(super) fn open(weights: &Path, file: Mmap) -> Result<Checkpoint, ModelError>
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// The files that a model of this format is known by.
+pub(super) const PRINCIPAL: [&str; 2] = [WEIGHTS, INDEX];
 
 /// Weights in several files: the index says which tensor is in which.
 fn open_index(index: &Path, json: &Value) -> Result<Checkpoint, ModelError> {
@@ -100,7 +102,7 @@ fn open_files(weights: &Path, files: Vec<(Mmap, Option<Vec<&str>>)>) -> Result<C
     let directory = weights
         .canonicalize()
         .ok()
-        .and_then(|path| path.parent().map(stem));
+        .and_then(|path| Some(path.parent()?.file_name()?.to_string_lossy().into_owned()));
     Ok(Checkpoint {
         name: directory.unwrap_or_else(|| stem(weights)),
         spec,

@@ -16,7 +16,7 @@ use crate::kernels::{PackedMatrix, Packing, Pool};
 
 const MAGIC: &[u8; 8] = b"CLAWPACK";
 /// Another one whenever packing changes: how weights are ordered, or which numbers they become.
-const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 2;
 const FRONT_BYTES: usize = 24;
 const PAGE_BYTES: usize = 4096;
 
@@ -40,6 +40,16 @@ struct Entry {
 
 /// Where the packed form of a model lies.
 pub(crate) fn path_in(directory: &Path, name: &str, source: &str, packing: Packing) -> PathBuf {
+    directory.join(format!("{}-{packing:?}.packed", stem(name, source)).to_lowercase())
+}
+
+/// Where it is kept how the model did.
+pub(crate) fn quality_path_in(directory: &Path, name: &str, source: &str) -> PathBuf {
+    directory.join(format!("{}-quality.json", stem(name, source)).to_lowercase())
+}
+
+/// The beginning of the names of all that is kept of a model.
+fn stem(name: &str, source: &str) -> String {
     let stem: String = name
         .chars()
         .map(|c| {
@@ -51,7 +61,14 @@ pub(crate) fn path_in(directory: &Path, name: &str, source: &str, packing: Packi
         })
         .take(64)
         .collect();
-    directory.join(format!("{stem}-{:016x}-{packing:?}.packed", checksum(source.as_bytes())).to_lowercase())
+    format!("{stem}-{:016x}", checksum(source.as_bytes()))
+}
+
+/// Whether a file's header is whole, of this version and of this source; its matrices are not looked at.
+pub(crate) fn is_of(path: &Path, source: &str) -> bool {
+    let file = crate::format::map(path).ok();
+    let header = file.as_ref().and_then(header_of);
+    header.is_some_and(|(header, _)| header.source == source)
 }
 
 /// Maps the matrices of a file; none where there is no file, or none that is whole and of this source.

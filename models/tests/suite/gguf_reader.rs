@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use models::format::gguf::{Gguf, Value};
+use models::format::gguf::{Gguf, Value, architecture_of};
 use proptest::prelude::*;
 
 use crate::support::{GgufWriter, tiny_model};
@@ -260,4 +260,24 @@ fn arrays_nest_only_so_deep() {
     assert!(!read(&nested(1000)));
     let shallow = nested(3);
     assert!(Gguf::parse(&shallow).is_ok_and(|gguf| gguf.array("k").unwrap().len() == 1));
+}
+
+#[test]
+fn the_architecture_is_read_from_a_beginning_or_not_at_all() {
+    let bytes = tiny_model().bytes();
+    let gguf = Gguf::parse(&bytes).unwrap();
+    let expected = gguf.string("general.architecture").unwrap();
+    assert_eq!(architecture_of(&bytes), Some(expected));
+    let told: Vec<usize> = (0..bytes.len())
+        .filter(|&end| architecture_of(&bytes[..end]).is_some())
+        .collect();
+    assert!(told.len() > bytes.len() / 2 && told.iter().all(|&end| end > 24));
+    assert!(
+        told.iter()
+            .all(|&end| architecture_of(&bytes[..end]) == Some(expected))
+    );
+    assert_eq!(
+        architecture_of(b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff"),
+        None
+    );
 }

@@ -14,6 +14,7 @@ mod gguf_reader;
 mod hostile_files;
 mod numerics;
 mod packed;
+mod quality;
 mod quantised;
 mod templates;
 mod text_stream;
