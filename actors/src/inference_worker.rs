@@ -19,7 +19,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-use crate::scheduler::{Scheduler, WorkerReady, WorkerSays};
+use crate::scheduler::{Scheduler, WorkerPacks, WorkerReady, WorkerSays};
 use crate::supervisor::{Supervisor, WorkerExited};
 use crate::worker_protocol::{FrameReader, FromWorker, ToWorker, VERSION, write_frame};
 
@@ -29,6 +29,9 @@ const FRAMES_WAITING: usize = 256;
 
 /// How long a child asked to stop may take before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// How often the log says how far packing has come.
+const PACKING_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 /// How the process is started, and what it is to load.
 #[derive(Clone, Debug)]
@@ -59,6 +62,8 @@ pub struct InferenceWorker {
     last_heard: Rc<Cell<Instant>>,
     started_at: Instant,
     ready: bool,
+    /// When the log last said how far packing has come.
+    packing_logged_at: Option<Instant>,
     /// Why we end it ourselves, if we do.
     verdict: Option<String>,
     stopping: bool,
@@ -77,6 +82,7 @@ impl InferenceWorker {
             last_heard: Rc::new(Cell::new(now)),
             started_at: now,
             ready: false,
+            packing_logged_at: None,
             verdict: None,
             stopping: false,
         }
@@ -224,6 +230,7 @@ impl Handler<Frames> for InferenceWorker {
                     };
                     self.tell_scheduler(ready, ctx);
                 }
+                FromWorker::Packing { percent } => self.packs(*percent),
                 FromWorker::LoadFailed { message } => self.verdict = Some(message.clone()),
                 _ => {}
             }
@@ -236,6 +243,19 @@ impl Handler<Frames> for InferenceWorker {
 }
 
 impl InferenceWorker {
+    fn packs(&mut self, percent: u8) {
+        let is_due = |at: Instant| at.elapsed() >= PACKING_LOGGED_EVERY;
+        if percent == 100 || self.packing_logged_at.is_none_or(is_due) {
+            self.packing_logged_at = Some(Instant::now());
+            tracing::info!(
+                percent,
+                "the model's weights are packed, once for all later starts"
+            );
+        }
+        // The next one says more; a scheduler with no room has more important things to read.
+        let _lost = self.scheduler.try_send(WorkerPacks { percent });
+    }
+
     /// Waits for room in the scheduler's mailbox; meanwhile the process is not read, and waits too.
     fn tell_scheduler<M>(&self, message: M, ctx: &mut Context<Self>)
     where

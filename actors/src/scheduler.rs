@@ -82,7 +82,10 @@ enum Worker {
     /// None is configured.
     NoModel,
     /// Being started; requests wait for it.
-    Starting,
+    Starting {
+        /// How far its weights are packed, if they are.
+        packed_percent: Option<u8>,
+    },
     Ready {
         address: Addr<InferenceWorker>,
         slots: usize,
@@ -114,7 +117,7 @@ impl Scheduler {
             queue: PriorityQueue::new(max_queued),
             running: HashMap::new(),
             worker: if has_model {
-                Worker::Starting
+                Worker::Starting { packed_percent: None }
             } else {
                 Worker::NoModel
             },
@@ -218,7 +221,7 @@ impl Handler<Submit> for Scheduler {
                 let message = format!("the model does not run at the moment: {reason}");
                 return self.refuse(&submit, "model_unavailable", &message, Some(5000));
             }
-            Worker::Starting | Worker::Ready { .. } => {}
+            Worker::Starting { .. } | Worker::Ready { .. } => {}
         }
         if let Err(QueueFull { bound }) = self.queue.push(submit.priority, submit.clone()) {
             let message = format!("{bound} requests wait already (scheduler.max_queued); ask again later");
@@ -294,6 +297,24 @@ impl Handler<WorkerReady> for Scheduler {
     }
 }
 
+/// The worker packs its model's weights, which is done once.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct WorkerPacks {
+    /// 0 to 100.
+    pub percent: u8,
+}
+
+impl Handler<WorkerPacks> for Scheduler {
+    type Result = ();
+
+    fn handle(&mut self, msg: WorkerPacks, _: &mut Self::Context) {
+        if let Worker::Starting { packed_percent } = &mut self.worker {
+            *packed_percent = Some(msg.percent);
+        }
+    }
+}
+
 /// The worker's process is gone, or there is hope for another one.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -332,7 +353,7 @@ impl Handler<WorkerGone> for Scheduler {
             }
             self.worker = Worker::Unavailable { reason: msg.reason };
         } else {
-            self.worker = Worker::Starting;
+            self.worker = Worker::Starting { packed_percent: None };
         }
         self.gauge.workers_lost.fetch_add(1, Relaxed);
         self.publish_gauge();
@@ -390,7 +411,10 @@ impl Handler<WorkerSays> for Scheduler {
                     self.texts(&mut texts);
                     self.failed(id, code, message);
                 }
-                FromWorker::Ready { .. } | FromWorker::LoadFailed { .. } | FromWorker::Heartbeat => {}
+                FromWorker::Packing { .. }
+                | FromWorker::Ready { .. }
+                | FromWorker::LoadFailed { .. }
+                | FromWorker::Heartbeat => {}
             }
             if frames.peek().is_none() {
                 self.texts(&mut texts);
@@ -453,6 +477,9 @@ pub struct GetStatus;
 pub struct SchedulerStatus {
     /// `ready`, `starting`, `no_model` or `unavailable`.
     pub worker: &'static str,
+    /// While it starts: how far its weights are packed, if they must be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed_percent: Option<u8>,
     /// Why it is unavailable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -471,12 +498,17 @@ impl Handler<GetStatus> for Scheduler {
     fn handle(&mut self, _: GetStatus, _: &mut Self::Context) -> SchedulerStatus {
         let (worker, reason, model) = match &self.worker {
             Worker::NoModel => ("no_model", None, None),
-            Worker::Starting => ("starting", None, None),
+            Worker::Starting { .. } => ("starting", None, None),
             Worker::Ready { summary, .. } => ("ready", None, Some(summary.clone())),
             Worker::Unavailable { reason } => ("unavailable", Some(reason.clone()), None),
         };
+        let packed_percent = match &self.worker {
+            Worker::Starting { packed_percent } => *packed_percent,
+            _ => None,
+        };
         SchedulerStatus {
             worker,
+            packed_percent,
             reason,
             model,
             running: self.running.len(),
@@ -670,5 +702,39 @@ fn model_of(worker: &Worker) -> &str {
 fn tell(progress: &Recipient<Progress>, what: Progress) {
     if progress.try_send(what).is_err() {
         tracing::warn!("a conversation did not take the progress of its request");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix::test]
+    async fn the_status_says_how_far_weights_are_packed_until_another_process_begins() {
+        let meter = opentelemetry::global::meter("tests");
+        let scheduler = Scheduler::new(true, 1, RequestMetrics::new(&meter), Arc::default()).start();
+        let percent = async || scheduler.send(GetStatus).await.unwrap().packed_percent;
+        assert_eq!(percent().await, None);
+        scheduler.send(WorkerPacks { percent: 40 }).await.unwrap();
+        assert_eq!(percent().await, Some(40));
+        let reason = "killed".to_owned();
+        scheduler
+            .send(WorkerGone {
+                reason,
+                hopeless: false,
+            })
+            .await
+            .unwrap();
+        assert_eq!(percent().await, None);
+        let reason = "killed".to_owned();
+        scheduler
+            .send(WorkerGone {
+                reason,
+                hopeless: true,
+            })
+            .await
+            .unwrap();
+        scheduler.send(WorkerPacks { percent: 50 }).await.unwrap();
+        assert_eq!(percent().await, None);
     }
 }

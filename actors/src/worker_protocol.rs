@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change of a frame's meaning.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The largest frame: a prompt of the largest size the settings allow, with room for escapes.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
@@ -50,6 +50,11 @@ pub enum ToWorker {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromWorker {
+    /// Weights are packed, which is done once; so much of them is.
+    Packing {
+        /// 0 to 100.
+        percent: u8,
+    },
     /// The model is loaded.
     Ready {
         /// [`VERSION`].

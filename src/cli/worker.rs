@@ -81,7 +81,15 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
             ),
         });
     }
-    let mut engine = match Engine::load(&model, engine) {
+    let mut told = None;
+    let loaded = Engine::load_with(&model, engine, &mut |done, of| {
+        let percent = u8::try_from(done * 100 / of.max(1)).unwrap_or(100);
+        if told.replace(percent) != Some(percent) {
+            // A daemon that is gone is noticed when the model is ready.
+            let _gone = output.say(&FromWorker::Packing { percent });
+        }
+    });
+    let mut engine = match loaded {
         Ok(engine) => {
             if let Some(reason) = engine.model().not_kept() {
                 eprintln!("the packed weights could not be kept for the next start: {reason}");
