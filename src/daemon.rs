@@ -72,7 +72,10 @@ pub enum DaemonError {
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// The model file.
-    #[error("{0}; mend model.path, or leave it empty to route without a model")]
+    #[error(
+        "{0}; mend model.path (a path, or a name of `clawdbot model list`; `clawdbot model pull` brings a model), or leave \
+         it empty to route without one"
+    )]
     Model(#[from] models::ModelError),
     /// The certificate of the TLS listeners.
     #[error(transparent)]

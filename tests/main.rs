@@ -26,6 +26,8 @@ mod identity;
 mod idle;
 mod limits;
 mod many_clients;
+mod model_folder;
+mod model_pull;
 mod mosquitto;
 mod mosquitto_bridge;
 mod mosquitto_scripts;

@@ -116,10 +116,12 @@ fn tls(settings: &Settings) -> Result<String, String> {
 fn model(settings: &Settings) -> Result<String, String> {
     let Some(path) = &settings.model.path else {
         return Ok(
-            "model: none (requests are answered with an explanation; set one with --model PATH)".to_owned(),
+            "model: none (requests are answered with an explanation; set one with --model, `clawdbot model pull` brings one)".to_owned(),
         );
     };
-    let model = models::inspect(path).map_err(|error| format!("model.path: {error}"))?;
+    let model = models::inspect(path).map_err(|error| {
+        format!("model.path: {error} (`clawdbot model list` shows the models that are here, `clawdbot model pull` brings one)")
+    })?;
     Ok(format!(
         "model: {} ({}, {}, {} parameters, context of {} tokens)",
         model.name, model.architecture, model.format, model.parameters, model.context_length

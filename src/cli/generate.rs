@@ -8,6 +8,7 @@ use clap::Args;
 use models::{Engine, EngineOptions, Event, GenerateRequest, Model, Precision, Prompt, Sampling};
 
 use super::{Failure, GlobalFlags};
+use crate::library::Library;
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateFlags {
@@ -29,9 +30,9 @@ pub(super) struct GenerateFlags {
 /// Which model, and how it is to run.
 #[derive(Debug, Args)]
 pub(super) struct ModelFlags {
-    /// GGUF file, or directory with safetensors [default: the setting model.path]
-    #[arg(long, value_name = "PATH")]
-    model: Option<PathBuf>,
+    /// A name of `clawdbot model list`, GGUF file, or directory with safetensors [default: the setting model.path]
+    #[arg(long, value_name = "NAME|PATH")]
+    model: Option<String>,
     /// Bits of a weight: f32, f16, int8 or int4 [default: the setting model.precision]
     #[arg(long)]
     pub(super) precision: Option<Precision>,
@@ -53,9 +54,13 @@ impl ModelFlags {
     pub(super) fn chosen(&self, global: &GlobalFlags) -> Result<Chosen, Failure> {
         let all_settings = global.settings(Vec::new())?;
         let settings = all_settings.model;
-        let path = self.model.clone().or(settings.path).ok_or_else(|| {
+        let library = Library::of(&all_settings.data_dir);
+        let named = self.model.as_deref().map(|text| library.resolve(text));
+        let named = named.transpose().map_err(Failure::misconfigured)?;
+        let path = named.or(settings.path).ok_or_else(|| {
             Failure::Misconfigured(
-                "there is no model; name one with --model PATH, or set model.path".to_owned(),
+                "there is no model; name one with --model PATH, or set model.path (`clawdbot model pull` brings one)"
+                    .to_owned(),
             )
         })?;
         let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

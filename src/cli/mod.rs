@@ -2,6 +2,7 @@
 //! else to stderr, so that answers can be piped.
 
 mod ask;
+mod bar;
 mod bench;
 mod certs;
 mod check;
@@ -9,6 +10,7 @@ mod device;
 mod generate;
 mod keys;
 mod keys_master;
+mod model;
 mod serve;
 mod status;
 mod store;
@@ -86,6 +88,8 @@ enum Command {
     Generate(Box<With<generate::GenerateFlags>>),
     /// Measure how fast this machine runs a model, at each precision, and what its memory would allow
     Bench(With<bench::BenchFlags>),
+    /// Fetch models from the Hugging Face hub, list, show, remove, import and pack them
+    Model(With<model::ModelFlags>),
     /// Pair devices with this hub, list, revoke and rename them
     Device(With<device::DeviceFlags>),
     /// Print a token with which a device can connect
@@ -177,6 +181,7 @@ where
         Some(Command::Ask(inner)) => ask::run(&global.then(inner.global), inner.flags),
         Some(Command::Generate(inner)) => generate::run(&global.then(inner.global), inner.flags),
         Some(Command::Bench(inner)) => bench::run(&global.then(inner.global), inner.flags),
+        Some(Command::Model(inner)) => model::run(global.then(inner.global), inner.flags),
         Some(Command::Device(inner)) => device::run(global.then(inner.global), inner.flags),
         Some(Command::Token(inner)) => token::run(&global.then(inner.global), inner.flags),
         Some(Command::Keys(inner)) => keys::run(global.then(inner.global), inner.flags),

@@ -10,8 +10,8 @@ use crate::{daemon, telemetry};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeFlags {
-    /// The model: a GGUF file, or a directory with safetensors (setting model.path)
-    #[arg(long, value_name = "PATH")]
+    /// The model: a name of `clawdbot model list`, a GGUF file, or a directory with safetensors (setting model.path)
+    #[arg(long, value_name = "NAME|PATH")]
     model: Option<String>,
 }
 

@@ -12,9 +12,10 @@ use models::Precision;
 use super::access::{self, AccessList};
 use super::raw::{Given, RawSettings};
 use super::{
-    Auth, AuthMode, BrokerMode, Conversation, Flapping, Log, LogFormat, Memory, Metrics, Model, Origin,
+    Auth, AuthMode, BrokerMode, Conversation, Flapping, Hub, Log, LogFormat, Memory, Metrics, Model, Origin,
     Problem, Scheduler, Settings, Shutdown, Supervisor,
 };
+use crate::library::Library;
 use crate::telemetry::logging;
 
 /// A day, the longest that anything here waits; longer is a slip of the finger or the wrong unit.
@@ -39,6 +40,7 @@ impl Checker<'_> {
     pub(super) fn settings(&mut self, raw: RawSettings, access: Option<AccessList>) -> Settings {
         let (access_origin, access) = access.map(|list| (list.origin, list.entries)).unzip();
         let data_dir = self.data_dir(raw.data_dir);
+        let library = Library::of(&data_dir);
         let settings = Settings {
             mqtt: self.mqtt(raw.mqtt, &data_dir),
             data_dir,
@@ -64,7 +66,7 @@ impl Checker<'_> {
             },
             access: access.unwrap_or_default(),
             model: Model {
-                path: self.optional_path("model.path", raw.model.path),
+                path: self.model_path(raw.model.path, &library),
                 max_sequences: self.number("model.max_sequences", raw.model.max_sequences, 1..=1024),
                 precision: self.choice(
                     "model.precision",
@@ -81,6 +83,10 @@ impl Checker<'_> {
                 threads: Some(self.number("model.threads", raw.model.threads, 0..=1024))
                     .filter(|threads| *threads > 0),
                 load_timeout: self.seconds("model.load_timeout_s", raw.model.load_timeout_s, 1..=DAY_S),
+            },
+            hub: Hub {
+                endpoint: self.optional("hub.endpoint", raw.hub.endpoint),
+                token_file: self.optional_path("hub.token_file", raw.hub.token_file),
             },
             conversation: Conversation {
                 max_prompt_bytes: self.number(
@@ -314,6 +320,18 @@ impl Checker<'_> {
             );
             PathBuf::new()
         })
+    }
+
+    /// A path, or the name of a model in the models folder.
+    fn model_path(&mut self, given: Given<String>, library: &Library) -> Option<PathBuf> {
+        let text = self.optional("model.path", given)?;
+        match library.resolve(&text) {
+            Ok(path) => Some(path),
+            Err(error) => {
+                self.refuse("model.path", format!("{text:?}"), &error.to_string());
+                None
+            }
+        }
     }
 
     fn log_level(&mut self, given: Given<String>) -> String {

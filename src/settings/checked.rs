@@ -29,6 +29,8 @@ pub struct Settings {
     pub access: Vec<PolicyEntry>,
     /// The model file and its process.
     pub model: Model,
+    /// Where models come from.
+    pub hub: Hub,
     /// What one device may ask for.
     pub conversation: Conversation,
     /// The queue before the model.
@@ -249,6 +251,15 @@ pub struct Model {
     pub threads: Option<usize>,
     /// How long the model may take to load.
     pub load_timeout: Duration,
+}
+
+/// Where models come from.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    /// The hub or a mirror of it; none for what `HF_ENDPOINT` names, or Hugging Face's own.
+    pub endpoint: Option<String>,
+    /// A file with a token in it; none for `HF_TOKEN`, or where the hub's own programs keep one.
+    pub token_file: Option<PathBuf>,
 }
 
 /// What one device may ask for.
@@ -507,6 +518,10 @@ impl Settings {
                 precision: None,
                 threads: None,
                 load_timeout: Duration::from_secs(600),
+            },
+            hub: Hub {
+                endpoint: None,
+                token_file: None,
             },
             conversation: Conversation {
                 max_prompt_bytes: 65_536,

@@ -25,7 +25,7 @@ use self::raw::RawSettings;
 
 pub use checked::{
     Auth, AuthMode, Broker, BrokerAddress, BrokerMode, CertificateFiles, ClientCertificates, Conversation,
-    Flapping, Log, LogFormat, MasterKeySource, Memory, Metrics, Model, Mqtt, NamedFile, PasswordSource,
+    Flapping, Hub, Log, LogFormat, MasterKeySource, Memory, Metrics, Model, Mqtt, NamedFile, PasswordSource,
     PostgresServer, Scheduler, Settings, Shutdown, Store, StoreMode, Supervisor,
 };
 pub use error::{Problem, SettingsError};

@@ -24,6 +24,7 @@ pub(super) struct RawSettings {
     pub(super) broker: RawBroker,
     pub(super) auth: RawAuth,
     pub(super) model: RawModel,
+    pub(super) hub: RawHub,
     pub(super) conversation: RawConversation,
     pub(super) scheduler: RawScheduler,
     pub(super) supervisor: RawSupervisor,
@@ -116,6 +117,13 @@ pub(super) struct RawModel {
     pub(super) precision: Given<String>,
     pub(super) threads: Given<u64>,
     pub(super) load_timeout_s: Given<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHub {
+    pub(super) endpoint: Given<String>,
+    pub(super) token_file: Given<String>,
 }
 
 #[derive(Debug, Deserialize)]

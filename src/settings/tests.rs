@@ -689,3 +689,29 @@ fn what_an_external_broker_needs_is_not_asked_for_while_ours_is_used() {
     let setup = setup().file("[broker]\naddress = \"mqtt://10.0.0.1\"\n");
     assert_eq!(setup.settings().broker.mode, BrokerMode::Embedded);
 }
+
+#[test]
+fn a_model_is_named_by_its_path_or_by_its_name_in_the_models_folder() {
+    let setup = setup();
+    let library = crate::library::Library::of(&setup.temp.path().join("data"));
+    let put = |name: &str| {
+        let staging = library.stage(&name.parse().unwrap()).unwrap();
+        let manifest = crate::library::Manifest {
+            name: name.to_owned(),
+            model: "model.gguf".to_owned(),
+            source: None,
+            files: Vec::new(),
+        };
+        staging.finish(&manifest).unwrap().model
+    };
+    let model = put("someone/model:Q4_0");
+    let setup = setup.flag("--model", "model.path", "someone/model");
+    assert_eq!(setup.settings().model.path, Some(model));
+    put("someone/model:Q8_0");
+    let message = setup.message();
+    for said in ["--model", "someone/model:Q4_0, someone/model:Q8_0"] {
+        assert!(message.contains(said), "{message}");
+    }
+    let setup = setup.flag("--model", "model.path", "someone/other");
+    assert_eq!(setup.settings().model.path, Some("someone/other".into()));
+}

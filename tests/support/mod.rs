@@ -9,6 +9,7 @@ pub(crate) mod conservation;
 pub(crate) mod daemon;
 pub(crate) mod data;
 pub(crate) mod foreign;
+pub(crate) mod hub;
 pub(crate) mod mosquitto;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;

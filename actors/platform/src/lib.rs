@@ -1,6 +1,7 @@
 //! The calls to the operating system, one small module a concern, without C dependencies, so that
 //! every system's half is type-checked on every other.
 
+pub mod disk;
 pub mod keychain;
 pub mod memory;
 pub mod network;

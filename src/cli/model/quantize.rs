@@ -1,0 +1,73 @@
+//! `clawdbot model quantize NAME`: the weights are packed now, where the daemon finds them at its start.
+
+use clap::Args;
+use models::{Engine, EngineOptions, Kept, Precision};
+
+use super::Desk;
+use crate::cli::bar::{Bar, Unit, size};
+use crate::cli::{Failure, say};
+
+#[derive(Debug, Args)]
+pub(super) struct QuantizeFlags {
+    /// A name of `clawdbot model list`, or a path
+    #[arg(value_name = "NAME")]
+    model: String,
+    /// Bits of a weight: f16, int8 or int4 [default: the setting model.precision, or what suits the model]
+    #[arg(long)]
+    precision: Option<Precision>,
+}
+
+pub(super) fn run(desk: &Desk, flags: &QuantizeFlags) -> Result<(), Failure> {
+    let path = desk.path_of(&flags.model)?;
+    let summary = models::inspect(&path).map_err(Failure::at_run_time)?;
+    let precision = flags
+        .precision
+        .or(desk.settings.model.precision)
+        .unwrap_or(summary.precision);
+    if precision == Precision::F32 {
+        return Err(Failure::Misconfigured(
+            "f32 runs on the model's own files, and there is nothing to pack; choose --precision f16, int8 or int4".to_owned(),
+        ));
+    }
+    desk.prepare()?;
+    let mut bar = Bar::new(format!("packing {precision}"), Unit::Parts);
+    let options = EngineOptions {
+        max_sequences: 1,
+        precision: Some(precision),
+        threads: Some(desk.threads()),
+        packed_directory: Some(desk.packed.clone()),
+        ..EngineOptions::default()
+    };
+    let mut was_packed = true;
+    let loaded = Engine::load_with(&path, options, &mut |done, of| {
+        was_packed = false;
+        bar.show(done as u64, of as u64);
+    });
+    let engine = loaded.map_err(Failure::at_run_time)?;
+    drop(bar);
+    if let Some(reason) = engine.model().not_kept() {
+        return Err(Failure::AtRunTime(format!(
+            "the packed weights could not be kept in {}: {reason}",
+            desk.packed.display()
+        )));
+    }
+    let kept = Kept::of(&path, &desk.packed).map_err(Failure::at_run_time)?;
+    let file = kept.packed().into_iter().find(|file| file.precision == precision);
+    let (bytes, place) = file.map_or((0, String::new()), |file| {
+        (file.bytes, file.path.display().to_string())
+    });
+    let done = if was_packed {
+        "was packed already"
+    } else {
+        "is packed"
+    };
+    say(format!(
+        "{} {done}: {precision}, {}, {place}",
+        flags.model,
+        size(bytes)
+    ))?;
+    say(format!(
+        "`clawdbot model show {} --measure` says how good it is at each precision",
+        flags.model
+    ))
+}
