@@ -44,9 +44,9 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 
 /// What is taken where nobody says: 4 bits, which a small machine's memory is fast enough for, the better kinds first; then
 /// those above, from the smallest on; then those below.
-const PREFERRED: [&str; 16] = [
-    "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "Q5_K_M", "Q5_K_S", "Q5_0", "Q5_1", "Q6_K", "Q8_0", "F16", "BF16",
-    "F32", "Q3_K_M", "Q3_K_S", "Q2_K",
+const PREFERRED: [&str; 17] = [
+    "Q4_K_M", "Q4_K_S", "IQ4_NL", "Q4_0", "Q4_1", "Q5_K_M", "Q5_K_S", "Q5_0", "Q5_1", "Q6_K", "Q8_0", "F16",
+    "BF16", "F32", "Q3_K_M", "Q3_K_S", "Q2_K",
 ];
 
 /// The quantisation that a file's name tells: the last part of it that looks like one.
