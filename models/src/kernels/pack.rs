@@ -362,3 +362,42 @@ fn with_inverse(scale: f16) -> (f32, f32) {
     let has_inverse = scale != 0.0 && scale.is_finite();
     (scale, if has_inverse { 1.0 / scale } else { 0.0 })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a block loses as llama.cpp's Q4_0 has it: the value that is largest by magnitude becomes −8.
+    fn lost_by_q4_0(values: &[f32]) -> f32 {
+        let extreme = values
+            .iter()
+            .copied()
+            .max_by(|a, b| a.abs().total_cmp(&b.abs()))
+            .unwrap();
+        let scale = f16::from_f32(extreme / -8.0).to_f32();
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        let lost =
+            |value: &f32| (value - ((value * inverse + 8.5).floor().clamp(0.0, 15.0) - 8.0) * scale).powi(2);
+        values.iter().map(lost).sum()
+    }
+
+    proptest! {
+        #[test]
+        fn four_bits_lose_no_more_than_llama_cpps_q4_0(
+            values in prop::collection::vec(-1.0..1.0_f32, BLOCK),
+            exponent in -10..10_i32,
+        ) {
+            let values: Vec<f32> = values.iter().map(|value| value * 2_f32.powi(exponent)).collect();
+            let (scale, quantised) = int4(&values);
+            let lost = values.iter().zip(quantised);
+            let lost: f32 = lost
+                .map(|(value, quantised)| (value - f32::from(quantised) * scale.to_f32()).powi(2))
+                .sum();
+            let q4_0 = lost_by_q4_0(&values);
+            // Values half way between two steps go to the other side here, where Q4_0 rounds up.
+            prop_assert!(lost <= q4_0 * 1.01, "{lost} {q4_0}");
+        }
+    }
+}
