@@ -1,0 +1,8 @@
+//! The promises of the schedule, over random traces in virtual time.
+
+mod deadlines;
+mod laws;
+mod simulation;
+mod starvation;
+mod turns;
+mod world;
