@@ -31,7 +31,7 @@ use std::time::Instant;
 
 use account::At;
 pub use account::{Account, Counts, End};
-use begun::{AllBegun, State};
+use begun::{AllBegun, Begun, State};
 pub use estimate::Estimate;
 use fair::FairClock;
 pub use per_priority::PerPriority;
@@ -86,10 +86,8 @@ impl<T> Schedule<T> {
     /// Takes a request on, which waits until a decision begins it.
     pub fn submit(&mut self, now: Instant, entry: Entry<T>) -> Result<(), Refused<T>> {
         let class = entry.priority;
-        let is_idle = |other: Priority| {
-            self.waiting.of(other).next().is_none() && self.begun.iter().all(|begun| begun.priority != other)
-        };
-        if is_idle(class) {
+        let is_busy = |begun: &Begun| begun.priority == class || begun.charged_to == class;
+        if self.waiting.of(class).next().is_none() && self.begun.position(is_busy).is_none() {
             self.clocks[class].reset();
         }
         self.account.accepted(class);
@@ -110,11 +108,18 @@ impl<T> Schedule<T> {
         self.begun.count(now);
         let mut decisions = self.expire(now);
         self.make_room(now, &mut decisions);
-        while let Some(next) = self.next(now) {
-            if self.begun.running() >= self.slots {
-                if !self.is_urgent(&next) {
-                    break;
-                }
+        loop {
+            let is_full = self.begun.running() >= self.slots;
+            // Only what is urgent finds a place where there is none.
+            let classes = if is_full {
+                &Priority::ALL[..1]
+            } else {
+                &Priority::ALL[..]
+            };
+            let Some(next) = self.next(classes, now) else {
+                break;
+            };
+            if is_full {
                 let Some(number) = self.begun.least_important() else {
                     break;
                 };
@@ -301,7 +306,7 @@ impl<T> Schedule<T> {
 
     /// Pauses what may not run any more.
     fn make_room(&mut self, now: Instant, decisions: &mut Vec<Decision<T>>) {
-        let is_held = |begun: &begun::Begun| {
+        let is_held = |begun: &Begun| {
             begun.state == State::Running && begun.priority == Priority::Background && !begun.is_cancelled
         };
         while self.is_background_paused
@@ -321,43 +326,37 @@ impl<T> Schedule<T> {
         decisions.extend(paused.map(|id| Decision::Pause { id }));
     }
 
-    /// What goes on next, of the most important class that anything counts as.
-    fn next(&self, now: Instant) -> Option<Next> {
+    /// What goes on next, of the first class that anything counts as.
+    fn next(&self, classes: &[Priority], now: Instant) -> Option<Next> {
         let allowed = if self.is_background_paused {
             &Priority::ALL[..2]
         } else {
             &Priority::ALL[..]
         };
-        Priority::ALL.into_iter().find_map(|counts_as| {
-            let ageing = self.config.ageing;
-            let again = self.standing(|begun| {
-                allowed.contains(&begun.priority) && begun.counts_as(ageing, now) == counts_as
-            });
-            if let Some(number) = again {
-                return Some(Next::Again(number));
+        let ageing = self.config.ageing;
+        classes.iter().find_map(|&counts_as| {
+            let counts = |begun: &&Begun| {
+                begun.stands()
+                    && allowed.contains(&begun.priority)
+                    && begun.counts_as(ageing, now) == counts_as
+            };
+            if let Some(class) = self.begun.iter().filter(counts).map(|begun| begun.priority).min() {
+                return self.standing(class).map(Next::Again);
             }
             let clock = &self.clocks[counts_as];
             let head = self.waiting.head(counts_as, allowed, ageing, clock, now)?;
-            // Something of its own class that has begun goes before it, and takes its place in this one.
-            let before = self.standing(|begun| begun.priority == head.class);
-            Some(before.map_or(Next::New { head, counts_as }, Next::Again))
+            let again = self.standing(head.class).map(Next::Again);
+            Some(again.unwrap_or(Next::New { head, counts_as }))
         })
     }
 
-    /// What goes on first of what has begun: by class, what lost its worker before what was paused, the oldest first.
-    fn standing(&self, wanted: impl Fn(&begun::Begun) -> bool) -> Option<usize> {
+    /// What goes before all else of a class, and so takes the place that one of it is due: what lost its worker before what
+    /// was paused, in the order in which they began.
+    fn standing(&self, class: Priority) -> Option<usize> {
         let standing = self.begun.iter().enumerate();
-        let standing = standing.filter(|(_, begun)| begun.stands() && wanted(begun));
-        let first = standing.min_by_key(|(number, begun)| (begun.priority, begun.state, *number));
+        let standing = standing.filter(|(_, begun)| begun.stands() && begun.priority == class);
+        let first = standing.min_by_key(|(number, begun)| (begun.state, *number));
         first.map(|(number, _)| number)
-    }
-
-    fn is_urgent(&self, next: &Next) -> bool {
-        let class = match next {
-            Next::Again(number) => self.begun.get(*number).map(|begun| begun.priority),
-            Next::New { head, .. } => Some(head.class),
-        };
-        class == Some(Priority::Urgent)
     }
 
     fn begin(&mut self, next: Next, now: Instant) -> Option<Decision<T>> {

@@ -144,7 +144,7 @@ fn nothing_is_taken_while_it_drains_and_what_has_begun_ends() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     /// Where nothing else comes, a request begins when it was foreseen to.
     #[test]
@@ -164,7 +164,7 @@ proptest! {
         let id = world.submit(&Ask { deadline: None, ..hopeless }).unwrap();
         let asked = world.now;
         while world.requests[&id].began.is_none() {
-            world.advance(ms(1));
+            world.advance(ms(10));
         }
         let begins_in = world.requests[&id].began.unwrap() - asked;
         prop_assert!(near(ends_in, begins_in + ms(500)), "{:?} foreseen, {:?}", ends_in, begins_in + ms(500));
@@ -173,7 +173,7 @@ proptest! {
     #[test]
     fn who_finds_it_full_gets_in_when_told_to_ask_again(
         slots in 1..4usize,
-        answers in prop::collection::vec((0..8u8, 10..200u32), 200),
+        answers in prop::collection::vec((0..8u8, 10..200u32), 80),
         bound in 0..3usize,
     ) {
         let mut config = boundless();
@@ -193,7 +193,7 @@ proptest! {
             world.advance(retry_after + (retry_after / 20).max(ms(25)));
             prop_assert!(world.submit(&ask).is_ok(), "told {retry_after:?}");
         }
-        prop_assert!(refusals > 10);
+        prop_assert!(refusals > 5);
     }
 }
 

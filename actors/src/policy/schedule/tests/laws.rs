@@ -79,7 +79,7 @@ fn play(acts: &[Act], slots: usize) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(192))]
 
     /// The world checks each decision, and the law after each.
     #[test]
@@ -133,6 +133,18 @@ fn an_urgent_request_takes_the_place_of_the_youngest_background_one_which_then_g
         [young, later].map(|id| is(&world, id)),
         [Is::Running, Is::Waiting]
     );
+}
+
+#[test]
+fn what_is_paused_grows_old_from_then_on_and_not_from_when_it_began() {
+    let mut world = World::new(config(), 1);
+    let background = world.submit(&ask(Priority::Background, "a", 1000)).unwrap();
+    world.advance(Duration::from_secs(4));
+    world.submit(&ask(Priority::Urgent, "b", 10)).unwrap();
+    let interactive = world.submit(&ask(Priority::Interactive, "c", 100)).unwrap();
+    world.advance(Duration::from_millis(200));
+    let states = |world: &World| [background, interactive].map(|id| world.requests[&id].is);
+    assert_eq!(states(&world), [Is::Paused, Is::Running]);
 }
 
 #[test]
