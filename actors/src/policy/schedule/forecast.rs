@@ -126,12 +126,6 @@ impl<T> Schedule<T> {
                 places.push(Reverse(begun.still_takes(&self.estimate, self.slots, now)?));
             }
         }
-        while places.len() < self.slots {
-            places.push(Reverse(Duration::ZERO));
-        }
-        while places.len() > self.slots {
-            places.pop();
-        }
         let standing = self
             .begun
             .iter()
@@ -150,6 +144,14 @@ impl<T> Schedule<T> {
             });
         let mut before: Vec<_> = standing.chain(waiting).collect();
         before.sort_by_key(|(order, _)| *order);
+        // As many free places as could be taken.
+        let places_known = self.slots.min(places.len() + before.len() + 1);
+        while places.len() < places_known {
+            places.push(Reverse(Duration::ZERO));
+        }
+        while places.len() > self.slots {
+            places.pop();
+        }
         for (_, takes) in before {
             let Reverse(free) = places.pop()?;
             places.push(Reverse(free.saturating_add(takes?)));
