@@ -176,6 +176,25 @@ fn what_lost_its_worker_is_begun_anew_in_its_order_and_before_anything_else_of_i
 }
 
 #[test]
+fn what_lost_its_worker_twice_keeps_its_place_before_what_grew_older_waiting() {
+    let mut world = World::new(config(), 2);
+    let [first, second] = ["a", "b"].map(|device| {
+        let ask = ask(Priority::Background, device, 1000);
+        world.submit(&ask).unwrap()
+    });
+    world.lose_worker();
+    world.set_slots(1);
+    world.advance(Duration::from_millis(1900));
+    world.lose_worker();
+    world.advance(Duration::from_millis(200));
+    world.set_slots(1);
+    assert_eq!(
+        [first, second].map(|id| world.requests[&id].is),
+        [Is::Running, Is::Lost]
+    );
+}
+
+#[test]
 fn background_work_pauses_while_memory_is_short_though_places_are_free() {
     let mut world = World::new(config(), 4);
     let running = world.submit(&ask(Priority::Background, "a", 100)).unwrap();
