@@ -116,6 +116,8 @@ fn what_waits_expires_as_soon_as_it_cannot_be_in_time() {
     let hurried = world.submit(&by(1500, 100)).unwrap();
     assert_eq!(world.requests[&hurried].is, Is::Running);
     let waits = world.submit(&by(2200, 100)).unwrap();
+    let expires = world.schedule.next_expiry(world.now).unwrap();
+    assert!(near(expires, ms(1200)), "{expires:?}");
     // Somebody more important comes.
     world
         .submit(&Ask {

@@ -132,6 +132,23 @@ fn a_device_is_charged_what_its_answers_had_and_not_what_they_might_have_had() {
 }
 
 #[test]
+fn what_a_device_had_while_nobody_else_asked_is_not_held_against_it() {
+    let mut world = World::new(boundless(), 1);
+    world.submit(&ask(Priority::Interactive, "a", 500)).unwrap();
+    world.run_out();
+    world.set_slots(0);
+    let [first, second] = ["a", "b"].map(|device| {
+        let ask = ask(Priority::Interactive, device, 10);
+        world.submit(&ask).unwrap()
+    });
+    world.set_slots(1);
+    assert_eq!(
+        [first, second].map(|id| world.requests[&id].is),
+        [Is::Running, Is::Waiting]
+    );
+}
+
+#[test]
 fn old_background_requests_come_forward_one_by_one_and_not_all_at_once() {
     let mut world = World::new(config(), 1);
     let ageing = world.config.ageing.background_after;
