@@ -4,4 +4,6 @@ pub mod backoff;
 pub mod expiry;
 pub mod flapping;
 pub mod log_quota;
+pub mod priority;
 pub mod queue;
+pub mod schedule;
