@@ -1,12 +1,17 @@
 //! How hard it is to get memory: the kernel's own word for it, and the pages that were given up too early.
 
+#[cfg(any(target_os = "linux", test))]
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+#[cfg(any(target_os = "linux", test))]
+use super::groups::{Read, Version, directories};
 
 /// How hard it is to get memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MemoryPressure {
-    /// Linux: the time that tasks lost by waiting for memory, of the machine or of this process' control group, whichever
-    /// lost more.
+    /// Linux: the time that tasks lost by waiting for memory: those of this process' control group where groups tell it, else
+    /// those of the machine. A neighbour that is at odds with a limit of its own is not our concern.
     Stalls {
         /// Some task waited.
         some: Stall,
@@ -42,8 +47,9 @@ pub fn pressure() -> Option<MemoryPressure> {
     system::pressure()
 }
 
-/// Bytes of files that were given up and had to be read again, since the machine started: what grows when mapped weights
-/// do not fit. None where the kernel does not count it.
+/// Bytes of files that were given up and had to be read again, since the start: what grows when mapped weights do not fit.
+/// Those of this process' control group where groups tell it, else those of the machine. None where the kernel does not
+/// count them.
 pub fn refaulted_bytes() -> Option<u64> {
     system::refaulted_bytes()
 }
@@ -54,17 +60,16 @@ mod system {
     use std::path::Path;
 
     use super::super::groups::Read;
-    use super::{MemoryPressure, parse_refaults, worst_stalls};
+    use super::{MemoryPressure, refaulted_pages, stalls};
 
     const READ: Read<'static> = &|path: &Path| fs::read_to_string(path).ok();
 
     pub(super) fn pressure() -> Option<MemoryPressure> {
-        worst_stalls(READ)
+        stalls(READ)
     }
 
     pub(super) fn refaulted_bytes() -> Option<u64> {
-        let pages = parse_refaults(&READ(Path::new("/proc/vmstat"))?)?;
-        pages.checked_mul(rustix::param::page_size() as u64)
+        refaulted_pages(READ)?.checked_mul(rustix::param::page_size() as u64)
     }
 }
 
@@ -97,20 +102,26 @@ mod system {
 }
 
 #[cfg(any(target_os = "linux", test))]
-fn worst_stalls(read: super::groups::Read<'_>) -> Option<MemoryPressure> {
-    use std::path::Path;
+fn stalls(read: Read<'_>) -> Option<MemoryPressure> {
+    let of_group = || parse_stalls(&read(&own_group(Version::Two, read)?.join("memory.pressure"))?);
+    let of_machine = || parse_stalls(&read(Path::new("/proc/pressure/memory"))?);
+    let (some, full) = of_group().or_else(of_machine)?;
+    Some(MemoryPressure::Stalls { some, full })
+}
 
-    use super::groups::{Version, directories};
+#[cfg(any(target_os = "linux", test))]
+fn refaulted_pages(read: Read<'_>) -> Option<u64> {
+    let of_group = |version| parse_refaults(&read(&own_group(version, read)?.join("memory.stat"))?, version);
+    // Of all groups, and by the key of the second version as well.
+    let of_machine = || parse_refaults(&read(Path::new("/proc/vmstat"))?, Version::Two);
+    of_group(Version::Two)
+        .or_else(|| of_group(Version::One))
+        .or_else(of_machine)
+}
 
-    let machine = read(Path::new("/proc/pressure/memory"));
-    // Of its own group only: what those above lost, the machine lost as well.
-    let own = directories(Version::Two, read).into_iter().next();
-    let group = own.and_then(|directory| read(&directory.join("memory.pressure")));
-    let stalls = [machine, group].into_iter().flatten();
-    stalls
-        .filter_map(|text| parse_stalls(&text))
-        .max_by(|(one, _), (other, _)| one.avg10_percent.total_cmp(&other.avg10_percent))
-        .map(|(some, full)| MemoryPressure::Stalls { some, full })
+#[cfg(any(target_os = "linux", test))]
+fn own_group(version: Version, read: Read<'_>) -> Option<PathBuf> {
+    directories(version, read).into_iter().next()
 }
 
 /// The two lines of a pressure file, `some` and `full`.
@@ -133,10 +144,15 @@ fn parse_stalls(text: &str) -> Option<(Stall, Stall)> {
     Some((stall("some")?, stall("full")?))
 }
 
-/// Pages of files, by the name of newer kernels, which count those of the swap beside them, or of older ones.
+/// Pages of files, by the name of newer kernels, which count those of the swap beside them, or of older ones. Groups of
+/// the first version count those below them in a line of its own.
 #[cfg(any(target_os = "linux", test))]
-fn parse_refaults(text: &str) -> Option<u64> {
-    super::counter(text, "workingset_refault_file").or_else(|| super::counter(text, "workingset_refault"))
+fn parse_refaults(text: &str, version: Version) -> Option<u64> {
+    let names = match version {
+        Version::One => ["total_workingset_refault_file", "total_workingset_refault"],
+        Version::Two => ["workingset_refault_file", "workingset_refault"],
+    };
+    names.into_iter().find_map(|name| super::counter(text, name))
 }
 
 /// By the numbers of `kern.memorystatus_vm_pressure_level`, which are those of the kernel's dispatch source.
@@ -152,8 +168,6 @@ fn level(number: u64) -> Option<PressureLevel> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -174,31 +188,52 @@ mod tests {
         }
     }
 
+    /// A process in a group of the second version, and what the machine and the group say.
+    fn reader(files: [(&'static str, &'static str); 2]) -> impl Fn(&Path) -> Option<String> {
+        const PLACE: [(&str, &str); 2] = [
+            ("/proc/self/cgroup", "0::/hub.slice/hub.service\n"),
+            (
+                "/proc/self/mountinfo",
+                "29 22 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n",
+            ),
+        ];
+        move |path| {
+            let mut all = PLACE.into_iter().chain(files);
+            all.find_map(|(of, text)| (path == Path::new(of)).then(|| text.to_owned()))
+        }
+    }
+
     #[test]
-    fn the_machine_s_stalls_or_the_group_s_count_whichever_are_worse() {
-        let reader = |machine: &'static str, group: &'static str| {
-            move |path: &Path| match path.to_str()? {
-                "/proc/pressure/memory" => Some(machine.to_owned()),
-                "/proc/self/cgroup" => Some("0::/hub.slice/hub.service\n".to_owned()),
-                "/proc/self/mountinfo" => {
-                    Some("29 22 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n".to_owned())
-                }
-                "/sys/fs/cgroup/hub.slice/hub.service/memory.pressure" => Some(group.to_owned()),
-                _ => None,
-            }
-        };
-        assert_eq!(worst_stalls(&reader(BUSY, QUIET)), Some(busy()));
-        assert_eq!(worst_stalls(&reader(QUIET, BUSY)), Some(busy()));
-        assert_eq!(worst_stalls(&reader("", BUSY)), Some(busy()));
-        assert_eq!(worst_stalls(&|_| None), None);
+    fn stalls_are_the_group_s_where_it_tells_them_and_else_the_machine_s() {
+        let group = "/sys/fs/cgroup/hub.slice/hub.service/memory.pressure";
+        let reader = |machine, in_group| reader([("/proc/pressure/memory", machine), (group, in_group)]);
+        assert_eq!(stalls(&reader(QUIET, BUSY)), Some(busy()));
+        assert_eq!(stalls(&reader(BUSY, "")), Some(busy()));
+        assert_ne!(stalls(&reader(BUSY, QUIET)), Some(busy()));
+        assert_eq!(stalls(&|_| None), None);
     }
 
     #[test]
     fn refaults_are_found_by_their_new_and_their_old_name() {
         let new = "workingset_nodes 7\nworkingset_refault_anon 1\nworkingset_refault_file 89880\n";
-        assert_eq!(parse_refaults(new), Some(89_880));
-        assert_eq!(parse_refaults("workingset_refault 12\n"), Some(12));
-        assert_eq!(parse_refaults("workingset_refault_anon 1\n"), None);
+        assert_eq!(parse_refaults(new, Version::Two), Some(89_880));
+        assert_eq!(parse_refaults("workingset_refault 12\n", Version::Two), Some(12));
+        assert_eq!(parse_refaults("workingset_refault_anon 1\n", Version::Two), None);
+        let stat = include_str!("fixtures/hybrid/memory.stat");
+        assert_eq!(parse_refaults(stat, Version::One), Some(11_380));
+    }
+
+    #[test]
+    fn refaults_are_the_group_s_where_it_tells_them_and_else_the_machine_s() {
+        let group = "/sys/fs/cgroup/hub.slice/hub.service/memory.stat";
+        let reader = |machine, in_group| reader([("/proc/vmstat", machine), (group, in_group)]);
+        let (machine, in_group) = (
+            "workingset_refault_file 9\n",
+            "anon 1\nworkingset_refault_file 2\n",
+        );
+        assert_eq!(refaulted_pages(&reader(machine, in_group)), Some(2));
+        assert_eq!(refaulted_pages(&reader(machine, "anon 1\n")), Some(9));
+        assert_eq!(refaulted_pages(&reader("", "")), None);
     }
 
     #[test]
@@ -229,7 +264,7 @@ mod tests {
             if let Some((some, full)) = parse_stalls(&text) {
                 prop_assert!(some.avg10_percent.is_finite() && full.avg10_percent.is_finite());
             }
-            parse_refaults(&text);
+            parse_refaults(&text, Version::Two);
         }
 
         #[test]
