@@ -3,5 +3,6 @@
 pub mod backoff;
 pub mod expiry;
 pub mod flapping;
+pub mod governor;
 pub mod log_quota;
 pub mod queue;
