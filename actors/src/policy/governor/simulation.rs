@@ -429,7 +429,9 @@ proptest! {
         };
         let other = left / 64 * level;
         let in_time = simulation.readings_to_give_up() + simulation.readings_to_take_back();
-        simulation.run_still(other, in_time, &demand);
+        // What was promised before is asked for once a round, or once a pause is over; either may take a precision.
+        let until_then = 3 * (demand.len() + readings(simulation.settings().longest_pause));
+        simulation.run_still(other, in_time + until_then + in_time, &demand);
         let steps = simulation.run_still(other, in_time, &demand);
         for step in &steps {
             let weights_bytes = simulation.world.weights_bytes(step.reading.model.as_ref().unwrap().precision);
