@@ -5,5 +5,6 @@ pub mod disk;
 pub mod keychain;
 pub mod memory;
 pub mod network;
+pub mod oom;
 pub mod open_files;
 pub mod priority;

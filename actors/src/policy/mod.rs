@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod expiry;
 pub mod flapping;
+pub mod governor;
 pub mod log_quota;
 pub mod priority;
 pub mod queue;
