@@ -145,13 +145,22 @@ pub enum RequestError {
         /// Why, and what to try.
         problem: String,
     },
+    /// An answer cannot be gone on with.
+    #[error(
+        "what was said of the answer is none to this request: {problem}; ask without `said` for a new one"
+    )]
+    InvalidSaid {
+        /// Where the two do not go together.
+        problem: String,
+    },
     /// The engine is full.
     #[error("{limit} sequences already run, which is the limit; try again when one has finished")]
     TooManySequences {
         /// The most sequences that run at once.
         limit: usize,
     },
-    /// The prompt's keys and values are more than the cache may take, even if nothing else ran.
+    /// The keys and values of the prompt, and of what was said behind it, are more than the cache may take, even if nothing
+    /// else ran.
     #[error(
         "the prompt has {tokens} tokens, whose keys and values take {} KiB, and the cache may take {} KiB; shorten the \
          prompt, or allow the cache more memory (model.cache_mib)",
@@ -159,7 +168,7 @@ pub enum RequestError {
         .budget_bytes / 1024
     )]
     CacheTooSmall {
-        /// Tokens of the prompt.
+        /// Tokens of the prompt, and of what was said.
         tokens: usize,
         /// What they take.
         needed_bytes: usize,
@@ -206,6 +215,7 @@ impl RequestError {
             Self::InvalidResponseFormat { .. } => "invalid_response_format",
             Self::InvalidTools { .. } => "invalid_tools",
             Self::ToolsUnsupported { .. } => "tools_unsupported",
+            Self::InvalidSaid { .. } => "invalid_said",
             Self::TooManySequences { .. } => "too_many_sequences",
             Self::CacheTooSmall { .. } => "cache_too_small",
             Self::DuplicateSequence { .. } => "duplicate_sequence",

@@ -239,6 +239,7 @@ impl RawRequest {
                 StopTexts::Many(texts) => texts,
             },
             answer,
+            said: Vec::new(),
         };
         generate
             .validate()

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::packed::{PAGE_TOKENS, Page};
+use crate::request::FinishReason;
 
 #[derive(Clone, Debug)]
 enum Do {

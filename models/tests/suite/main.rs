@@ -18,6 +18,7 @@ mod numerics;
 mod packed;
 mod quality;
 mod quantised;
+mod replay;
 mod split_gguf;
 mod structured;
 mod structured_schema;
