@@ -69,6 +69,29 @@ fn safetensors_tell_the_same_story_as_gguf() {
 }
 
 #[test]
+fn a_prompt_that_begins_like_an_earlier_one_says_how_much_of_it_was_not_computed() {
+    let Some(model) = stories() else { return };
+    let daemon = Daemon::launch()
+        .model(&model)
+        .set("model.precision", "int8")
+        .start();
+    let story =
+        "Once upon a time there was a little girl who lived in a big house near the sea with her cat.";
+    let ask = |prompt: &str| {
+        let finished = daemon.cli(&["ask", "--json", "--temperature", "0", "--max-tokens", "4", prompt]);
+        finished.assert_code(0);
+        Answer::of_lines(&finished.stdout).end()["usage"].clone()
+    };
+    let first = ask(story);
+    assert_eq!(first["prompt_tokens_details"], serde_json::Value::Null);
+    let again = ask(&format!("{story} One day"));
+    // Whole pages of 16.
+    let cached = again["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    let whole = first["prompt_tokens"].as_u64().unwrap() / 16 * 16;
+    assert!(whole > 0 && cached == whole, "{first} {again}");
+}
+
+#[test]
 fn items_count_up_without_a_gap_and_the_last_one_tells_the_rest() {
     let Some(model) = stories() else { return };
     let daemon = Daemon::with_model(&model);

@@ -12,7 +12,7 @@ use models::{Event, FinishReason, GenerateRequest, ModelSummary, SequenceId, Tok
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::conversation::{Timings, Usage};
+use crate::conversation::{PromptTokensDetails, Timings, Usage};
 use crate::inference_worker::{InferenceWorker, ToChild};
 use crate::metrics::{Ending, RequestMetrics};
 use crate::policy::queue::{Priority, PriorityQueue, QueueFull};
@@ -270,10 +270,7 @@ impl Handler<CancelJob> for Scheduler {
                 Progress::Done {
                     job,
                     reason: FinishReason::Cancelled,
-                    usage: Usage {
-                        prompt_tokens: 0,
-                        completion_tokens: 0,
-                    },
+                    usage: Usage::default(),
                     timings: Timings {
                         queue_s: waited_s,
                         time_to_first_token_s: None,
@@ -419,7 +416,7 @@ impl Handler<WorkerSays> for Scheduler {
                             finish_reason,
                             prompt_tokens,
                             completion_tokens,
-                            ..
+                            cached_tokens,
                         },
                 } => {
                     self.texts(&mut texts);
@@ -429,6 +426,7 @@ impl Handler<WorkerSays> for Scheduler {
                         Usage {
                             prompt_tokens,
                             completion_tokens,
+                            prompt_tokens_details: PromptTokensDetails { cached_tokens },
                         },
                     );
                 }

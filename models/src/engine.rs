@@ -10,6 +10,7 @@
 //! outgrown its budget ([`room`]); what is lost of its cache is computed again from its tokens, to the same bits.
 
 mod context;
+mod pace;
 mod prefixes;
 mod room;
 mod sequence;
@@ -17,6 +18,7 @@ mod sequence;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +33,7 @@ use crate::stop::StopFilter;
 use crate::summary::ModelSummary;
 use crate::template::Date;
 use context::Context;
+use pace::Pace;
 use prefixes::PrefixIndex;
 use sequence::{Parts, Sequence};
 
@@ -49,6 +52,9 @@ pub struct Engine {
     page_bytes: usize,
     /// Whether it is all one how a prompt is cut into chunks.
     cuts_freely: bool,
+    pace: Pace,
+    /// Prompt tokens of the last step.
+    fed_of_prompts: usize,
 }
 
 /// Bounds that the engine's owner sets.
@@ -148,6 +154,8 @@ impl Engine {
             prefixes: PrefixIndex::default(),
             page_bytes: pages.map_or(0, |pages| pages.page_bytes()),
             cuts_freely: pages.is_some(),
+            pace: Pace::new(),
+            fed_of_prompts: 0,
             model,
         })
     }
@@ -299,6 +307,11 @@ impl Engine {
             goes_on
         });
         self.plan(&mut events);
+        let prefilling = self
+            .sequences
+            .iter()
+            .filter(|sequence| sequence.context.rest() > 1);
+        self.fed_of_prompts = prefilling.map(|sequence| sequence.next).sum();
         let (model, prefixes) = (&self.model, &mut self.prefixes);
         let takes_part = |sequence: &&mut Sequence| sequence.next > 0;
         let feeding = self.sequences.iter_mut().filter(takes_part);
@@ -317,6 +330,14 @@ impl Engine {
             goes_on
         });
         events
+    }
+
+    /// Tells how long the last [`step`](Self::step) took. From that the engine learns how much of prompts it can take on
+    /// in one, so that nobody waits too long for its end: from 16 tokens at first up to
+    /// [`PREFILL_TOKENS`](Self::PREFILL_TOKENS), in about a second, or a quarter of one beside answers under way. What
+    /// comes out does not depend on it. Without being told it stays with 16.
+    pub fn took(&mut self, duration: Duration) {
+        self.pace.took(self.fed_of_prompts, duration);
     }
 
     /// Stops a sequence between two tokens: it takes no step until [`resume`](Self::resume), and goes on then with the

@@ -146,7 +146,10 @@ pub(super) fn run(global: &GlobalFlags, flags: GenerateFlags) -> Result<(), Fail
     let mut first = None;
     let mut out = std::io::stdout().lock();
     while engine.running() > 0 {
-        for event in engine.step() {
+        let step = Instant::now();
+        let events = engine.step();
+        engine.took(step.elapsed());
+        for event in events {
             match event {
                 Event::Text { text, logprobs, .. } => {
                     tokens.extend(logprobs);

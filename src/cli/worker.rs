@@ -143,7 +143,11 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
                 Err(RecvTimeoutError::Timeout) => break,
             }
         }
-        for event in engine.step() {
+        // So that no step is as long as the daemon waits for a sign of life.
+        let step = Instant::now();
+        let events = engine.step();
+        engine.took(step.elapsed());
+        for event in events {
             output.add(&FromWorker::Event { event })?;
         }
         if last_said.elapsed() >= heartbeat {

@@ -49,12 +49,28 @@ pub(super) struct ItemError<'a> {
 }
 
 /// Tokens of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
     /// In the prompt, the template's among them.
     pub prompt_tokens: usize,
     /// Generated.
     pub completion_tokens: usize,
+    /// More about the prompt's.
+    #[serde(skip_serializing_if = "PromptTokensDetails::is_empty")]
+    pub prompt_tokens_details: PromptTokensDetails,
+}
+
+/// OpenAI's word for what is known of a prompt's tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PromptTokensDetails {
+    /// Those that were not computed, because an earlier request had begun alike.
+    pub cached_tokens: usize,
+}
+
+impl PromptTokensDetails {
+    fn is_empty(&self) -> bool {
+        self.cached_tokens == 0
+    }
 }
 
 /// Where a request's time went, in seconds.

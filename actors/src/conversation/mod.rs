@@ -38,7 +38,7 @@ use crate::topic_router::{BindEach, LazyActor, Retire, Retirement, RouteFirst, R
 
 use history::Turn;
 use item::{End, Item, ItemError, finish_reason};
-pub use item::{Timings, Usage};
+pub use item::{PromptTokensDetails, Timings, Usage};
 pub use memory::{Memory, MemoryConfig, MemoryKeeper};
 pub use request::RequestLimits;
 use request::{CancelTarget, Invalid, Request};

@@ -5,18 +5,18 @@
 //! still, and full pages that nobody else needed meanwhile; with those it goes on when there is room again, before any that
 //! came after it.
 
-use super::{Engine, Sequence};
+use super::{Engine, Pace, Sequence};
+use crate::packed::PAGE_TOKENS;
 use crate::request::Event;
 
-/// Tokens of a prompt that are fed in one step while others wait for their next word: enough to use matrix products, few
-/// enough not to hold up others.
-const CHUNK_TOKENS: usize = 64;
+/// Tokens of a prompt that the reference is fed in one step, whose sums depend on where it is cut.
+const REFERENCE_TOKENS: usize = 64;
 /// What sequences that have ended may leave where nothing else bounds the cache.
 const KEPT_BYTES: usize = 256 << 20;
 
 impl Engine {
-    /// Tokens that are fed in one step of all prompts together, while nobody waits for a next word.
-    pub const PREFILL_TOKENS: usize = 256;
+    /// The most tokens that are fed in one step of all prompts together. See [`Engine::took`].
+    pub const PREFILL_TOKENS: usize = Pace::MOST;
 
     /// Bounds keys and values, kept prefixes among them, by so many bytes; none bounds only what is kept of sequences that
     /// have ended. What is beyond it is given back at once: what nobody uses first, then the caches of paused
@@ -117,11 +117,11 @@ impl Engine {
         let running = || self.sequences.iter().filter(runs);
         let decoding = running().filter(|sequence| sequence.context.rest() == 1).count();
         let prefilling = running().count() - decoding;
-        let share = Self::PREFILL_TOKENS / prefilling.max(1) / CHUNK_TOKENS * CHUNK_TOKENS;
-        let most = match decoding {
-            0 if self.cuts_freely => share.max(CHUNK_TOKENS),
-            _ => CHUNK_TOKENS,
-        };
+        let share = self.pace.share(decoding > 0);
+        // Where a step has fewer pages than prompts wait, those that came first are served first.
+        let served = prefilling.clamp(1, share / PAGE_TOKENS);
+        let each = share / served / PAGE_TOKENS * PAGE_TOKENS;
+        let mut left = share;
         for number in 0..self.sequences.len() {
             let (earlier, rest) = self.sequences.split_at_mut(number);
             let Some(sequence) = rest.first_mut() else {
@@ -137,11 +137,15 @@ impl Engine {
                 continue;
             }
             let (fed, rest) = (sequence.context.fed(), sequence.context.rest());
-            sequence.next = if self.cuts_freely {
-                rest.min(most)
+            sequence.next = if rest == 1 {
+                1
+            } else if self.cuts_freely {
+                let next = rest.min(each).min(left);
+                left -= next;
+                next
             } else if fed < sequence.prompt_tokens {
                 // The reference is cut again as it was cut before, because its sums depend on that.
-                most.min(sequence.prompt_tokens - fed)
+                REFERENCE_TOKENS.min(sequence.prompt_tokens - fed)
             } else {
                 1
             };

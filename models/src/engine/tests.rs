@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -13,19 +14,34 @@ use crate::request::FinishReason;
 
 #[derive(Clone, Debug)]
 enum Do {
-    Begin { prompt: usize, max_tokens: usize },
-    Step,
-    Pause { which: usize, cache: WhilePaused },
-    Resume { which: usize },
-    Cancel { which: usize },
-    Budget { pages: Option<usize> },
+    Begin {
+        prompt: usize,
+        max_tokens: usize,
+    },
+    /// And how long it is said to have taken.
+    Step {
+        took_ms: u64,
+    },
+    Pause {
+        which: usize,
+        cache: WhilePaused,
+    },
+    Resume {
+        which: usize,
+    },
+    Cancel {
+        which: usize,
+    },
+    Budget {
+        pages: Option<usize>,
+    },
 }
 
 fn what_to_do() -> impl Strategy<Value = Do> {
     let cache = prop_oneof![Just(WhilePaused::Keep), Just(WhilePaused::Drop)];
     prop_oneof![
         4 => (0..24_usize, 1..40_usize).prop_map(|(prompt, max_tokens)| Do::Begin { prompt, max_tokens }),
-        10 => Just(Do::Step),
+        10 => prop_oneof![Just(1), Just(200), Just(5_000)].prop_map(|took_ms| Do::Step { took_ms }),
         2 => (any::<usize>(), cache).prop_map(|(which, cache)| Do::Pause { which, cache }),
         3 => any::<usize>().prop_map(|which| Do::Resume { which }),
         1 => any::<usize>().prop_map(|which| Do::Cancel { which }),
@@ -219,7 +235,11 @@ impl Watched {
         };
         match *what {
             Do::Begin { prompt, max_tokens } => self.begin([prompt, max_tokens]),
-            Do::Step => return self.step(),
+            Do::Step { took_ms } => {
+                let ended = self.step();
+                self.engine.took(Duration::from_millis(took_ms));
+                return ended;
+            }
             Do::Pause { which, cache } => {
                 if let Some(id) = pick(which) {
                     let can = self.engine.sequences.iter().any(|s| s.id == id && !s.cancelled);

@@ -2,6 +2,7 @@
 //! paused and resumed, after its pages were let go of, and while the cache's budget shrinks and grows.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use models::{
     Engine, EngineOptions, Event, FinishReason, KvPrecision, Model, Precision, RequestError, Sampling,
@@ -55,6 +56,7 @@ impl Answers {
                 Event::ToolCalls { .. } => panic!("nobody has tools here"),
             }
         }
+        engine.took(Duration::from_millis(1));
         let stats = engine.stats();
         assert_eq!(engine.cache_bytes(), stats.running_bytes + stats.kept_bytes);
         assert!(engine.cache_bytes() <= stats.cache_budget_bytes.unwrap_or(usize::MAX));
