@@ -9,6 +9,7 @@
 //! ended ([`prefixes`]); the reference shares nothing. A sequence can be paused, by its owner or because the cache has
 //! outgrown its budget ([`room`]); what is lost of its cache is computed again from its tokens, to the same bits.
 
+mod change;
 mod context;
 mod pace;
 mod prefixes;
@@ -55,6 +56,8 @@ pub struct Engine {
     pace: Pace,
     /// Prompt tokens of the last step.
     fed_of_prompts: usize,
+    /// Counts parts of the weights that were exchanged: what was computed under other weights is not shared.
+    generation: u64,
 }
 
 /// Bounds that the engine's owner sets.
@@ -156,6 +159,7 @@ impl Engine {
             cuts_freely: pages.is_some(),
             pace: Pace::new(),
             fed_of_prompts: 0,
+            generation: 0,
             model,
         })
     }
@@ -275,7 +279,7 @@ impl Engine {
         prompt.iter().for_each(|&token| sampler.observe(token));
         let mut sequence = Sequence::new(Parts {
             id,
-            context: Context::new(prompt, cache),
+            context: Context::new(prompt, cache, self.generation),
             prompt_tokens: prompt.len(),
             max_tokens,
             sampler,

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::precision::Precision;
+
 /// A model cannot be used, because of this file.
 #[derive(Debug, Error)]
 #[error("{}: {problem}", path.display())]
@@ -89,6 +91,17 @@ pub enum Problem {
     /// The tokenizer is missing, broken or of an unknown kind.
     #[error("the tokenizer is not usable: {0}")]
     Tokenizer(String),
+    /// Its weights are not there in this precision.
+    #[error(
+        "the weights are not packed at {precision}: {why}; pack them first (`clawdbot model quantize NAME --precision \
+         {precision}`)"
+    )]
+    NotPacked {
+        /// The precision that was asked for.
+        precision: Precision,
+        /// What was found.
+        why: String,
+    },
     /// The chat template does not compile.
     #[error("the chat template is not usable: {0}; correct it, or remove it to use the model without one")]
     Template(String),

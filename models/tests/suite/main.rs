@@ -20,6 +20,7 @@ mod quality;
 mod quantised;
 mod replay;
 mod split_gguf;
+mod stepping;
 mod structured;
 mod structured_schema;
 mod templates;

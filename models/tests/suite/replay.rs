@@ -276,11 +276,11 @@ fn stop_texts_are_seen_across_a_cut() {
     let path = shared!(STORIES_GGUF);
     for precision in Precision::ALL {
         let mut engines = two(&path, precision);
-        let mut request = asking("Once upon a time", 40, Sampling::greedy(), with_logprobs(0));
+        let mut request = asking("Once upon a time", 28, Sampling::greedy(), with_logprobs(0));
         let whole = cut_everywhere(&mut engines, &request);
         let text = whole.text();
         // Pieces of it, and such as begin like it and are held back for nothing.
-        for start in [3, 8, 15, 24] {
+        for start in [8, 15] {
             let until = start + 9;
             let stop = text[start..until].to_owned();
             request.stop = vec![
