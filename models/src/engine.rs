@@ -206,9 +206,17 @@ impl Engine {
         let (tokenizer, style) = (self.model.tokenizer(), self.model.call_style());
         let seed = request.sampling.seed.unwrap_or(FALLBACK_SEED) ^ id;
         let shape = Shape::new(answer, &mut self.grammars, tokenizer, style, &prompt, seed)?;
+        let anew;
+        let said = if request.said_text.is_empty() {
+            &request.said
+        } else {
+            anew = tokenizer.encode_behind(&prompt, &request.said_text)?;
+            &anew
+        };
         let asked = Asked {
             prompt: &prompt,
-            said: &request.said,
+            said,
+            said_as_text: !request.said_text.is_empty(),
             max_tokens: request.max_tokens,
             sampling: &request.sampling,
             stop: &request.stop,
@@ -232,6 +240,7 @@ impl Engine {
         let asked = Asked {
             prompt,
             said: &[],
+            said_as_text: false,
             max_tokens,
             sampling,
             stop,
@@ -248,6 +257,7 @@ impl Engine {
         let Asked {
             prompt,
             said,
+            said_as_text,
             max_tokens,
             sampling,
             stop,
@@ -287,7 +297,7 @@ impl Engine {
             stream: self.model.tokenizer().stream(prompt),
             stop: StopFilter::new(stop),
         });
-        sequence.repeat(self.model.tokenizer(), said)?;
+        sequence.repeat(self.model.tokenizer(), said, said_as_text)?;
         if !sequence.has_ended() {
             room?;
         }
@@ -460,6 +470,8 @@ struct Asked<'a> {
     prompt: &'a [u32],
     /// What an earlier attempt has said of the answer.
     said: &'a [u32],
+    /// Whether these are not the tokens of that attempt, but of its text.
+    said_as_text: bool,
     max_tokens: usize,
     sampling: &'a Sampling,
     stop: &'a [String],

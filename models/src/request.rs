@@ -30,6 +30,10 @@ pub struct GenerateRequest {
     /// `max_tokens` and the tokens of [`Event::Done`] count them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub said: Vec<u32>,
+    /// Text of the answer that was given out, where another model has said it, whose tokens mean nothing to this one. It is
+    /// split into tokens anew, and the answer goes on behind it. Not beside `said`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub said_text: String,
 }
 
 impl GenerateRequest {
@@ -60,6 +64,11 @@ impl GenerateRequest {
                     problem: format!("a stop text of {} bytes was given", stop.len()),
                 });
             }
+        }
+        if !self.said.is_empty() && !self.said_text.is_empty() {
+            return Err(RequestError::InvalidSaid {
+                problem: "it is there as tokens and as text".to_owned(),
+            });
         }
         self.sampling.validate()?;
         self.answer.validate()

@@ -240,6 +240,7 @@ impl RawRequest {
             },
             answer,
             said: Vec::new(),
+            said_text: String::new(),
         };
         generate
             .validate()

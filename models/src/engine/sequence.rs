@@ -34,6 +34,8 @@ pub(super) struct Sequence {
     stop: StopFilter,
     /// Where all of its answer was said before it came here: what is left to say of that.
     ended: Option<Ending>,
+    /// Bytes of the text to come that were given out already: held back here, but not by the model that said them.
+    told: usize,
 }
 
 /// How an answer ends.
@@ -86,18 +88,27 @@ impl Sequence {
             stream,
             stop,
             ended: None,
+            told: 0,
         }
     }
 
     /// Goes through tokens that an earlier attempt has generated and told, as if it had generated them itself. Its text
-    /// of them is dropped, being told; of an answer that ends with the last of them, the end was told as well.
+    /// of them is dropped, being told; of an answer that ends with the last of them, the end was told as well. Where these
+    /// are tokens of what was told as text, all of that was told, also what is held back here.
     ///
     /// # Errors
     /// [`RequestError::InvalidSaid`] where no answer to this request has these tokens.
-    pub(super) fn repeat(&mut self, tokenizer: &Tokenizer, said: &[u32]) -> Result<(), RequestError> {
+    pub(super) fn repeat(
+        &mut self,
+        tokenizer: &Tokenizer,
+        said: &[u32],
+        as_text: bool,
+    ) -> Result<(), RequestError> {
         let invalid = |problem: String| RequestError::InvalidSaid { problem };
         // More may have been said than is allowed here, by an engine with a larger context.
         let max_tokens = std::mem::replace(&mut self.max_tokens, usize::MAX);
+        let mut stream = self.stream.clone();
+        let (mut said_bytes, mut passed_bytes) = (0, 0);
         for (number, &token) in said.iter().enumerate() {
             if self.ended.is_some() {
                 return Err(invalid(format!(
@@ -109,7 +120,9 @@ impl Sequence {
             allowed.map_err(|problem| invalid(format!("token {token} at {number}: {problem}")))?;
             self.sampler.repeat(token);
             self.context.push(token);
-            let (_, ending) = self.advance(tokenizer, token);
+            let (text, ending) = self.advance(tokenizer, token);
+            said_bytes += stream.push(tokenizer, token).len();
+            passed_bytes += text.len();
             self.ended = ending.map(|ending| Ending {
                 text: String::new(),
                 ..ending
@@ -118,13 +131,16 @@ impl Sequence {
         self.max_tokens = max_tokens;
         if self.ended.is_none() && self.generated >= max_tokens {
             let mut ending = self.end(String::new(), FinishReason::Length);
-            if self.generated == max_tokens {
+            if self.generated == max_tokens && !as_text {
                 // It ended there before, too.
                 ending.text.clear();
             }
             self.ended = Some(ending);
         }
         self.untold.clear();
+        if as_text {
+            self.told = said_bytes - passed_bytes.min(said_bytes);
+        }
         Ok(())
     }
 
@@ -246,7 +262,12 @@ impl Sequence {
         });
     }
 
-    fn say(&mut self, text: String, events: &mut Vec<Event>) {
+    fn say(&mut self, mut text: String, events: &mut Vec<Event>) {
+        if self.told > 0 {
+            let told = (self.told..text.len()).find(|&at| text.is_char_boundary(at));
+            self.told = self.told.saturating_sub(text.len());
+            text.drain(..told.unwrap_or(text.len()));
+        }
         if !text.is_empty() {
             let tokens = std::mem::take(&mut self.untold);
             let logprobs = self.shape.take_logprobs();

@@ -17,6 +17,7 @@ fn request(prompt: &str, max_tokens: usize) -> GenerateRequest {
         stop: vec![],
         answer: AnswerOptions::default(),
         said: vec![],
+        said_text: String::new(),
     }
 }
 

@@ -125,7 +125,9 @@ fn answer(engine: &mut Engine, request: &GenerateRequest) -> Answer {
     let (pieces, end) = listen(engine, usize::MAX);
     let end = end.unwrap();
     assert_eq!(begun.prompt_tokens, end.prompt_tokens);
-    assert!(end.completion_tokens <= begun.max_tokens.max(request.said.len()));
+    if request.said_text.is_empty() {
+        assert!(end.completion_tokens <= begun.max_tokens.max(request.said.len()));
+    }
     assert!(request.said.len() + said(&pieces).len() <= end.completion_tokens);
     Answer { pieces, end }
 }
@@ -138,6 +140,7 @@ fn asking(prompt: &str, max_tokens: usize, sampling: Sampling, options: AnswerOp
         stop: vec![],
         answer: options,
         said: vec![],
+        said_text: String::new(),
     }
 }
 
@@ -407,6 +410,64 @@ fn an_answer_that_was_all_said_only_ends() {
         ("cd", FinishReason::Length)
     );
     assert_eq!(rest.end.completion_tokens, 4);
+}
+
+#[test]
+fn what_another_model_has_said_is_taken_up_as_text() {
+    let path = shared!(STORIES_GGUF);
+    let prompt = "Once upon a time";
+    for precision in [Precision::F32, Precision::Int8] {
+        let mut engine = engine(&path, precision, KvPrecision::F16);
+        let mut request = asking(prompt, 40, Sampling::greedy(), AnswerOptions::default());
+        let whole = answer(&mut engine, &request).text();
+        for cut in [1, 7, 20] {
+            // Its own words lead it to its own words, though they may be cut into other tokens.
+            request.said_text = format!("{}, and then", &whole[..cut]);
+            let rest = answer(&mut engine, &request);
+            let mut stopped = request.clone();
+            // What the other one did not hold back is not said again where it is held back here, and stop texts that
+            // begin in it are seen.
+            stopped.stop = vec!["then~".into(), "d then".to_owned() + "!?"];
+            assert_eq!(
+                answer(&mut engine, &stopped).text(),
+                rest.text(),
+                "{precision} {cut}"
+            );
+            let begins: String = rest.text().chars().take(4).collect();
+            stopped.stop = vec![format!("then{begins}")];
+            let stopped = answer(&mut engine, &stopped);
+            assert_eq!(
+                (stopped.text().as_str(), stopped.end.reason),
+                ("", FinishReason::Stop)
+            );
+        }
+        // All that was allowed: what is held back here was told.
+        request.said_text = "and then".into();
+        request.stop = vec!["then~".into()];
+        request.max_tokens = 1;
+        let rest = answer(&mut engine, &request);
+        assert_eq!(
+            (rest.text().as_str(), rest.end.reason),
+            ("", FinishReason::Length)
+        );
+        request.said = vec![5];
+        assert_eq!(engine.begin(ID, &request).unwrap_err().code(), "invalid_said");
+    }
+    // A form goes on behind the text, whichever tokens it is made of.
+    for byte_level in [true, false] {
+        let [mut engine, _] = noisy(4, byte_level, Precision::Int8);
+        let choice = AnswerOptions {
+            response_format: ResponseFormat::Choice {
+                choices: vec!["no, thanks".into(), "never".into()],
+            },
+            ..AnswerOptions::default()
+        };
+        let mut request = asking("ab", 40, drawn(1.0, 3), choice);
+        request.said_text = "no".into();
+        assert_eq!(answer(&mut engine, &request).text(), ", thanks");
+        request.said_text = "no, thanks".into();
+        assert_eq!(answer(&mut engine, &request).text(), "");
+    }
 }
 
 #[test]

@@ -40,6 +40,7 @@ pub(crate) fn asking(answer: AnswerOptions, sampling: Sampling, max_tokens: usiz
         stop: vec![],
         answer,
         said: vec![],
+        said_text: String::new(),
     }
 }
 

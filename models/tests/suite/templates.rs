@@ -21,6 +21,7 @@ fn prompt_tokens(template: Option<&str>, prompt: Prompt) -> Result<usize, models
         stop: vec![],
         answer: AnswerOptions::default(),
         said: vec![],
+        said_text: String::new(),
     };
     engine.begin(1, &request).map(|begun| begun.prompt_tokens)
 }
