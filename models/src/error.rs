@@ -159,9 +159,7 @@ pub enum RequestError {
         problem: String,
     },
     /// An answer cannot be gone on with.
-    #[error(
-        "what was said of the answer is none to this request: {problem}; ask without `said` for a new one"
-    )]
+    #[error("what was said belongs to no answer to this request: {problem}; ask without it for a new answer")]
     InvalidSaid {
         /// Where the two do not go together.
         problem: String,

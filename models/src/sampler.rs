@@ -286,7 +286,7 @@ mod tests {
                 seed: Some(3),
                 ..Sampling::default()
             };
-            let logits: Vec<f32> = (0..40_u8).map(|token| f32::from(token * 7 % 11) / 5.0).collect();
+            let logits: Vec<f32> = (0..40_u16).map(|token| f32::from(token * 7 % 11) / 5.0).collect();
             let mut sampler = Sampler::new(&sampling, 0);
             let mut chosen = Vec::new();
             for length in 0..20 {

@@ -7,6 +7,7 @@
 mod cache;
 mod change;
 pub(crate) mod file;
+mod matrices;
 mod weights;
 
 use std::ops::Range;
@@ -104,44 +105,6 @@ impl PackedNetwork {
         // Each turns long at a limit of its own, the same for all caches: how many have tells which.
         let long = self.spec.ropes.iter().filter(|rope| rope.is_long(limit));
         PagedCache::new(shape, limit, Arc::new(ropes), long.count())
-    }
-
-    /// Bytes of all weights.
-    pub(crate) fn bytes(&self) -> usize {
-        self.matrices().iter().map(|matrix| matrix.bytes().len()).sum()
-    }
-
-    /// Those that lie in files, a part for each matrix.
-    pub(crate) fn mapped_weights(&self) -> Vec<&[u8]> {
-        let matrices = self.matrices().into_iter();
-        matrices.filter_map(PackedMatrix::mapped_bytes).collect()
-    }
-
-    /// In the order in which they are built, and in which files have them.
-    fn matrices(&self) -> Vec<&PackedMatrix> {
-        let layers = self.layers.iter().flat_map(|layer| {
-            [
-                &layer.query_key_value.matrix,
-                &layer.attention_output.matrix,
-                &layer.gate_up.matrix,
-                &layer.down.matrix,
-            ]
-        });
-        layers.chain([&self.embedding]).chain(&self.output).collect()
-    }
-
-    /// The same.
-    fn matrices_mut(&mut self) -> Vec<&mut PackedMatrix> {
-        let layers = self.layers.iter_mut().flat_map(|layer| {
-            [
-                &mut layer.query_key_value.matrix,
-                &mut layer.attention_output.matrix,
-                &mut layer.gate_up.matrix,
-                &mut layer.down.matrix,
-            ]
-        });
-        let tables = [&mut self.embedding].into_iter().chain(&mut self.output);
-        layers.chain(tables).collect()
     }
 
     /// Whether its weights were packed just now, and not found in a file.

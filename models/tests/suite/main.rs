@@ -19,6 +19,7 @@ mod packed;
 mod quality;
 mod quantised;
 mod replay;
+mod replay_edges;
 mod split_gguf;
 mod stepping;
 mod structured;
