@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change of a frame's meaning.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The largest frame: a prompt of the largest size the settings allow, with room for escapes.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;

@@ -9,10 +9,12 @@
 //! ended ([`prefixes`]); the reference shares nothing. A sequence can be paused, by its owner or because the cache has
 //! outgrown its budget ([`room`]); what is lost of its cache is computed again from its tokens, to the same bits.
 
+mod change;
 mod context;
 mod pace;
 mod prefixes;
 mod room;
+mod sequence;
 #[cfg(test)]
 mod tests;
 
@@ -23,18 +25,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, RequestError};
 use crate::model::{Feed, KvCache, LoadOptions, Model};
-use crate::output::{Grammars, Shape, ToolCall};
+use crate::output::{Grammars, Shape};
 use crate::packed::SharedPage;
 use crate::precision::{KvPrecision, Precision};
-use crate::request::{Begun, Event, FinishReason, GenerateRequest, Sampling, SequenceId};
+use crate::request::{Begun, Event, GenerateRequest, Sampling, SequenceId};
 use crate::sampler::Sampler;
 use crate::stop::StopFilter;
 use crate::summary::ModelSummary;
 use crate::template::Date;
-use crate::tokenizer::TextStream;
 use context::Context;
 use pace::Pace;
 use prefixes::PrefixIndex;
+use sequence::{Parts, Sequence};
 
 /// A loaded model and the sequences that run on it.
 #[derive(Debug)]
@@ -54,6 +56,8 @@ pub struct Engine {
     pace: Pace,
     /// Prompt tokens of the last step.
     fed_of_prompts: usize,
+    /// Counts parts of the weights that were exchanged: what was computed under other weights is not shared.
+    generation: u64,
 }
 
 /// Bounds that the engine's owner sets.
@@ -155,6 +159,7 @@ impl Engine {
             cuts_freely: pages.is_some(),
             pace: Pace::new(),
             fed_of_prompts: 0,
+            generation: 0,
             model,
         })
     }
@@ -185,6 +190,10 @@ impl Engine {
     /// Takes a request in: checks it and splits its prompt into tokens. The first [`step`](Self::step) after that
     /// begins to compute it.
     ///
+    /// One of which something was [said](GenerateRequest::said) already goes on behind that as it would have gone on, to
+    /// the bit where the kernels compute and the precision is the same. Where it had been given no seed, that takes the
+    /// same id.
+    ///
     /// # Errors
     /// A [`RequestError`] that says what to change; nothing has begun then.
     pub fn begin(&mut self, id: SequenceId, request: &GenerateRequest) -> Result<Begun, RequestError> {
@@ -197,14 +206,22 @@ impl Engine {
         let (tokenizer, style) = (self.model.tokenizer(), self.model.call_style());
         let seed = request.sampling.seed.unwrap_or(FALLBACK_SEED) ^ id;
         let shape = Shape::new(answer, &mut self.grammars, tokenizer, style, &prompt, seed)?;
-        self.begin_shaped(
-            id,
-            &prompt,
-            request.max_tokens,
-            &request.sampling,
-            &request.stop,
-            shape,
-        )
+        let anew;
+        let said = if request.said_text.is_empty() {
+            &request.said
+        } else {
+            anew = tokenizer.encode_behind(&prompt, &request.said_text)?;
+            &anew
+        };
+        let asked = Asked {
+            prompt: &prompt,
+            said,
+            said_as_text: !request.said_text.is_empty(),
+            max_tokens: request.max_tokens,
+            sampling: &request.sampling,
+            stop: &request.stop,
+        };
+        self.begin_shaped(id, asked, shape)
     }
 
     /// Like [`begin`](Self::begin), from token ids: nothing is added to them, so that an otherwise empty prompt can
@@ -220,21 +237,35 @@ impl Engine {
         sampling: &Sampling,
         stop: &[String],
     ) -> Result<Begun, RequestError> {
-        self.begin_shaped(id, prompt, max_tokens, sampling, stop, Shape::default())
+        let asked = Asked {
+            prompt,
+            said: &[],
+            said_as_text: false,
+            max_tokens,
+            sampling,
+            stop,
+        };
+        self.begin_shaped(id, asked, Shape::default())
     }
 
     fn begin_shaped(
         &mut self,
         id: SequenceId,
-        prompt: &[u32],
-        max_tokens: usize,
-        sampling: &Sampling,
-        stop: &[String],
+        asked: Asked<'_>,
         shape: Shape,
     ) -> Result<Begun, RequestError> {
+        let Asked {
+            prompt,
+            said,
+            said_as_text,
+            max_tokens,
+            sampling,
+            stop,
+        } = asked;
         self.check_room(id)?;
         sampling.validate()?;
         self.model.check_tokens(prompt)?;
+        self.model.check_tokens(said)?;
         if prompt.is_empty() {
             return Err(RequestError::EmptyPrompt);
         }
@@ -252,25 +283,25 @@ impl Engine {
         let cache = self
             .model
             .new_cache_at(prompt.len() + max_tokens, self.options.kv);
-        let max_tokens = max_tokens.min(self.answer_limit(&cache, prompt.len())?);
+        let room = self.answer_limit(&cache, prompt.len(), said.len());
+        let max_tokens = max_tokens.min(room.clone().unwrap_or(usize::MAX));
         let mut sampler = Sampler::new(sampling, FALLBACK_SEED ^ id);
         prompt.iter().for_each(|&token| sampler.observe(token));
-        self.sequences.push(Sequence {
+        let mut sequence = Sequence::new(Parts {
             id,
-            context: Context::new(prompt, cache),
-            next: 0,
-            paused: false,
-            admitted: false,
+            context: Context::new(prompt, cache, self.generation),
             prompt_tokens: prompt.len(),
-            generated: 0,
-            reported: 0,
-            cancelled: false,
             max_tokens,
             sampler,
             shape,
             stream: self.model.tokenizer().stream(prompt),
             stop: StopFilter::new(stop),
         });
+        sequence.repeat(self.model.tokenizer(), said, said_as_text)?;
+        if !sequence.has_ended() {
+            room?;
+        }
+        self.sequences.push(sequence);
         Ok(Begun {
             prompt_tokens: prompt.len(),
             max_tokens,
@@ -283,11 +314,11 @@ impl Engine {
         let mut events = Vec::new();
         let prefixes = &mut self.prefixes;
         self.sequences.retain_mut(|sequence| {
-            if !sequence.cancelled {
-                return true;
+            let goes_on = sequence.goes_on(&mut events);
+            if !goes_on {
+                sequence.context.release(prefixes);
             }
-            sequence.context.release(prefixes);
-            sequence.finish(FinishReason::Cancelled, &mut events)
+            goes_on
         });
         self.plan(&mut events);
         let prefilling = self
@@ -362,7 +393,7 @@ impl Engine {
 
     /// Whether a [`step`](Self::step) would do anything: not while nothing runs or all that does is paused.
     pub fn has_work(&self) -> bool {
-        let moves = |sequence: &Sequence| sequence.cancelled || !sequence.paused;
+        let moves = |sequence: &Sequence| sequence.cancelled || sequence.has_ended() || !sequence.paused;
         self.sequences.iter().any(moves)
     }
 
@@ -385,21 +416,27 @@ impl Engine {
         }
     }
 
-    /// The most tokens that the cache's budget leaves for an answer, whatever else runs.
-    fn answer_limit(&self, cache: &KvCache, prompt_tokens: usize) -> Result<usize, RequestError> {
+    /// The most tokens that the cache's budget leaves for an answer, whatever else runs, so much of which was said.
+    fn answer_limit(
+        &self,
+        cache: &KvCache,
+        prompt_tokens: usize,
+        said: usize,
+    ) -> Result<usize, RequestError> {
         let Some(budget_bytes) = self.options.cache_bytes else {
             return Ok(usize::MAX);
         };
-        let needed_bytes = cache.bytes_for(prompt_tokens);
+        // The last token of an answer is never fed, and takes nothing.
+        let tokens = (prompt_tokens + said).saturating_sub(1).max(prompt_tokens);
+        let needed_bytes = cache.bytes_for(tokens);
         if needed_bytes > budget_bytes {
             return Err(RequestError::CacheTooSmall {
-                tokens: prompt_tokens,
+                tokens,
                 needed_bytes,
                 budget_bytes,
             });
         }
-        // The last token is never fed, and takes nothing.
-        let (mut fits, mut too_many) = (prompt_tokens, cache.limit().saturating_add(1));
+        let (mut fits, mut too_many) = (tokens, cache.limit().max(tokens).saturating_add(1));
         while too_many - fits > 1 {
             let middle = fits + (too_many - fits) / 2;
             if cache.bytes_for(middle) <= budget_bytes {
@@ -428,126 +465,17 @@ impl Engine {
     }
 }
 
+/// What a sequence is asked for.
+struct Asked<'a> {
+    prompt: &'a [u32],
+    /// What an earlier attempt has said of the answer.
+    said: &'a [u32],
+    /// Whether these are not the tokens of that attempt, but of its text.
+    said_as_text: bool,
+    max_tokens: usize,
+    sampling: &'a Sampling,
+    stop: &'a [String],
+}
+
 /// Stands in for a seed where the request gives none; any constant would do.
 const FALLBACK_SEED: u64 = 0x5eed_5eed_5eed_5eed;
-
-#[derive(Debug)]
-struct Sequence {
-    id: SequenceId,
-    context: Context,
-    /// Tokens that the coming step feeds; none while it is paused, waits, or sits out.
-    next: usize,
-    /// By its owner.
-    paused: bool,
-    /// Whether it has its place in the cache's budget.
-    admitted: bool,
-    prompt_tokens: usize,
-    generated: usize,
-    /// How many of the generated tokens an event has counted.
-    reported: usize,
-    max_tokens: usize,
-    cancelled: bool,
-    sampler: Sampler,
-    shape: Shape,
-    stream: TextStream,
-    stop: StopFilter,
-}
-
-impl Sequence {
-    /// What it wants of the next step.
-    fn feed(&mut self) -> Feed<'_> {
-        self.context.feed(self.next)
-    }
-
-    /// Goes on with what a step gave. Whether the sequence goes on.
-    fn take(
-        &mut self,
-        model: &Model,
-        outcome: Result<Option<Vec<f32>>, RequestError>,
-        events: &mut Vec<Event>,
-    ) -> bool {
-        let logits = match outcome {
-            Ok(logits) => logits,
-            Err(error) => return self.fail(error.to_string(), events),
-        };
-        let Some(logits) = logits else {
-            return true;
-        };
-        let chosen = self.shape.choose(model.tokenizer(), &mut self.sampler, &logits);
-        let token = match chosen {
-            Ok(token) => token,
-            Err(message) => return self.fail(message, events),
-        };
-        self.sampler.observe(token);
-        self.generated += 1;
-        if model.tokenizer().is_end(token) {
-            return self.finish(FinishReason::Stop, events);
-        }
-        let piece = self.shape.text(model.tokenizer(), &mut self.stream, token);
-        let passed = self.stop.push(&piece);
-        self.say(passed.text, events);
-        if passed.stopped {
-            let (_, calls) = self.shape.finish("");
-            return self.conclude(FinishReason::Stop, calls, events);
-        }
-        if self.shape.is_complete() {
-            return self.finish(FinishReason::Stop, events);
-        }
-        if self.generated >= self.max_tokens {
-            return self.finish(FinishReason::Length, events);
-        }
-        self.context.push(token);
-        true
-    }
-
-    /// Gives out what was held back, then ends; a stop text may still complete in the last half character.
-    fn finish(&mut self, reason: FinishReason, events: &mut Vec<Event>) -> bool {
-        let (rest, calls) = self.shape.finish(&self.stream.finish());
-        let passed = self.stop.push(&rest);
-        let mut text = passed.text;
-        if !passed.stopped {
-            text.push_str(&self.stop.finish());
-        }
-        self.say(text, events);
-        self.conclude(reason, calls, events)
-    }
-
-    fn conclude(&self, reason: FinishReason, calls: Vec<ToolCall>, events: &mut Vec<Event>) -> bool {
-        if calls.is_empty() {
-            return self.done(reason, events);
-        }
-        events.push(Event::ToolCalls { id: self.id, calls });
-        let whole = reason == FinishReason::Stop;
-        self.done(if whole { FinishReason::ToolCalls } else { reason }, events)
-    }
-
-    fn say(&mut self, text: String, events: &mut Vec<Event>) {
-        if !text.is_empty() {
-            let tokens = self.generated - self.reported;
-            self.reported = self.generated;
-            let logprobs = self.shape.take_logprobs();
-            events.push(Event::Text {
-                id: self.id,
-                text,
-                tokens,
-                logprobs,
-            });
-        }
-    }
-
-    fn done(&self, finish_reason: FinishReason, events: &mut Vec<Event>) -> bool {
-        events.push(Event::Done {
-            id: self.id,
-            finish_reason,
-            prompt_tokens: self.prompt_tokens,
-            cached_tokens: self.context.taken_over(),
-            completion_tokens: self.generated,
-        });
-        false
-    }
-
-    fn fail(&mut self, message: String, events: &mut Vec<Event>) -> bool {
-        events.push(Event::Failed { id: self.id, message });
-        false
-    }
-}

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::precision::Precision;
+
 /// A model cannot be used, because of this file.
 #[derive(Debug, Error)]
 #[error("{}: {problem}", path.display())]
@@ -89,6 +91,17 @@ pub enum Problem {
     /// The tokenizer is missing, broken or of an unknown kind.
     #[error("the tokenizer is not usable: {0}")]
     Tokenizer(String),
+    /// Its weights are not there in this precision.
+    #[error(
+        "the weights are not packed at {precision}: {why}; pack them first (`clawdbot model quantize NAME --precision \
+         {precision}`)"
+    )]
+    NotPacked {
+        /// The precision that was asked for.
+        precision: Precision,
+        /// What was found.
+        why: String,
+    },
     /// The chat template does not compile.
     #[error("the chat template is not usable: {0}; correct it, or remove it to use the model without one")]
     Template(String),
@@ -145,13 +158,20 @@ pub enum RequestError {
         /// Why, and what to try.
         problem: String,
     },
+    /// An answer cannot be gone on with.
+    #[error("what was said belongs to no answer to this request: {problem}; ask without it for a new answer")]
+    InvalidSaid {
+        /// Where the two do not go together.
+        problem: String,
+    },
     /// The engine is full.
     #[error("{limit} sequences already run, which is the limit; try again when one has finished")]
     TooManySequences {
         /// The most sequences that run at once.
         limit: usize,
     },
-    /// The prompt's keys and values are more than the cache may take, even if nothing else ran.
+    /// The keys and values of the prompt, and of what was said behind it, are more than the cache may take, even if nothing
+    /// else ran.
     #[error(
         "the prompt has {tokens} tokens, whose keys and values take {} KiB, and the cache may take {} KiB; shorten the \
          prompt, or allow the cache more memory (model.cache_mib)",
@@ -159,7 +179,7 @@ pub enum RequestError {
         .budget_bytes / 1024
     )]
     CacheTooSmall {
-        /// Tokens of the prompt.
+        /// Tokens of the prompt, and of what was said.
         tokens: usize,
         /// What they take.
         needed_bytes: usize,
@@ -206,6 +226,7 @@ impl RequestError {
             Self::InvalidResponseFormat { .. } => "invalid_response_format",
             Self::InvalidTools { .. } => "invalid_tools",
             Self::ToolsUnsupported { .. } => "tools_unsupported",
+            Self::InvalidSaid { .. } => "invalid_said",
             Self::TooManySequences { .. } => "too_many_sequences",
             Self::CacheTooSmall { .. } => "cache_too_small",
             Self::DuplicateSequence { .. } => "duplicate_sequence",

@@ -13,6 +13,7 @@ pub mod backend;
 mod deep_stack;
 mod engine;
 mod error;
+mod footprint;
 pub mod format;
 mod kept;
 mod kernels;
@@ -32,6 +33,7 @@ mod tokenizer;
 
 pub use engine::{Engine, EngineOptions, EngineStats, WhilePaused};
 pub use error::{ModelError, Problem, RequestError};
+pub use footprint::Footprint;
 pub use kept::{Kept, PackedFile, kept_files};
 pub use memory_reader::MemoryReader;
 pub use model::{Feed, KvCache, LoadOptions, Model};
@@ -39,6 +41,7 @@ pub use output::{
     Alternative, AnswerOptions, FunctionCall, FunctionKind, NamedSchema, ResponseFormat, TokenLogprob, Tool,
     ToolCall, ToolChoice,
 };
+pub use packed::ChangeProgress;
 pub use precision::{KvPrecision, Precision, UnknownKvPrecision, UnknownPrecision};
 pub use quality::{Measured, Quality, QualityTable, measure};
 pub use request::{Begun, ChatMessage, Event, FinishReason, GenerateRequest, Prompt, Sampling, SequenceId};

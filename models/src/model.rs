@@ -1,17 +1,18 @@
 //! One loaded model: its network, tokenizer and template. What the engine runs, and what tests look into.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
 use crate::architecture;
 use crate::architecture::network::Network;
 use crate::architecture::spec::{LayerSpec, NetworkSpec};
-use crate::error::{ModelError, RequestError};
+use crate::error::{ModelError, Problem, RequestError};
 use crate::format::Checkpoint;
 use crate::kv_cache::TensorCache;
 use crate::output::{CallStyle, Tool};
-use crate::packed::{self, PAGE_TOKENS, PackedNetwork, PagedCache, Run};
+use crate::packed::file::Home;
+use crate::packed::{ChangeProgress, PAGE_TOKENS, PackedNetwork, PagedCache, Run};
 use crate::precision::{KvPrecision, Precision};
 use crate::request::{ChatMessage, Prompt};
 use crate::summary::ModelSummary;
@@ -21,6 +22,8 @@ use crate::tokenizer::Tokenizer;
 /// A model in memory.
 #[derive(Debug)]
 pub struct Model {
+    /// The file that holds its weights, or lists those that do.
+    path: PathBuf,
     summary: ModelSummary,
     spec: NetworkSpec,
     tokenizer: Tokenizer,
@@ -191,15 +194,15 @@ impl Model {
                 let threads = threads.unwrap_or_else(|| {
                     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
                 });
-                let file = packed_directory.map(|directory| {
-                    packed::file::path_in(directory, &summary.name, &checkpoint.identity(), packing)
-                });
-                let network = PackedNetwork::load(&checkpoint, packing, threads, file.as_deref(), progress)?;
+                let home = packed_directory.map(|directory| Home::of(&checkpoint, directory));
+                let network = PackedNetwork::load(&checkpoint, packing, threads, home, progress)?;
                 Computation::Packed(Box::new(network))
             }
         };
+        let path = checkpoint.path().to_owned();
         let Checkpoint { spec, tokenizer, .. } = checkpoint;
         Ok(Self {
+            path,
             summary,
             spec,
             tokenizer,
@@ -218,6 +221,58 @@ impl Model {
         match &self.network {
             Computation::Reference(..) => None,
             Computation::Packed(network) => Some(network.bytes()),
+        }
+    }
+
+    /// Its weights as far as they are mapped from packed files, a part for each matrix: whoever asks the system how much of
+    /// them is in memory asks for these addresses. Nothing is read.
+    pub fn mapped_weights(&self) -> Vec<&[u8]> {
+        match &self.network {
+            Computation::Reference(..) => Vec::new(),
+            Computation::Packed(network) => network.mapped_weights(),
+        }
+    }
+
+    /// Begins to bring its weights to another precision, from whose packed file they are then exchanged part by part
+    /// ([`advance_change`](Self::advance_change)). Until the last one is, it counts as of the precision that it had. A
+    /// change that is under way is given up: what was exchanged stays, unless it is exchanged again.
+    ///
+    /// # Errors
+    /// [`Problem::NotPacked`] where there is no such file, or one of other weights; nothing has changed then.
+    pub fn begin_change(&mut self, to: Precision) -> Result<ChangeProgress, ModelError> {
+        let begun = match &mut self.network {
+            Computation::Packed(network) => network.begin_change(to),
+            Computation::Reference(..) => Err(Problem::NotPacked {
+                precision: to,
+                why: "the model runs at f32, on its own files".to_owned(),
+            }),
+        };
+        begun.map_err(|problem| ModelError::new(&self.path, problem))
+    }
+
+    /// Exchanges one more part and gives the memory of the old one back; none where no change is under way.
+    ///
+    /// # Errors
+    /// A [`ModelError`] where the file turns out to be damaged. The change is over then, and the model computes with the
+    /// parts that it has: [`begin_change`](Self::begin_change) brings it to the end or back.
+    pub fn advance_change(&mut self) -> Option<Result<ChangeProgress, ModelError>> {
+        let Computation::Packed(network) = &mut self.network else {
+            return None;
+        };
+        let progress = network.advance_change()?;
+        if let Ok(ChangeProgress { to, done, of }) = progress
+            && done == of
+        {
+            self.summary.precision = to;
+        }
+        Some(progress)
+    }
+
+    /// How far its weights are on their way to another precision, if they are.
+    pub fn change(&self) -> Option<ChangeProgress> {
+        match &self.network {
+            Computation::Reference(..) => None,
+            Computation::Packed(network) => network.change(),
         }
     }
 

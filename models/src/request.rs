@@ -25,6 +25,15 @@ pub struct GenerateRequest {
     /// What form the answer is to have, which tools it may call, and whether it comes with log-probabilities.
     #[serde(default)]
     pub answer: AnswerOptions,
+    /// Tokens of the answer that an earlier attempt has generated and whose text was given out: those of its
+    /// [`Event::Text`]s, one behind the other. The answer goes on behind them and says nothing of them again;
+    /// `max_tokens` and the tokens of [`Event::Done`] count them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub said: Vec<u32>,
+    /// Text of the answer that was given out, where another model has said it, whose tokens mean nothing to this one. It is
+    /// split into tokens anew, and the answer goes on behind it. Not beside `said`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub said_text: String,
 }
 
 impl GenerateRequest {
@@ -55,6 +64,11 @@ impl GenerateRequest {
                     problem: format!("a stop text of {} bytes was given", stop.len()),
                 });
             }
+        }
+        if !self.said.is_empty() && !self.said_text.is_empty() {
+            return Err(RequestError::InvalidSaid {
+                problem: "it is there as tokens and as text".to_owned(),
+            });
         }
         self.sampling.validate()?;
         self.answer.validate()
@@ -242,9 +256,10 @@ pub enum Event {
         id: SequenceId,
         /// What to append.
         text: String,
-        /// Tokens generated since the sequence's last `Text`, those that gave no text yet included.
-        tokens: usize,
-        /// Of each of these tokens, where the request asked for it.
+        /// Tokens generated since the sequence's last `Text`, those that gave no text yet included. Those of all `Text`s
+        /// are what is [said](GenerateRequest::said) of the answer.
+        tokens: Vec<u32>,
+        /// Of each of these tokens but for one that ends the answer, where the request asked for it.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         logprobs: Vec<TokenLogprob>,
     },

@@ -36,6 +36,15 @@ impl Sampler {
         self.recent.push(token);
     }
 
+    /// Goes on behind a token that was chosen before, as if it had been chosen here: it counts for the penalty, and what
+    /// was drawn for it is drawn.
+    pub fn repeat(&mut self, token: u32) {
+        if self.sampling.temperature != 0.0 {
+            self.random.next();
+        }
+        self.observe(token);
+    }
+
     /// The next token's id, or `None` if no logit is a number (broken weights, an overflow). Among equals the lowest
     /// id wins, so that the result depends on nothing but the values.
     pub fn sample(&mut self, logits: &[f32]) -> Option<u32> {
@@ -265,6 +274,30 @@ mod tests {
             assert!((found - expected).abs() < 0.015, "{found} {expected}");
         }
         assert_eq!(sampler.sample_among(&logits, |_| false), None);
+    }
+
+    #[test]
+    fn one_that_repeats_what_was_chosen_goes_on_as_the_one_that_chose() {
+        for temperature in [0.0, 1.0] {
+            let sampling = Sampling {
+                temperature,
+                repetition_penalty: 1.3,
+                repetition_window: 3,
+                seed: Some(3),
+                ..Sampling::default()
+            };
+            let logits: Vec<f32> = (0..40_u16).map(|token| f32::from(token * 7 % 11) / 5.0).collect();
+            let mut sampler = Sampler::new(&sampling, 0);
+            let mut chosen = Vec::new();
+            for length in 0..20 {
+                let mut again = Sampler::new(&sampling, 0);
+                chosen.iter().for_each(|token| again.repeat(*token));
+                let token = sampler.sample(&logits).unwrap();
+                assert_eq!(again.sample(&logits), Some(token), "after {length}");
+                sampler.observe(token);
+                chosen.push(token);
+            }
+        }
     }
 
     #[test]

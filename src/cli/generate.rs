@@ -138,6 +138,8 @@ pub(super) fn run(global: &GlobalFlags, flags: GenerateFlags) -> Result<(), Fail
         },
         stop: Vec::new(),
         answer,
+        said: Vec::new(),
+        said_text: String::new(),
     };
     let mut tokens = Vec::new();
     engine.begin(0, &request).map_err(Failure::misconfigured)?;

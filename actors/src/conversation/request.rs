@@ -239,6 +239,8 @@ impl RawRequest {
                 StopTexts::Many(texts) => texts,
             },
             answer,
+            said: Vec::new(),
+            said_text: String::new(),
         };
         generate
             .validate()

@@ -10,6 +10,8 @@ pub(super) struct Context {
     /// The prompt, and behind it what was chosen; the last one has never been fed.
     tokens: Vec<u32>,
     cache: KvCache,
+    /// Where its pages begin in the tree of prefixes.
+    root: NodeId,
     /// What it holds of the tree of prefixes: a node for each full page.
     held: Vec<NodeId>,
     /// The most tokens that the cache ever had.
@@ -20,10 +22,16 @@ pub(super) struct Context {
 
 type Prefixes = PrefixIndex<SharedPage>;
 
+/// More than there are sets of frequencies by which caches of one model are turned.
+const VARIANTS: u64 = 1 << 8;
+
 impl Context {
-    pub(super) fn new(prompt: &[u32], cache: KvCache) -> Self {
+    /// It shares pages with those of the same generation of weights.
+    pub(super) fn new(prompt: &[u32], cache: KvCache, generation: u64) -> Self {
+        let variant = cache.pages().map_or(0, |pages| pages.rope_variant() as u64);
         Self {
             tokens: prompt.to_vec(),
+            root: Prefixes::root(generation * VARIANTS + variant % VARIANTS),
             cache,
             held: Vec::new(),
             reached: 0,
@@ -130,10 +138,9 @@ impl Context {
 
     /// Whether it is about to compute a page that `other` can take over then.
     pub(super) fn is_ahead_of(&self, other: &Context) -> bool {
-        let kind = |context: &Context| context.cache.pages().map(|pages| pages.rope_variant());
         let end = other.fed() + PAGE_TOKENS;
         other.next_page().is_some()
-            && kind(self) == kind(other)
+            && self.root == other.root
             && self.fed() <= other.fed()
             && self.tokens.get(..end) == other.tokens.get(..end)
     }
@@ -152,8 +159,7 @@ impl Context {
     }
 
     fn parent(&self) -> NodeId {
-        let kind = self.cache.pages().map_or(0, |pages| pages.rope_variant());
-        self.held.last().copied().unwrap_or(Prefixes::root(kind))
+        self.held.last().copied().unwrap_or(self.root)
     }
 
     #[cfg(test)]

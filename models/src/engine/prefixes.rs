@@ -41,7 +41,7 @@ struct Node<P> {
 }
 
 /// Roots have numbers below this: one for each kind of page.
-const FIRST: u64 = 1 << 32;
+const FIRST: u64 = 1 << 48;
 
 impl<P> Default for PrefixIndex<P> {
     fn default() -> Self {
@@ -57,8 +57,8 @@ impl<P> Default for PrefixIndex<P> {
 
 impl<P: Clone> PrefixIndex<P> {
     /// Where sequences begin whose pages are of this kind; no page is shared between two.
-    pub(super) fn root(kind: usize) -> NodeId {
-        NodeId(kind as u64 % FIRST)
+    pub(super) fn root(kind: u64) -> NodeId {
+        NodeId(kind % FIRST)
     }
 
     /// All pages.
@@ -130,6 +130,11 @@ impl<P: Clone> PrefixIndex<P> {
         true
     }
 
+    /// Lets go of all that nobody holds.
+    pub(super) fn evict_all(&mut self) {
+        while self.evict() {}
+    }
+
     #[cfg(test)]
     pub(super) fn pages(&self) -> impl Iterator<Item = (&P, usize)> {
         self.nodes.values().map(|node| (&node.page, node.holders))
@@ -149,7 +154,7 @@ mod tests {
     }
 
     /// Holds what is there of a text and computes the rest. A page is the way to it.
-    fn begin(index: &mut Index, kind: usize, text: &[u32]) -> (Vec<NodeId>, usize) {
+    fn begin(index: &mut Index, kind: u64, text: &[u32]) -> (Vec<NodeId>, usize) {
         let (mut held, mut found) = (Vec::new(), 0);
         for (number, seed) in text.iter().enumerate() {
             let parent = held.last().copied().unwrap_or(Index::root(kind));

@@ -141,7 +141,8 @@ impl Engine {
                 1
             } else if self.cuts_freely {
                 let next = rest.min(each).min(left);
-                left -= next;
+                // Whole pages are given out, so that nobody but at the end of a prompt stops in the middle of one.
+                left = left.saturating_sub(next.next_multiple_of(PAGE_TOKENS));
                 next
             } else if fed < sequence.prompt_tokens {
                 // The reference is cut again as it was cut before, because its sums depend on that.

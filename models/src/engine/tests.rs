@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::packed::{PAGE_TOKENS, Page};
+use crate::request::FinishReason;
 
 #[derive(Clone, Debug)]
 enum Do {
@@ -58,6 +59,10 @@ fn prompt(number: usize) -> Vec<u32> {
 }
 
 fn engine(model: &str, precision: Precision, kv: KvPrecision) -> Engine {
+    engine_in(None, model, precision, kv)
+}
+
+fn engine_in(packed: Option<&Path>, model: &str, precision: Precision, kv: KvPrecision) -> Engine {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures/architectures")
         .join(model)
@@ -66,6 +71,7 @@ fn engine(model: &str, precision: Precision, kv: KvPrecision) -> Engine {
         max_sequences: 12,
         precision: Some(precision),
         threads: Some(1),
+        packed_directory: packed.map(Path::to_owned),
         kv,
         ..EngineOptions::default()
     };
@@ -368,4 +374,62 @@ fn tokens_and_accounts_are_right_whatever_happens_with_windows_and_four_bit_weig
 #[test]
 fn tokens_and_accounts_are_right_whatever_happens_on_the_reference() {
     whatever_happens("llama", Precision::F32, KvPrecision::F16, 24);
+}
+
+#[test]
+fn accounts_are_right_while_weights_step() {
+    let packed = tempfile::tempdir().unwrap();
+    let load = |precision| engine_in(Some(packed.path()), "llama", precision, KvPrecision::F16);
+    drop(load(Precision::Int4));
+    let mut watched = Watched::new(load(Precision::Int8));
+    let unit_bytes = watched.engine.page_bytes;
+    let mut changes = 0;
+    for round in 0..240 {
+        let what = match round % 12 {
+            0 | 3 | 7 => Do::Begin {
+                prompt: round * 5 % 24,
+                max_tokens: 30,
+            },
+            5 => Do::Pause {
+                which: round,
+                cache: [WhilePaused::Drop, WhilePaused::Keep][round / 12 % 2],
+            },
+            8 => Do::Resume { which: round - 3 },
+            9 => Do::Cancel { which: round * 7 },
+            11 => Do::Budget {
+                pages: [None, Some(40), Some(22)][round / 12 % 3],
+            },
+            _ => Do::Step { took_ms: 1 },
+        };
+        watched.do_it(&what, unit_bytes);
+        if let Do::Begin { prompt, max_tokens } = what {
+            // Of the same family, and under the same weights.
+            watched.begin([prompt + 15, max_tokens]);
+        }
+        watched.audit();
+        match watched.engine.advance_change() {
+            Some(progress) => {
+                let progress = progress.unwrap();
+                changes += usize::from(progress.done == progress.of);
+                assert_eq!(watched.engine.stats().kept_bytes, 0, "nobody would find it");
+            }
+            None => {
+                let to = [Precision::Int4, Precision::Int8][changes % 2];
+                watched.engine.begin_change(to).unwrap();
+            }
+        }
+        watched.audit();
+    }
+    assert!(changes > 20 && watched.waited > 0, "{changes} {}", watched.waited);
+    assert!(watched.cached_tokens > 0);
+    watched.do_it(&Do::Budget { pages: None }, unit_bytes);
+    let ids: Vec<_> = watched.running.keys().copied().collect();
+    ids.iter().for_each(|id| drop(watched.engine.resume(*id)));
+    while watched.engine.has_work() {
+        watched.step();
+        watched.audit();
+    }
+    watched.do_it(&Do::Budget { pages: Some(0) }, unit_bytes);
+    watched.audit();
+    assert!(watched.pages.iter().all(|page| page.strong_count() == 0));
 }

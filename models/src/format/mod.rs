@@ -6,6 +6,7 @@
 pub mod blocks;
 pub mod gguf;
 pub(crate) mod gguf_parts;
+pub(crate) mod mapped;
 mod matrix;
 mod safetensors;
 
@@ -43,6 +44,8 @@ pub(crate) struct Checkpoint {
     tensors: BTreeMap<String, Stored>,
 }
 
+/// The parts of packed files begin at multiples of this, which is most systems' page.
+pub(crate) const PAGE_BYTES: usize = 4096;
 /// Of each end of a file.
 const SAMPLE_BYTES: usize = 1 << 20;
 
@@ -90,6 +93,11 @@ impl Checkpoint {
             "it is neither GGUF nor named .safetensors"
         };
         Err(ModelError::new(path, Problem::NotAModel(found.into())))
+    }
+
+    /// The file that holds the weights, or lists those that do.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn error(&self, problem: Problem) -> ModelError {

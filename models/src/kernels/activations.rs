@@ -18,7 +18,7 @@ pub(crate) struct Activations {
     pub(crate) columns: usize,
     /// The most tokens of a tile.
     tile: usize,
-    /// Whether weights are quantised, and so these as well.
+    /// Whether the weights that they meet are quantised, and so these as well.
     is_quantised: bool,
     /// Tiles × columns × tokens, where weights are floats.
     floats: Vec<f32>,
@@ -46,13 +46,13 @@ pub(super) struct Tile<'a> {
 }
 
 impl Activations {
-    /// For weights that are packed so, and for a kernel.
-    pub(crate) fn new(instructions: Instructions, packing: Packing) -> Self {
+    /// For a kernel.
+    pub(crate) fn new(instructions: Instructions) -> Self {
         Self {
             tokens: 0,
             columns: 0,
             tile: instructions.tile(),
-            is_quantised: packing != Packing::F16,
+            is_quantised: false,
             floats: Vec::new(),
             quantised: Vec::new(),
             scales: Vec::new(),
@@ -61,18 +61,19 @@ impl Activations {
         }
     }
 
-    /// Has `fill` write a row of `columns` values for each token. What was in it is forgotten, and its memory used
-    /// again.
+    /// Has `fill` write a row of `columns` values for each token, for a product with weights that are packed so. What was
+    /// in it is forgotten, and its memory used again.
     pub(crate) fn fill(
         &mut self,
         pool: &mut Pool,
-        tokens: usize,
-        columns: usize,
+        packing: Packing,
+        [tokens, columns]: [usize; 2],
         fill: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         let padded = columns.next_multiple_of(PADDING);
         let blocks = padded / BLOCK;
         (self.tokens, self.columns) = (tokens, padded);
+        self.is_quantised = packing != Packing::F16;
         let (floats, bytes) = if self.is_quantised {
             (0, padded)
         } else {
@@ -124,6 +125,11 @@ impl Activations {
     /// Where the tile of a token begins, and how many tokens it has.
     pub(super) fn tile_at(&self, token: usize) -> (usize, usize) {
         tile_of(token, self.tokens, self.tile)
+    }
+
+    /// Whether they can meet weights that are packed so.
+    pub(super) fn suit(&self, packing: Packing) -> bool {
+        self.is_quantised == (packing != Packing::F16)
     }
 
     /// The tile whose first token is `first`.
@@ -242,14 +248,15 @@ mod tests {
         for tokens in [1, 2, 9] {
             let rows: Vec<f32> = (0..tokens * 40).map(|n| (n as f32 * 0.37).sin() * 3.0).collect();
             let mut pool = Pool::new(2).unwrap();
-            let mut both =
-                [Packing::Int8, Packing::F16].map(|packing| Activations::new(Instructions::Scalar, packing));
-            for activations in &mut both {
-                activations.fill(&mut pool, tokens, 40, |token, row| {
+            let mut both = [Packing::Int8, Packing::F16]
+                .map(|packing| (packing, Activations::new(Instructions::Scalar)));
+            for (packing, activations) in &mut both {
+                activations.fill(&mut pool, *packing, [tokens, 40], |token, row| {
                     row.copy_from_slice(&rows[token * 40..(token + 1) * 40]);
                 });
                 assert_eq!((activations.tokens, activations.columns), (tokens, 64));
             }
+            let both = both.map(|(_, activations)| activations);
             for token in 0..tokens {
                 let (first, _) = both[0].tile_at(token);
                 let (quantised, exact) = (both[0].tile(first), both[1].tile(first));

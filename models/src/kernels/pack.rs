@@ -1,14 +1,14 @@
 //! Weights in the order in which products read them.
 
+use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 
 use half::f16;
-use memmap2::Mmap;
 
 use super::math::{round, whole};
 use super::shared::Shared;
 use super::{BLOCK, PADDING, PANEL_ROWS, Packing, Pool};
+use crate::format::mapped::MappedPart;
 
 /// Columns of a block that one instruction multiplies and adds for each row.
 pub(super) const GROUP: usize = 4;
@@ -32,7 +32,7 @@ const HALF: usize = PANEL_ROWS / 2;
 ///
 /// Two blocks have their scales, for each block 16 as f16, in front of their weights. Rows and columns that are not
 /// there, at the end, are zeros.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct PackedMatrix {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
@@ -43,10 +43,10 @@ pub(crate) struct PackedMatrix {
 }
 
 /// Where the bytes are.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Storage {
     Memory(Vec<u8>),
-    File(Arc<Mmap>),
+    File(MappedPart),
 }
 
 /// What 16 rows have.
@@ -164,37 +164,62 @@ impl PackedMatrix {
         }
     }
 
-    /// One that lies packed in a file, from `start` on; none where it cannot have so many bytes.
+    /// One that lies packed in a file; none where it cannot have so many bytes.
     pub(crate) fn mapped(
-        file: Arc<Mmap>,
-        start: usize,
-        bytes: usize,
+        part: MappedPart,
         [rows, columns]: [usize; 2],
         packing: Packing,
     ) -> Option<PackedMatrix> {
-        // Of more columns the bytes of a panel could overflow; no file has as many bytes.
-        if columns > bytes {
-            return None;
-        }
-        let size = panel_bytes(packing, blocks_of(columns));
-        let range = start..start.checked_add(bytes)?;
-        file.get(range.clone())?;
-        (rows.div_ceil(PANEL_ROWS).checked_mul(size) == Some(bytes)).then_some(PackedMatrix {
+        let bytes = part.bytes().len();
+        (Self::bytes_of([rows, columns], packing) == Some(bytes)).then_some(PackedMatrix {
             rows,
             columns,
             packing,
-            storage: Storage::File(file),
-            range,
+            storage: Storage::File(part),
+            range: 0..bytes,
         })
+    }
+
+    /// What one of this shape takes; none where that is more than there is.
+    pub(crate) fn bytes_of([rows, columns]: [usize; 2], packing: Packing) -> Option<usize> {
+        let pairs = columns.div_ceil(PADDING);
+        let panel_bytes = pairs.checked_mul(packing.pair_bytes())?;
+        rows.div_ceil(PANEL_ROWS).checked_mul(panel_bytes)
     }
 
     /// All panels.
     pub(crate) fn bytes(&self) -> &[u8] {
         let all: &[u8] = match &self.storage {
             Storage::Memory(bytes) => bytes,
-            Storage::File(file) => file,
+            Storage::File(part) => part.bytes(),
         };
         &all[self.range.clone()]
+    }
+
+    /// What of it lies in a file.
+    pub(crate) fn mapped_bytes(&self) -> Option<&[u8]> {
+        match &self.storage {
+            Storage::Memory(_) => None,
+            Storage::File(part) => Some(part.bytes()),
+        }
+    }
+
+    /// Has the system read it in the background, if it lies in a file.
+    pub(crate) fn prefetch(&self) {
+        if let Storage::File(part) = &self.storage {
+            part.prefetch();
+        }
+    }
+
+    /// Gives the memory back at once, if it lies in a file; it is read again as it is used.
+    ///
+    /// # Errors
+    /// The system's; nothing has changed then.
+    pub(crate) fn give_back(&mut self) -> io::Result<()> {
+        match &mut self.storage {
+            Storage::Memory(_) => Ok(()),
+            Storage::File(part) => part.give_back(),
+        }
     }
 
     pub(crate) fn panels(&self) -> usize {

@@ -150,6 +150,10 @@ pub(crate) fn multiply(
         rows * tokens,
         "a product has a value for each row and token"
     );
+    assert!(
+        activations.suit(matrix.packing),
+        "activations are filled for the weights that they meet"
+    );
     let panels = matrix.panels();
     // Some parts more than threads, so that one that is held up leaves its share to the others.
     let parts = panels.min(pool.threads() * 8);
@@ -225,10 +229,11 @@ mod tests {
     }
 
     fn product(instructions: Instructions, threads: usize, matrix: &PackedMatrix, rows: &[f32]) -> Vec<f32> {
-        let mut activations = Activations::new(instructions, matrix.packing);
+        let mut activations = Activations::new(instructions);
         let mut pool = Pool::new(threads).unwrap();
         let columns = matrix.columns;
-        activations.fill(&mut pool, rows.len() / columns, columns, |token, row| {
+        let shape = [rows.len() / columns, columns];
+        activations.fill(&mut pool, matrix.packing, shape, |token, row| {
             row.copy_from_slice(&rows[token * columns..(token + 1) * columns]);
         });
         let mut products = vec![f32::NAN; matrix.rows * activations.tokens];

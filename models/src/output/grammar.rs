@@ -302,6 +302,15 @@ impl Constraint {
         Ok(())
     }
 
+    /// Takes a token that was chosen elsewhere. It is looked up as if it was to be chosen here, so that the library's limits
+    /// strike where they would have struck.
+    pub(super) fn repeat(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<(), String> {
+        if !is_among(self.allowed()?, token) {
+            return Err("the form of the answer does not allow it there".to_owned());
+        }
+        self.accept(tokenizer, token)
+    }
+
     /// Whether nothing can follow.
     pub(super) fn is_complete(&self) -> bool {
         self.is_complete
@@ -315,6 +324,11 @@ impl Constraint {
         let blank = |token: u32| tokenizer.piece(token).iter().all(u8::is_ascii_whitespace);
         Ok(self.allowed()?.iter().all(blank))
     }
+}
+
+/// Whether a mask allows this token; it ends where the vocabulary does.
+pub(super) fn is_among(allowed: &SimpleVob, token: u32) -> bool {
+    (token as usize) < allowed.len() && allowed.is_allowed(token)
 }
 
 fn stuck(error: &str) -> String {

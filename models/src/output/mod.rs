@@ -23,7 +23,7 @@ use crate::error::RequestError;
 use crate::sampler::Sampler;
 use crate::tokenizer::{TextStream, Tokenizer};
 use call_reader::CallReader;
-use grammar::{Constraint, Form};
+use grammar::{Constraint, Form, is_among};
 
 /// What a request may ask for beside words; nothing of it by default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -187,8 +187,7 @@ impl Shape {
             None => sampler.sample(logits),
             Some(constraint) => {
                 let allowed = constraint.allowed()?;
-                let is_allowed = |token: u32| (token as usize) < allowed.len() && allowed.is_allowed(token);
-                sampler.sample_among(logits, is_allowed)
+                sampler.sample_among(logits, |token| is_among(allowed, token))
             }
         };
         let token = token.ok_or("the model computed no usable number; its file may be damaged")?;
@@ -200,6 +199,17 @@ impl Shape {
                 .push(logprobs::logprob(tokenizer, logits, token, most));
         }
         Ok(token)
+    }
+
+    /// Goes on behind a token that was chosen before, elsewhere.
+    ///
+    /// # Errors
+    /// In words, where the form does not allow it.
+    pub(crate) fn repeat(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<(), String> {
+        match &mut self.constraint {
+            Some(constraint) => constraint.repeat(tokenizer, token),
+            None => Ok(()),
+        }
     }
 
     /// Whether the form is complete and nothing can follow.

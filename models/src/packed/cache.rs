@@ -7,6 +7,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::architecture::rope::RopeTable;
+use crate::architecture::spec::{LayerSpec, NetworkSpec};
 use crate::kernels::attention::{Numbers, Span};
 use crate::kernels::attention_int8::{Int8, blocks, quantise};
 use crate::precision::KvPrecision;
@@ -84,12 +85,7 @@ impl PagedCache {
 
     /// Bytes of one page.
     pub(crate) fn page_bytes(&self) -> usize {
-        let Shape { head_size, .. } = self.shape;
-        let head = match self.shape.precision {
-            KvPrecision::F16 => head_size * size_of::<f16>(),
-            KvPrecision::Int8 => head_size + blocks(head_size) * size_of::<f32>(),
-        };
-        2 * self.shape.rows() * head
+        self.shape.page_bytes()
     }
 
     /// Which of the model's sets of frequencies it is turned by: pages fit only caches of the same.
@@ -244,6 +240,28 @@ impl Bytes {
 }
 
 impl Shape {
+    /// What a network keeps. All layers have the same, which the description was checked for.
+    pub(super) fn of(spec: &NetworkSpec, precision: KvPrecision) -> Self {
+        let width = |layer: &LayerSpec| (layer.kv_heads, layer.head_size);
+        let (kv_heads, head_size) = spec.layers.first().map_or((0, 0), width);
+        Self {
+            layers: spec.layers.len(),
+            kv_heads,
+            head_size,
+            precision,
+        }
+    }
+
+    /// Bytes of one page.
+    pub(super) fn page_bytes(self) -> usize {
+        let head_size = self.head_size;
+        let head = match self.precision {
+            KvPrecision::F16 => head_size * size_of::<f16>(),
+            KvPrecision::Int8 => head_size + blocks(head_size) * size_of::<f32>(),
+        };
+        2 * self.rows() * head
+    }
+
     /// Rows of a page's keys, and of its values.
     fn rows(self) -> usize {
         self.layers * self.kv_heads * PAGE_TOKENS

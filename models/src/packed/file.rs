@@ -4,21 +4,21 @@
 //! beginning of a page. A file that is stale, of another version, damaged or cut short is made anew.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
+use crate::format::mapped::MappedPart;
+use crate::format::{Checkpoint, PAGE_BYTES};
 use crate::kernels::{PackedMatrix, Packing, Pool};
 
 const MAGIC: &[u8; 8] = b"CLAWPACK";
 /// Another one whenever packing changes: how weights are ordered, or which numbers they become.
 pub(crate) const VERSION: u32 = 2;
 const FRONT_BYTES: usize = 24;
-const PAGE_BYTES: usize = 4096;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -27,7 +27,7 @@ struct Header {
     matrices: Vec<Entry>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Entry {
     rows: usize,
     columns: usize,
@@ -64,59 +64,109 @@ fn stem(name: &str, source: &str) -> String {
     format!("{stem}-{:016x}", checksum(source.as_bytes()))
 }
 
+/// Where the packed forms of a model are kept.
+#[derive(Debug)]
+pub(crate) struct Home {
+    directory: PathBuf,
+    name: String,
+    identity: String,
+    /// What they are packed from.
+    pub(super) source: String,
+}
+
+impl Home {
+    pub(crate) fn of(checkpoint: &Checkpoint, directory: &Path) -> Home {
+        Home {
+            directory: directory.to_owned(),
+            name: checkpoint.name.clone(),
+            identity: checkpoint.identity(),
+            source: checkpoint.fingerprint(),
+        }
+    }
+
+    /// Where the file of this packing is, if it is there.
+    pub(super) fn path(&self, packing: Packing) -> PathBuf {
+        path_in(&self.directory, &self.name, &self.identity, packing)
+    }
+}
+
 /// Whether a file's header is whole, of this version and of this source; its matrices are not looked at.
 pub(crate) fn is_of(path: &Path, source: &str) -> bool {
-    let file = crate::format::map(path).ok();
-    let header = file.as_ref().and_then(header_of);
-    header.is_some_and(|(header, _)| header.source == source)
+    Opened::new(path, source).is_some()
 }
 
 /// Maps the matrices of a file; none where there is no file, or none that is whole and of this source.
 pub(super) fn open(path: &Path, source: &str, pool: &mut Pool) -> Option<Vec<PackedMatrix>> {
-    let file = Arc::new(crate::format::map(path).ok()?);
-    let (header, start) = header_of(&file)?;
-    if header.source != source {
-        return None;
-    }
-    let matrices: Option<Vec<PackedMatrix>> = header
-        .matrices
-        .iter()
-        .map(|entry| {
-            let at = start.checked_add(entry.offset)?;
-            file.get(at..at.checked_add(entry.bytes)?)?;
-            PackedMatrix::mapped(
-                file.clone(),
-                at,
-                entry.bytes,
-                [entry.rows, entry.columns],
-                entry.packing,
-            )
-        })
-        .collect();
+    let file = Opened::new(path, source)?;
+    let matrices: Option<Vec<PackedMatrix>> = (0..file.len()).map(|number| file.matrix(number)).collect();
     let matrices = matrices?;
     let is_whole = AtomicBool::new(true);
-    pool.run(matrices.len(), &|index| {
-        if checksum(matrices[index].bytes()) != header.matrices[index].checksum {
+    pool.run(matrices.len(), &|number| {
+        if !file.is_whole(number, &matrices[number]) {
             is_whole.store(false, Relaxed);
         }
     });
     is_whole.into_inner().then_some(matrices)
 }
 
-fn header_of(file: &Mmap) -> Option<(Header, usize)> {
-    let front = file.get(..FRONT_BYTES)?;
-    let number = |at: usize| Some(u32::from_le_bytes(*front.get(at..)?.first_chunk()?));
-    if front.get(..8)? != MAGIC || number(8)? != VERSION {
-        return None;
+/// A file whose header is whole, of this version and of the source that was asked for.
+#[derive(Debug)]
+pub(super) struct Opened {
+    file: Arc<File>,
+    matrices: Vec<Entry>,
+    /// Where they begin.
+    start: usize,
+}
+
+impl Opened {
+    /// None where there is no such file.
+    pub(super) fn new(path: &Path, source: &str) -> Option<Opened> {
+        let mut file = File::open(path).ok()?;
+        let mut front = [0; FRONT_BYTES];
+        file.read_exact(&mut front).ok()?;
+        let number = |at: usize| Some(u32::from_le_bytes(*front.get(at..)?.first_chunk()?));
+        if front.get(..8)? != MAGIC || number(8)? != VERSION {
+            return None;
+        }
+        let length = usize::try_from(number(12)?).ok()?;
+        let mut json = Vec::new();
+        (&mut file).take(length as u64).read_to_end(&mut json).ok()?;
+        let expected = u64::from_le_bytes(*front.get(16..)?.first_chunk()?);
+        if json.len() != length || checksum(&json) != expected {
+            return None;
+        }
+        let header: Header = serde_json::from_slice(&json).ok()?;
+        (header.source == source).then(|| Opened {
+            file: Arc::new(file),
+            matrices: header.matrices,
+            start: (FRONT_BYTES + length).next_multiple_of(PAGE_BYTES),
+        })
     }
-    let length = usize::try_from(number(12)?).ok()?;
-    let json = file.get(FRONT_BYTES..FRONT_BYTES.checked_add(length)?)?;
-    let expected = u64::from_le_bytes(*front.get(16..)?.first_chunk()?);
-    if checksum(json) != expected {
-        return None;
+
+    /// How many matrices it has.
+    pub(super) fn len(&self) -> usize {
+        self.matrices.len()
     }
-    let start = (FRONT_BYTES + length).next_multiple_of(PAGE_BYTES);
-    Some((serde_json::from_slice(json).ok()?, start))
+
+    /// Shape and packing of one of them.
+    pub(super) fn shape(&self, number: usize) -> Option<([usize; 2], Packing)> {
+        let entry = self.matrices.get(number)?;
+        Some(([entry.rows, entry.columns], entry.packing))
+    }
+
+    /// Maps one of them; whether it is whole shows [`is_whole`](Self::is_whole).
+    pub(super) fn matrix(&self, number: usize) -> Option<PackedMatrix> {
+        let entry = self.matrices.get(number)?;
+        let at = self.start.checked_add(entry.offset)?;
+        let part = MappedPart::new(self.file.clone(), at as u64, entry.bytes).ok()?;
+        PackedMatrix::mapped(part, [entry.rows, entry.columns], entry.packing)
+    }
+
+    /// Reads one of them and compares it with its checksum.
+    pub(super) fn is_whole(&self, number: usize, matrix: &PackedMatrix) -> bool {
+        let entry = self.matrices.get(number);
+        entry.is_some_and(|entry| checksum(matrix.bytes()) == entry.checksum)
+    }
 }
 
 /// Writes matrices; the file appears as a whole or not at all.

@@ -5,7 +5,9 @@
 //! nothing but its sequence: neither on what runs beside it nor on how its prompt was cut (see [`crate::kernels`]).
 
 mod cache;
+mod change;
 pub(crate) mod file;
+mod matrices;
 mod weights;
 
 use std::ops::Range;
@@ -14,12 +16,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::architecture::spec::{Activation, LayerSpec, NetworkSpec};
 use crate::kernels::attention::{Group, attend};
 use crate::kernels::math::{gelu_gate, rms_norm, rms_norm_in_place, silu_gate, soft_cap};
-use crate::kernels::{Activations, Instructions, PackedMatrix, Pool, Shared, multiply};
+use crate::kernels::{Activations, Instructions, PackedMatrix, Packing, Pool, Shared, multiply};
 use crate::precision::KvPrecision;
 #[cfg(test)]
 pub(crate) use cache::Page;
 use cache::Shape;
 pub(crate) use cache::{PAGE_TOKENS, PagedCache, SharedPage};
+pub use change::ChangeProgress;
+pub(crate) use weights::packed_bytes;
 
 /// The whole network.
 #[derive(Debug)]
@@ -34,6 +38,10 @@ pub(crate) struct PackedNetwork {
     was_packed: bool,
     /// Why they are not in a file now, though they should be.
     not_kept: Option<String>,
+    /// Where its packed files are.
+    home: Option<file::Home>,
+    /// Its way to another packing.
+    change: Option<change::Change>,
     instructions: Instructions,
     /// One step at a time.
     bench: Mutex<Bench>,
@@ -91,37 +99,12 @@ struct Row {
 impl PackedNetwork {
     /// An empty cache for at most so many tokens.
     pub(crate) fn new_cache(&self, limit: usize, precision: KvPrecision) -> PagedCache {
-        // All layers have the same, which the description was checked for.
-        let width = |layer: &LayerSpec| (layer.kv_heads, layer.head_size);
-        let (kv_heads, head_size) = self.spec.layers.first().map_or((0, 0), width);
         let limit = limit.min(self.spec.context_length);
-        let shape = Shape {
-            layers: self.spec.layers.len(),
-            kv_heads,
-            head_size,
-            precision,
-        };
+        let shape = Shape::of(&self.spec, precision);
         let ropes = self.spec.ropes.iter().map(|rope| rope.table(limit)).collect();
         // Each turns long at a limit of its own, the same for all caches: how many have tells which.
         let long = self.spec.ropes.iter().filter(|rope| rope.is_long(limit));
         PagedCache::new(shape, limit, Arc::new(ropes), long.count())
-    }
-
-    /// Bytes of all weights.
-    pub(crate) fn bytes(&self) -> usize {
-        let layers = self.layers.iter().flat_map(|layer| {
-            [
-                &layer.query_key_value,
-                &layer.attention_output,
-                &layer.gate_up,
-                &layer.down,
-            ]
-        });
-        layers
-            .map(|projection| projection.matrix.bytes().len())
-            .sum::<usize>()
-            + self.embedding.bytes().len()
-            + self.output.as_ref().map_or(0, |output| output.bytes().len())
     }
 
     /// Whether its weights were packed just now, and not found in a file.
@@ -196,8 +179,15 @@ impl PackedNetwork {
         (0..self.spec.ropes.len()).map(of_rope).collect()
     }
 
-    /// Makes so many activations of the rows that `row` names, normed.
-    fn normed(&self, count: usize, row: impl Fn(usize) -> usize + Sync, weight: &[f32], bench: &mut Bench) {
+    /// Makes so many activations of the rows that `row` names, normed, for weights that are packed so.
+    fn normed(
+        &self,
+        packing: Packing,
+        count: usize,
+        row: impl Fn(usize) -> usize + Sync,
+        weight: &[f32],
+        bench: &mut Bench,
+    ) {
         let width = self.spec.hidden_size;
         let epsilon = self.spec.norm.epsilon as f32;
         let Bench {
@@ -206,7 +196,7 @@ impl PackedNetwork {
             hidden,
             ..
         } = bench;
-        activations.fill(pool, count, width, |index, into| {
+        activations.fill(pool, packing, [count, width], |index, into| {
             let row = row(index);
             rms_norm(&hidden[row * width..(row + 1) * width], weight, epsilon, into);
         });
@@ -248,7 +238,8 @@ impl PackedNetwork {
         bench: &mut Bench,
     ) {
         let epsilon = self.spec.norm.epsilon as f32;
-        self.normed(rows.len(), |row| row, &layer.attention_norm, bench);
+        let packing = layer.query_key_value.matrix.packing;
+        self.normed(packing, rows.len(), |row| row, &layer.attention_norm, bench);
         self.product(&layer.query_key_value, bench, true);
 
         let &LayerSpec {
@@ -329,7 +320,8 @@ impl PackedNetwork {
             }
         });
         let attended = &bench.narrow;
-        activations.fill(pool, rows.len(), queries, |row, into| {
+        let packing = layer.attention_output.matrix.packing;
+        activations.fill(pool, packing, [rows.len(), queries], |row, into| {
             into.copy_from_slice(&attended[row * queries..(row + 1) * queries]);
         });
         self.product(&layer.attention_output, bench, false);
@@ -337,7 +329,8 @@ impl PackedNetwork {
     }
 
     fn feed_forward(&self, layer: &Layer, rows: usize, bench: &mut Bench) {
-        self.normed(rows, |row| row, &layer.feed_forward_norm, bench);
+        let packing = layer.gate_up.matrix.packing;
+        self.normed(packing, rows, |row| row, &layer.feed_forward_norm, bench);
         self.product(&layer.gate_up, bench, true);
         let size = self.spec.feed_forward_size;
         let Bench {
@@ -346,7 +339,7 @@ impl PackedNetwork {
             wide,
             ..
         } = bench;
-        activations.fill(pool, rows, size, |row, into| {
+        activations.fill(pool, layer.down.matrix.packing, [rows, size], |row, into| {
             let (gate, up) = wide[row * 2 * size..(row + 1) * 2 * size].split_at(size);
             match self.spec.activation {
                 Activation::Silu => silu_gate(gate, up, into),
@@ -384,11 +377,17 @@ impl PackedNetwork {
             last += run.tokens.len();
             wanted.extend(run.wants_logits.then(|| last - 1));
         }
-        self.normed(wanted.len(), |index| wanted[index], &self.norm, bench);
+        let matrix = self.output.as_ref().unwrap_or(&self.embedding);
+        self.normed(
+            matrix.packing,
+            wanted.len(),
+            |index| wanted[index],
+            &self.norm,
+            bench,
+        );
         let Bench {
             pool, activations, ..
         } = bench;
-        let matrix = self.output.as_ref().unwrap_or(&self.embedding);
         let mut logits = vec![0.0; wanted.len() * matrix.rows];
         multiply(pool, self.instructions, matrix, activations, &mut logits);
         if let Some(cap) = self.spec.final_softcap {
@@ -400,6 +399,12 @@ impl PackedNetwork {
         let of_run = |run: &Run<'_>| run.wants_logits.then(|| rows.next().map(<[f32]>::to_vec))?;
         runs.iter().map(of_run).collect()
     }
+}
+
+/// Bytes of a cache with so many tokens.
+pub(crate) fn cache_bytes(spec: &NetworkSpec, tokens: usize, precision: KvPrecision) -> u64 {
+    let page_bytes = Shape::of(spec, precision).page_bytes() as u64;
+    page_bytes.saturating_mul(tokens.div_ceil(PAGE_TOKENS) as u64)
 }
 
 /// Has the threads do something with each row, some rows at a time: one alone is not worth waking anybody.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Mutex;
 
+use super::file::Home;
 use super::{Activations, Bench, Layer, PackedNetwork, Projection, file};
 use crate::architecture::spec::{
     EMBEDDING, LayerSpec, NetworkSpec, OUTPUT, OUTPUT_NORM, RopePairs, tensor_name,
@@ -12,29 +13,43 @@ use crate::format::{Checkpoint, Matrix};
 use crate::kernels::{Instructions, PackedMatrix, Packing, Pool};
 
 impl PackedNetwork {
-    /// Maps the packed weights of a checked model where `file` has them, and packs them where it does not. Without a
-    /// file they are packed into memory.
+    /// Maps the packed weights of a checked model where they are at home, and packs them where they are not. Without a
+    /// home they are packed into memory.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         packing: Packing,
         threads: usize,
-        file: Option<&Path>,
+        home: Option<Home>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<PackedNetwork, ModelError> {
         let mut pool = Pool::new(threads).map_err(|error| checkpoint.error(Problem::from(error)))?;
-        let Some(file) = file else {
+        let Some(home) = home else {
             return Self::build(checkpoint, packing, pool, Vec::new(), progress);
         };
-        let source = checkpoint.fingerprint();
-        if let Some(ready) = file::open(file, &source, &mut pool) {
-            return Self::build(checkpoint, packing, pool, ready, progress);
-        }
+        let path = home.path(packing);
+        let mut network = match file::open(&path, &home.source, &mut pool) {
+            Some(ready) => Self::build(checkpoint, packing, pool, ready, progress)?,
+            None => Self::pack(checkpoint, packing, pool, &path, &home.source, progress)?,
+        };
+        network.home = Some(home);
+        Ok(network)
+    }
+
+    fn pack(
+        checkpoint: &Checkpoint,
+        packing: Packing,
+        pool: Pool,
+        path: &Path,
+        source: &str,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<PackedNetwork, ModelError> {
+        let threads = pool.threads();
         let mut network = Self::build(checkpoint, packing, pool, Vec::new(), progress)?;
-        match file::write(file, &source, &network.matrices()) {
+        match file::write(path, source, &network.matrices()) {
             Ok(()) => {
                 let mut pool = Pool::new(threads).map_err(|error| checkpoint.error(Problem::from(error)))?;
                 // What is mapped the system may take back and read again; what was packed it may not.
-                if let Some(ready) = file::open(file, &source, &mut pool) {
+                if let Some(ready) = file::open(path, source, &mut pool) {
                     drop(network);
                     return Self::build(checkpoint, packing, pool, ready, progress);
                 }
@@ -42,19 +57,6 @@ impl PackedNetwork {
             Err(error) => network.not_kept = Some(error.to_string()),
         }
         Ok(network)
-    }
-
-    /// In the order in which they are built.
-    fn matrices(&self) -> Vec<&PackedMatrix> {
-        let layers = self.layers.iter().flat_map(|layer| {
-            [
-                &layer.query_key_value.matrix,
-                &layer.attention_output.matrix,
-                &layer.gate_up.matrix,
-                &layer.down.matrix,
-            ]
-        });
-        layers.chain([&self.embedding]).chain(&self.output).collect()
     }
 
     fn build(
@@ -90,6 +92,8 @@ impl PackedNetwork {
             spec: spec.clone(),
             was_packed: loader.was_packed,
             not_kept: None,
+            home: None,
+            change: None,
             embedding,
             output,
             layers,
@@ -97,13 +101,48 @@ impl PackedNetwork {
             instructions: Instructions::detect(),
             bench: Mutex::new(Bench {
                 pool: loader.pool,
-                activations: Activations::new(Instructions::detect(), packing),
+                activations: Activations::new(Instructions::detect()),
                 hidden: Vec::new(),
                 wide: Vec::new(),
                 narrow: Vec::new(),
             }),
         })
     }
+}
+
+/// How the embedding and the output matrix of a network are packed: at 4 bits they would cost more than they save.
+pub(super) fn of_tables(packing: Packing) -> Packing {
+    match packing {
+        Packing::Int4 => Packing::Int8,
+        other => other,
+    }
+}
+
+/// Bytes of a network's weights when they are packed so.
+pub(crate) fn packed_bytes(spec: &NetworkSpec, packing: Packing) -> Option<u64> {
+    let (hidden, size) = (spec.hidden_size, spec.feed_forward_size);
+    let mut sum = 0_u64;
+    let mut add = |shape: [usize; 2], packing| {
+        let bytes = u64::try_from(PackedMatrix::bytes_of(shape, packing)?).ok()?;
+        sum = sum.checked_add(bytes)?;
+        Some(())
+    };
+    for layer in &spec.layers {
+        let queries = layer.heads * layer.head_size;
+        let keys = layer.kv_heads * layer.head_size;
+        for shape in [
+            [queries + 2 * keys, hidden],
+            [hidden, queries],
+            [2 * size, hidden],
+            [hidden, size],
+        ] {
+            add(shape, packing)?;
+        }
+    }
+    for _ in 0..1 + usize::from(!spec.tied_output) {
+        add([spec.vocabulary_size, hidden], of_tables(packing))?;
+    }
+    Some(sum)
 }
 
 struct Loader<'c> {
@@ -209,14 +248,11 @@ impl Loader<'_> {
         Ok(values)
     }
 
-    /// The embedding and the output matrix: at 4 bits they would cost more than they save, and so they have 8.
+    /// The embedding or the output matrix.
     fn table(&mut self, name: &str) -> Result<PackedMatrix, ModelError> {
         let (rows, columns) = (self.spec.vocabulary_size, self.spec.hidden_size);
         let matrix = self.checkpoint.matrix(name, [rows, columns])?;
-        let packing = match self.packing {
-            Packing::Int4 => Packing::Int8,
-            other => other,
-        };
+        let packing = of_tables(self.packing);
         Ok(self.matrix(packing, rows, columns, |row, into| matrix.row(row, into)))
     }
 

@@ -191,6 +191,25 @@ impl Tokenizer {
         }
     }
 
+    /// Splits a text that goes on behind these tokens: where a text begins with a space of its own, this one does not.
+    pub(crate) fn encode_behind(&self, before: &[u32], text: &str) -> Result<Vec<u32>, RequestError> {
+        if !self.leading_space || self.strips_space_after(before) {
+            return self.encode(text);
+        }
+        // A line break takes the space, and joins nothing.
+        let tokens = self.encode(&format!("\n{text}"))?;
+        let mut front = Vec::new();
+        let rest = tokens.iter().position(|&token| {
+            front.extend_from_slice(self.piece(token));
+            front.len() >= 2
+        });
+        match rest.and_then(|last| tokens.get(last + 1..)) {
+            Some(rest) if front == b" \n" => Ok(rest.to_vec()),
+            // It did, in this tokenizer; a space too many does less harm than a word too few.
+            _ => self.encode(text),
+        }
+    }
+
     /// Splits a text and puts the beginning token before it, where the model wants one.
     ///
     /// # Errors

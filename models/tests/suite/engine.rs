@@ -16,6 +16,8 @@ fn request(prompt: &str, max_tokens: usize) -> GenerateRequest {
         sampling: Sampling::greedy(),
         stop: vec![],
         answer: AnswerOptions::default(),
+        said: vec![],
+        said_text: String::new(),
     }
 }
 
@@ -50,7 +52,7 @@ fn take(engine: &mut Engine, answers: &mut BTreeMap<SequenceId, Answer>) {
                 let answer = answers.entry(id).or_default();
                 assert!(!text.is_empty() && answer.finish_reason.is_none());
                 answer.text.push_str(&text);
-                answer.tokens_told += tokens;
+                answer.tokens_told += tokens.len();
             }
             Event::Done {
                 id,

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use models::{Engine, EngineOptions, Event, LoadOptions, Model, Precision, Sampling};
+use models::{Engine, EngineOptions, Event, Footprint, KvPrecision, LoadOptions, Model, Precision, Sampling};
 
 use crate::support::{ARCHITECTURES, architecture, architecture_gguf};
 
@@ -178,6 +178,33 @@ fn weights_take_what_their_bits_take() {
     assert!(bytes(Precision::Int8) / f16 < 0.54);
     assert!(bytes(Precision::Int4) / f16 < 0.36);
     assert_eq!(Model::load(&path).unwrap().packed_bytes(), None);
+}
+
+#[test]
+fn what_a_model_takes_is_known_before_it_is_loaded() {
+    for name in ARCHITECTURES {
+        let (_keep, directory) = architecture(name);
+        let footprint = Footprint::of(&directory).unwrap();
+        for precision in PACKED {
+            let model = load(&directory, precision, 1);
+            let bytes = footprint.weights_bytes(precision);
+            assert_eq!(Some(bytes as usize), model.packed_bytes(), "{name} {precision}");
+            for (kv, tokens) in [
+                (KvPrecision::F16, 0),
+                (KvPrecision::F16, 40),
+                (KvPrecision::Int8, 16),
+            ] {
+                let cache = model.new_cache_at(64, kv);
+                assert_eq!(
+                    footprint.cache_bytes(tokens, kv) as usize,
+                    cache.bytes_for(tokens),
+                    "{name}"
+                );
+            }
+        }
+        let parameters = models::inspect(&directory).unwrap().parameters;
+        assert_eq!(footprint.weights_bytes(Precision::F32), 4 * parameters, "{name}");
+    }
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(crate) fn asking(answer: AnswerOptions, sampling: Sampling, max_tokens: usiz
         sampling,
         stop: vec![],
         answer,
+        said: vec![],
+        said_text: String::new(),
     }
 }
 

@@ -20,6 +20,8 @@ fn prompt_tokens(template: Option<&str>, prompt: Prompt) -> Result<usize, models
         sampling: Sampling::greedy(),
         stop: vec![],
         answer: AnswerOptions::default(),
+        said: vec![],
+        said_text: String::new(),
     };
     engine.begin(1, &request).map(|begun| begun.prompt_tokens)
 }

@@ -11,7 +11,7 @@ use crate::structured_schema::conforms;
 use crate::support::{file, noisy_model, tiny_model};
 
 /// Templates as short as they can be, in the ways of the families.
-const HERMES: &str = "{% if tools %}{% for t in tools %}{{ t | tojson }}{% endfor %}<tool_call></tool_call>{% endif %}\
+pub(crate) const HERMES: &str = "{% if tools %}{% for t in tools %}{{ t | tojson }}{% endfor %}<tool_call></tool_call>{% endif %}\
                       {% for m in messages %}{{ m.content }}{% endfor %}<|im_start|>";
 const LLAMA: &str =
     "{% if tools %}{{ tools | tojson }}<|python_tag|>{% endif %}{{ messages[0].content }}<|im_start|>";
@@ -22,7 +22,7 @@ const MISTRAL_ARGS: &str =
 const PHI: &str =
     "{% if tools %}{{ tools | tojson }}<|tool_call|>{% endif %}{{ messages[0].content }}<|im_start|>";
 
-fn model(template: &str, seed: u32, byte_level: bool) -> Engine {
+pub(crate) fn model(template: &str, seed: u32, byte_level: bool) -> Engine {
     let mut writer = noisy_model(seed, byte_level);
     writer.string("tokenizer.chat_template", template);
     let (_directory, path) = file("tools.gguf", &writer.bytes());
@@ -51,7 +51,7 @@ fn tools() -> Vec<Tool> {
     ]
 }
 
-fn with_tools(tool_choice: ToolChoice) -> AnswerOptions {
+pub(crate) fn with_tools(tool_choice: ToolChoice) -> AnswerOptions {
     AnswerOptions {
         tools: tools(),
         tool_choice,
@@ -59,7 +59,7 @@ fn with_tools(tool_choice: ToolChoice) -> AnswerOptions {
     }
 }
 
-fn assert_calls(answer: &Answer) {
+pub(crate) fn assert_calls(answer: &Answer) {
     assert_eq!(answer.reason, Some(FinishReason::ToolCalls), "{answer:?}");
     assert_eq!(answer.text, "", "{answer:?}");
     assert!(!answer.calls.is_empty());
