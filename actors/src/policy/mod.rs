@@ -2,9 +2,11 @@
 
 pub mod backoff;
 pub mod expiry;
+pub mod failover;
 pub mod flapping;
 pub mod governor;
 pub mod log_quota;
 pub mod priority;
 pub mod queue;
 pub mod schedule;
+pub mod suspects;
