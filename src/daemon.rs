@@ -15,10 +15,12 @@ use actors::bridge::Bridge;
 use actors::broker_statistics::BrokerStatistics;
 use actors::conversation::Conversation;
 use actors::device_session::ShutDown;
+use actors::events::Events;
 use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, LinkGauge, OpenLink, StopLink};
 use actors::hub::Hub;
-use actors::memory_governor::{MemoryGauge, MemoryGovernor};
+use actors::memory_governor::{Governed, MemoryGauge, MemoryGovernor};
 use actors::metrics::RequestMetrics;
+use actors::packer::{Packer, PackerSpec};
 use actors::policy::backoff::BackoffConfig;
 use actors::reception::Reception;
 use actors::restoration;
@@ -48,8 +50,8 @@ use crate::store_desk::StoreDesk;
 use crate::telemetry::{Metrics, metrics, observe};
 
 use configure::{
-    bans, care, conversation_config, identity_config, invitation, remembered, retained_bounds,
-    session_arbiters, session_config, session_config_of_strangers, worker_spec,
+    bans, care, conversation_config, failover, identity_config, invitation, memory_config, remembered,
+    retained_bounds, schedule, session_arbiters, session_config, session_config_of_strangers, worker_spec,
 };
 use serving::{Listeners, Watched, serve};
 
@@ -285,25 +287,44 @@ impl Prepared {
             None => Arc::new(Forgetful),
         };
 
+        let events = Events::through(switchboard.clone());
         let gauge = Arc::<SchedulerGauge>::default();
         let scheduler = Scheduler::new(
             model.is_some(),
-            settings.scheduler.max_queued,
+            schedule(&settings),
             RequestMetrics::new(&meter),
             gauge.clone(),
+            events.clone(),
         )
         .start();
+        let mut governed = None;
         let supervisor = settings.model.path.as_ref().map(|path| {
             let spec = worker_spec(&settings, program, path.clone());
-            Supervisor::new(spec, scheduler.clone(), backoff(&settings)).start()
+            let (backoff, failover) = (backoff(&settings), failover(&settings));
+            let worker = spec.gauge.clone();
+            let packer = settings.model.keep_lower_precisions.then(|| {
+                Packer::new(PackerSpec {
+                    program: spec.program.clone(),
+                    arguments: vec!["pack-weights".into()],
+                    model: path.clone(),
+                    directory: settings.data_dir.join("packed"),
+                })
+                .start()
+            });
+            let supervisor =
+                Supervisor::new(spec, scheduler.clone(), backoff, failover, packer, events.clone()).start();
+            governed = Some(Governed {
+                model: path.clone(),
+                packed_directory: settings.data_dir.join("packed"),
+                precision: settings.model.precision,
+                kv_bytes: settings.model.cache_bytes.map(|bytes| bytes as u64),
+                worker,
+                supervisor: supervisor.clone(),
+            });
+            supervisor
         });
         let memory = Arc::<MemoryGauge>::default();
-        MemoryGovernor::new(
-            settings.memory.interval,
-            settings.memory.warn_below_free_percent,
-            memory.clone(),
-        )
-        .start();
+        MemoryGovernor::new(memory_config(&settings), governed, memory.clone(), events).start();
         observe::observe(&meter, &switchboard, &gauge, &memory);
 
         // Before the application, whose first words it keeps until there is a connection.

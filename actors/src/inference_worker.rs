@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -19,9 +20,10 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-use crate::scheduler::{Scheduler, WorkerPacks, WorkerReady, WorkerSays};
-use crate::supervisor::{Supervisor, WorkerExited};
-use crate::worker_protocol::{FrameReader, FromWorker, ToWorker, VERSION, write_frame};
+use crate::policy::failover::Cause;
+use crate::scheduler::{Scheduler, WorkerPacks, WorkerReady, WorkerSays, WorkerSteppedTo};
+use crate::supervisor::{Supervisor, WorkerExited, WorkerUp};
+use crate::worker_protocol::{FrameReader, FromWorker, ToWorker, VERSION, WorkerStats, write_frame};
 
 /// Frames to the child are few: a start and a cancel for each of its sequences. A child that lets
 /// this many wait hangs, and is killed.
@@ -42,14 +44,42 @@ pub struct WorkerSpec {
     pub arguments: Vec<OsString>,
     /// What to load.
     pub model: PathBuf,
-    /// Its bounds, precision and threads.
+    /// Its bounds, precision and threads. It must have room for more sequences than `slots`: for those that stand still.
     pub engine: EngineOptions,
+    /// Sequences that it computes at once.
+    pub slots: usize,
     /// How long loading may take.
     pub load_timeout: Duration,
     /// How often the process says that it is alive.
     pub heartbeat_interval: Duration,
     /// How long it may be silent.
     pub heartbeat_timeout: Duration,
+    /// Where the process that runs is told of.
+    pub gauge: Arc<WorkerGauge>,
+}
+
+/// The process that runs, for those who must not ask an actor.
+#[derive(Debug, Default)]
+pub struct WorkerGauge(Mutex<Option<RunningProcess>>);
+
+/// A process that has loaded its model.
+#[derive(Clone, Copy, Debug)]
+pub struct RunningProcess {
+    /// Its number.
+    pub id: u32,
+    /// What it said last.
+    pub stats: WorkerStats,
+}
+
+impl WorkerGauge {
+    /// The process, if one has loaded its model.
+    pub fn running(&self) -> Option<RunningProcess> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, running: Option<RunningProcess>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = running;
+    }
 }
 
 /// See the module.
@@ -64,8 +94,8 @@ pub struct InferenceWorker {
     ready: bool,
     /// When the log last said how far packing has come.
     packing_logged_at: Option<Instant>,
-    /// Why we end it ourselves, if we do.
-    verdict: Option<String>,
+    /// Why we end it ourselves, if we do, or what it said was wrong with the model.
+    verdict: Option<(Cause, String)>,
     stopping: bool,
 }
 
@@ -129,7 +159,7 @@ impl InferenceWorker {
 
     fn kill(&mut self, why: String) {
         if let Some(child) = &mut self.child {
-            self.verdict.get_or_insert(why);
+            self.verdict.get_or_insert((Cause::Other, why));
             // It may have ended by itself meanwhile; its end is seen all the same.
             let _ = child.start_kill();
         }
@@ -147,8 +177,9 @@ impl InferenceWorker {
         }
     }
 
-    fn exited(&mut self, reason: String, ctx: &mut Context<Self>) {
-        let reason = self.verdict.take().unwrap_or(reason);
+    fn exited(&mut self, cause: Cause, reason: String, ctx: &mut Context<Self>) {
+        let (cause, reason) = self.verdict.take().unwrap_or((cause, reason));
+        self.spec.gauge.set(None);
         if self.stopping {
             tracing::info!("inference process stopped");
         } else {
@@ -156,6 +187,7 @@ impl InferenceWorker {
         }
         self.supervisor.do_send(WorkerExited {
             reason,
+            cause,
             was_ready: self.ready,
             expected: self.stopping,
         });
@@ -170,7 +202,8 @@ impl Actor for InferenceWorker {
         ctx.set_mailbox_capacity(FRAMES_WAITING);
         if let Err(error) = self.start_child(ctx) {
             let program = self.spec.program.display();
-            return self.exited(format!("{program} could not be started: {error}"), ctx);
+            let reason = format!("{program} could not be started: {error}");
+            return self.exited(Cause::Other, reason, ctx);
         }
         ctx.run_interval(self.spec.heartbeat_interval, |act, _| act.check_heartbeat());
     }
@@ -223,15 +256,31 @@ impl Handler<Frames> for InferenceWorker {
                 FromWorker::Ready { summary, .. } => {
                     self.ready = true;
                     tracing::info!(model = summary.name, precision = %summary.precision, "model loaded");
+                    self.supervisor.do_send(WorkerUp {
+                        precision: summary.precision,
+                        weights_bytes: summary.weights_bytes,
+                    });
                     let ready = WorkerReady {
                         address: ctx.address(),
-                        slots: self.spec.engine.max_sequences,
+                        slots: self.spec.slots,
                         summary: summary.clone(),
                     };
                     self.tell_scheduler(ready, ctx);
                 }
                 FromWorker::Packing { percent } => self.packs(*percent),
-                FromWorker::LoadFailed { message } => self.verdict = Some(message.clone()),
+                FromWorker::Heartbeat { stats } => {
+                    let id = self.child.as_ref().and_then(Child::id);
+                    let running = id.map(|id| RunningProcess { id, stats: *stats });
+                    self.spec.gauge.set(running);
+                }
+                FromWorker::SteppedTo { precision } => {
+                    tracing::info!(%precision, "the model's weights are at another precision");
+                    self.tell_scheduler(WorkerSteppedTo(*precision), ctx);
+                }
+                FromWorker::StepFailed { message } => {
+                    tracing::warn!(message, "the model's weights stay at their precision");
+                }
+                FromWorker::LoadFailed { message } => self.verdict = Some((Cause::Load, message.clone())),
                 _ => {}
             }
         }
@@ -297,8 +346,8 @@ impl Handler<Closed> for InferenceWorker {
             }
         };
         ctx.wait(ended.into_actor(self).map(|status, act, ctx| {
-            let reason = status.map_or_else(|e| e.to_string(), describe);
-            act.exited(reason, ctx);
+            let (cause, reason) = status.map_or_else(|e| (Cause::Other, e.to_string()), describe);
+            act.exited(cause, reason, ctx);
         }));
     }
 }
@@ -319,6 +368,8 @@ async fn read_frames(mut read: OwnedReadHalf, worker: Addr<InferenceWorker>, las
         let count = match read.read(&mut buffer).await {
             Ok(0) => break None,
             Ok(count) => count,
+            // It ended with words of ours unread; how is for its exit status to say.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break None,
             Err(error) => break Some(format!("its socket broke: {error}")),
         };
         last_heard.set(Instant::now());
@@ -342,12 +393,27 @@ async fn read_frames(mut read: OwnedReadHalf, worker: Addr<InferenceWorker>, las
     let _ = worker.send(Closed(problem)).await;
 }
 
-fn describe(status: ExitStatus) -> String {
+/// The exit code of a program of Rust's that panicked.
+const PANICKED: i32 = 101;
+/// `SIGABRT`, by which a program ends that was refused memory.
+const ABORTED: i32 = 6;
+/// `SIGKILL`, by which the system takes memory back.
+const KILLED: i32 = 9;
+
+fn describe(status: ExitStatus) -> (Cause, String) {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(9)) => "killed by signal 9; if nobody did it, the system was short of memory".into(),
-        (None, Some(signal)) => format!("killed by signal {signal}"),
-        (None, None) => status.to_string(),
+        (Some(PANICKED), _) => (Cause::Other, "it panicked; the lines above say where".to_owned()),
+        (Some(code), _) => (Cause::Other, format!("exit code {code}")),
+        (None, Some(KILLED)) => {
+            let reason = "killed by signal 9; if nobody did it, the system was short of memory";
+            (Cause::Memory, reason.to_owned())
+        }
+        (None, Some(ABORTED)) => {
+            let reason = "it aborted (signal 6), as it does when it is refused memory";
+            (Cause::Memory, reason.to_owned())
+        }
+        (None, Some(signal)) => (Cause::Other, format!("killed by signal {signal}")),
+        (None, None) => (Cause::Other, status.to_string()),
     }
 }

@@ -4,7 +4,7 @@
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 
-use crate::policy::queue::Priority;
+use crate::policy::priority::Priority;
 
 /// See the module.
 pub struct RequestMetrics {

@@ -1,28 +1,45 @@
 //! The actor that keeps an inference worker alive: `one_for_one`, `permanent`, with backoff. Each
-//! start is a new worker with a new process; the requests are with the [`Scheduler`].
+//! start is a new worker with a new process; the requests are with the [`Scheduler`]. A worker that failed is started again
+//! at a lower precision where that may help ([`failover`](crate::policy::failover)).
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::time::Instant;
 
 use actix::prelude::*;
+use models::{Kept, Precision};
 use tokio::sync::oneshot;
 
+use crate::events::{Event, Events};
 use crate::inference_worker::{InferenceWorker, StopWorker, WorkerSpec};
+use crate::packer::{Pack, Packer};
 use crate::policy::backoff::{Backoff, BackoffConfig};
-use crate::scheduler::{Scheduler, WorkerGone};
+use crate::policy::failover::{Cause, Failover, FailoverConfig};
+use crate::policy::governor::Action;
+use crate::scheduler::{Govern, Scheduler, WorkerGone};
 
-/// One worker's exits and one stop at a time.
+/// One worker's starts and exits and one stop at a time.
 const MAILBOX: usize = 16;
 
 /// After so many failures without ever being ready in between, waiting requests are refused.
 const HOPELESS_AFTER: u32 = 3;
+
+/// Weights of so few bytes are packed at a start before anybody notices.
+const PACKED_IN_NO_TIME: u64 = 64 << 20;
 
 /// See the module.
 pub struct Supervisor {
     spec: WorkerSpec,
     scheduler: Addr<Scheduler>,
     backoff: Backoff,
+    failover: Failover,
+    /// The model's precision as configured, then each that is lower; only the first until the model has said what it is.
+    rungs: Vec<Option<Precision>>,
+    /// What is packed, once it was looked up.
+    kept: Option<Kept>,
+    weights_bytes: u64,
+    packer: Option<Addr<Packer>>,
+    events: Events,
     worker: Option<Addr<InferenceWorker>>,
     failures_unready: u32,
     restarts: u64,
@@ -31,8 +48,21 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// An actor not started yet; it starts a worker when it is.
-    pub fn new(spec: WorkerSpec, scheduler: Addr<Scheduler>, backoff: BackoffConfig) -> Self {
+    pub fn new(
+        spec: WorkerSpec,
+        scheduler: Addr<Scheduler>,
+        backoff: BackoffConfig,
+        failover: FailoverConfig,
+        packer: Option<Addr<Packer>>,
+        events: Events,
+    ) -> Self {
         Self {
+            failover: Failover::new(failover, 1),
+            rungs: vec![spec.engine.precision],
+            kept: None,
+            weights_bytes: u64::MAX,
+            packer,
+            events,
             spec,
             scheduler,
             backoff: Backoff::new(backoff),
@@ -46,8 +76,55 @@ impl Supervisor {
     fn start_worker(&mut self, ctx: &mut Context<Self>) {
         if self.stopping.is_none() {
             self.backoff.started(Instant::now());
-            let worker = InferenceWorker::new(self.spec.clone(), self.scheduler.clone(), ctx.address());
+            let mut spec = self.spec.clone();
+            spec.engine.precision = self.rungs.get(self.failover.rung()).copied().flatten();
+            let worker = InferenceWorker::new(spec, self.scheduler.clone(), ctx.address());
             self.worker = Some(worker.start());
+        }
+    }
+
+    /// Whether a start on this rung need not pack weights first, while everybody waits.
+    fn is_packed(&self, rung: usize) -> bool {
+        let Some(precision) = self.rungs.get(rung).copied().flatten() else {
+            return false;
+        };
+        let is_this = |file: &models::PackedFile| file.precision == precision && !file.is_stale;
+        self.weights_bytes <= PACKED_IN_NO_TIME
+            || self
+                .kept
+                .as_ref()
+                .is_some_and(|kept| kept.packed().iter().any(is_this))
+    }
+
+    /// Looks up what is packed of the model; splitting its vocabulary takes a while.
+    fn look_up(&self, ctx: &mut Context<Self>) {
+        let Some(directory) = self.spec.engine.packed_directory.clone() else {
+            return;
+        };
+        let model = self.spec.model.clone();
+        let found = actix_rt::task::spawn_blocking(move || Kept::of(&model, &directory));
+        ctx.spawn(found.into_actor(self).map(|found, act, _| {
+            // A model that cannot be read was not loaded either, and that is said elsewhere.
+            act.kept = found.ok().and_then(Result::ok);
+            act.pack_lower();
+        }));
+    }
+
+    /// Has what may be stepped down to packed before it is needed, the nearest first.
+    fn pack_lower(&self) {
+        let Some(packer) = self
+            .packer
+            .as_ref()
+            .filter(|_| self.weights_bytes > PACKED_IN_NO_TIME)
+        else {
+            return;
+        };
+        let lower = (self.failover.rung() + 1..self.rungs.len()).filter(|rung| !self.is_packed(*rung));
+        let wanted: Vec<Precision> = lower
+            .filter_map(|rung| self.rungs.get(rung).copied().flatten())
+            .collect();
+        if !wanted.is_empty() && packer.try_send(Pack(wanted)).is_err() {
+            tracing::debug!("the packer does not take what is wanted");
         }
     }
 }
@@ -66,8 +143,10 @@ impl Actor for Supervisor {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct WorkerExited {
-    /// Why.
+    /// Why, for people.
     pub reason: String,
+    /// Why, as far as that can be told.
+    pub cause: Cause,
     /// Whether it had loaded its model.
     pub was_ready: bool,
     /// Whether it was asked to.
@@ -94,13 +173,25 @@ impl Handler<WorkerExited> for Supervisor {
             self.failures_unready + 1
         };
         self.restarts += 1;
-        let wait = self.backoff.failed(Instant::now(), random());
+        let now = Instant::now();
+        let wait = self.backoff.failed(now, random());
+        let packed: Vec<bool> = (0..self.rungs.len()).map(|rung| self.is_packed(rung)).collect();
+        let is_ready = |rung| packed.get(rung).copied().unwrap_or(false);
+        let rung = self.failover.failed(now, msg.cause, is_ready);
+        let precision = self.rungs.get(rung).copied().flatten();
         tracing::warn!(
             reason = msg.reason,
             failures = self.backoff.failures(),
             wait_ms = wait.as_millis() as u64,
+            precision = precision.map_or_else(|| "auto".to_owned(), |precision| precision.to_string()),
             "the inference worker is started again after a wait"
         );
+        self.events.tell(&Event::WorkerLost {
+            reason: msg.reason.clone(),
+            restart_in_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            precision,
+            restarts: self.restarts,
+        });
         let gone = WorkerGone {
             reason: msg.reason,
             hopeless: self.failures_unready >= HOPELESS_AFTER,
@@ -113,6 +204,66 @@ impl Handler<WorkerExited> for Supervisor {
             .into_actor(self),
         );
         ctx.run_later(wait, |act, ctx| act.start_worker(ctx));
+    }
+}
+
+/// The worker has loaded its model.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct WorkerUp {
+    /// At which precision.
+    pub precision: Precision,
+    /// Bytes of the model's own weights.
+    pub weights_bytes: u64,
+}
+
+impl Handler<WorkerUp> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, msg: WorkerUp, ctx: &mut Self::Context) {
+        self.weights_bytes = msg.weights_bytes;
+        if self.failover.rung() == 0 {
+            let lower = Precision::ALL
+                .into_iter()
+                .filter(|precision| *precision >= msg.precision);
+            self.rungs = lower.map(Some).collect();
+            self.failover.set_rungs(self.rungs.len());
+        }
+        if self.kept.is_none() {
+            self.look_up(ctx);
+        }
+    }
+}
+
+/// A step to another precision goes by the supervisor, which must start a worker there if the present one fails, and
+/// knows when a better one is too early after a failure. All else goes on to the scheduler.
+impl Handler<Govern> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Govern(action): Govern, ctx: &mut Self::Context) {
+        let now = Instant::now();
+        let rung_of = |precision| self.rungs.iter().position(|rung| *rung == Some(precision));
+        match action {
+            Action::StepDown { to } => {
+                let Some(rung) = rung_of(to) else { return };
+                self.failover.moved(now, rung);
+            }
+            Action::StepUp { to } => {
+                let Some(rung) = rung_of(to) else { return };
+                if self.failover.may_rise(now).is_none_or(|best| best > rung) {
+                    return tracing::debug!(%to, "it is too early for a better precision after a failure");
+                }
+                self.failover.rose(now, rung);
+            }
+            _ => {}
+        }
+        let told = self.scheduler.send(Govern(action));
+        ctx.spawn(
+            async move {
+                let _ = told.await;
+            }
+            .into_actor(self),
+        );
     }
 }
 

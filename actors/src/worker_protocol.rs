@@ -5,7 +5,9 @@
 
 use std::path::PathBuf;
 
-use models::{EngineOptions, Event, GenerateRequest, ModelSummary, SequenceId};
+use models::{
+    EngineOptions, EngineStats, Event, GenerateRequest, ModelSummary, Precision, SequenceId, WhilePaused,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -37,10 +39,37 @@ pub enum ToWorker {
         /// What to generate; boxed, as it is far larger than any other frame.
         request: Box<GenerateRequest>,
     },
+    /// Have a sequence stand still from its next token on.
+    Pause {
+        /// Which.
+        id: SequenceId,
+        /// Whether its cache stays until others need the room.
+        cache: WhilePaused,
+    },
+    /// Have it go on.
+    Resume {
+        /// Which.
+        id: SequenceId,
+    },
     /// End a sequence early; answered by its `Done`.
     Cancel {
         /// Which.
         id: SequenceId,
+    },
+    /// Let go of so many bytes of what ended sequences left in the cache.
+    FreeKept {
+        /// The least.
+        bytes: u64,
+    },
+    /// Bound keys and values.
+    CacheBudget {
+        /// All of them together.
+        bytes: u64,
+    },
+    /// Bring the weights to another precision that is packed already, part by part between steps.
+    StepTo {
+        /// Which.
+        precision: Precision,
     },
     /// Exit. So does the end of the stream.
     Stop,
@@ -81,8 +110,38 @@ pub enum FromWorker {
         /// What.
         event: Event,
     },
+    /// The weights are at another precision from now on, all of them.
+    SteppedTo {
+        /// Which.
+        precision: Precision,
+    },
+    /// They could not be brought there.
+    StepFailed {
+        /// What happened.
+        message: String,
+    },
     /// Still alive, between two steps.
-    Heartbeat,
+    Heartbeat {
+        /// How it stands with memory.
+        stats: WorkerStats,
+    },
+}
+
+/// How it stands with the process' memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStats {
+    /// What its weights have; while they are brought to another precision, the one before.
+    pub precision: Precision,
+    /// Whether they are.
+    pub is_stepping: bool,
+    /// Bytes of weights, mapped from files.
+    pub mapped_bytes: u64,
+    /// Bytes of weights in the process' own memory.
+    pub private_weights_bytes: u64,
+    /// How many of the mapped ones are in memory, where the system says it.
+    pub resident_bytes: Option<u64>,
+    /// Its sequences and their keys and values.
+    pub engine: EngineStats,
 }
 
 /// A frame that cannot be read or written. The stream is of no use after it.

@@ -376,7 +376,8 @@ impl Engine {
         paused.map(|sequence| sequence.paused = false).is_some()
     }
 
-    /// Ends a sequence; the next step reports it as [`FinishReason::Cancelled`], and until then it counts as running.
+    /// Ends a sequence; the next step reports it as [`FinishReason::Cancelled`](crate::FinishReason::Cancelled), and until
+    /// then it counts as running.
     /// False if no such sequence runs, or it was cancelled already.
     pub fn cancel(&mut self, id: SequenceId) -> bool {
         let running = self

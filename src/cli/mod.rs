@@ -12,10 +12,12 @@ mod generate;
 mod keys;
 mod keys_master;
 mod model;
+mod pack;
 mod serve;
 mod status;
 mod store;
 mod token;
+mod top;
 mod topics;
 mod worker;
 
@@ -99,6 +101,8 @@ enum Command {
     Keys(With<keys::KeysFlags>),
     /// Say how a running daemon is doing
     Status(With<status::StatusFlags>),
+    /// Show what runs, how fast, with how much memory, and how full mailboxes are
+    Top(With<top::TopFlags>),
     /// List every bound topic with its actor and its mailbox
     Topics(With<topics::TopicsFlags>),
     /// Make, renew or show the certificates with which devices connect by TLS
@@ -110,6 +114,9 @@ enum Command {
     /// The process in which the model runs; started by the daemon only
     #[command(hide = true)]
     InferenceWorker(worker::WorkerFlags),
+    /// The process that packs weights beside the daemon's work; started by the daemon only
+    #[command(hide = true)]
+    PackWeights(pack::PackFlags),
 }
 
 /// How a command failed, which decides the exit code.
@@ -175,6 +182,7 @@ where
             serve::run(&global.then(inner.global), &[serve, inner.flags], application)
         }
         Some(Command::InferenceWorker(flags)) => worker::run(flags),
+        Some(Command::PackWeights(flags)) => pack::run(flags),
         Some(_) if serve.is_given() => Err(Failure::Misconfigured(
             "--model belongs to `clawdbot serve` and `clawdbot check`; write it behind that command"
                 .to_owned(),
@@ -187,6 +195,7 @@ where
         Some(Command::Token(inner)) => token::run(&global.then(inner.global), inner.flags),
         Some(Command::Keys(inner)) => keys::run(global.then(inner.global), inner.flags),
         Some(Command::Status(inner)) => status::run(&global.then(inner.global), inner.flags),
+        Some(Command::Top(inner)) => top::run(&global.then(inner.global), inner.flags),
         Some(Command::Topics(inner)) => topics::run(&global.then(inner.global), inner.flags),
         Some(Command::Certs(inner)) => certs::run(global.then(inner.global), inner.flags),
         Some(Command::Store(inner)) => store::run(global.then(inner.global), inner.flags),

@@ -49,7 +49,7 @@ pub(super) fn run(global: &GlobalFlags, flags: TopicsFlags) -> Result<(), Failur
 }
 
 /// All pages. What is bound or let go between two of them may be missing.
-async fn all(dir: &DataDir) -> Result<Vec<Value>, Failure> {
+pub(super) async fn all(dir: &DataDir) -> Result<Vec<Value>, Failure> {
     let mut rows = Vec::new();
     let mut request = AdminRequest::new("topics");
     request.arguments.insert("limit".to_owned(), json!(PAGE_ROWS));

@@ -8,9 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
 
-use actors::worker_protocol::{FrameReader, FromWorker, ToWorker, VERSION, write_frame};
+use actors::worker_protocol::{FrameReader, FromWorker, ToWorker, VERSION, WorkerStats, write_frame};
 use clap::Args;
-use models::{Date, Engine};
+use models::{Date, Engine, ModelError};
+use platform::memory;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
@@ -32,6 +33,8 @@ pub(super) fn run(_flags: WorkerFlags) -> Result<(), Failure> {
     // Messages go before words: the broker's threads take what they need, the model what is left. Refused, it
     // only competes with them.
     let _refused = platform::priority::step_back();
+    // And when the system is short of memory it is this process that it shall take, which is begun anew, not the broker.
+    let _refused = platform::oom::go_first();
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(broken)?);
     // A terminal or a file is no socket of the daemon's.
     socket.peer_addr().map_err(broken)?;
@@ -108,18 +111,21 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
     })?;
 
     let heartbeat = Duration::from_millis(heartbeat_interval_ms.max(100));
-    let mut last_said = Instant::now();
+    let mut last_heartbeat = Instant::now();
+    output.say(&heartbeat_of(&engine))?;
     loop {
+        // What the governor wanted is done with the next look at the commands; it hears so at once.
+        let mut says_how_it_stands = false;
         // Between two steps everything that came is looked at; an idle engine sleeps until
         // something comes or a heartbeat is due.
         loop {
-            let command = if engine.has_work() {
+            let command = if engine.has_work() || engine.change().is_some() {
                 commands.try_recv().map_err(|error| match error {
                     TryRecvError::Empty => RecvTimeoutError::Timeout,
                     TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
                 })
             } else {
-                commands.recv_timeout(heartbeat.saturating_sub(last_said.elapsed()))
+                commands.recv_timeout(heartbeat.saturating_sub(last_heartbeat.elapsed()))
             };
             match command {
                 Ok(ToWorker::Start { id, request }) => {
@@ -138,10 +144,44 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
                         break;
                     }
                 }
+                // One that ended meanwhile has said so already.
+                Ok(ToWorker::Pause { id, cache }) => {
+                    engine.pause(id, cache);
+                }
+                Ok(ToWorker::Resume { id }) => {
+                    engine.resume(id);
+                }
+                Ok(ToWorker::FreeKept { bytes }) => {
+                    engine.free_kept(usize::try_from(bytes).unwrap_or(usize::MAX));
+                    says_how_it_stands = true;
+                }
+                Ok(ToWorker::CacheBudget { bytes }) => {
+                    engine.set_cache_budget(Some(usize::try_from(bytes).unwrap_or(usize::MAX)));
+                    says_how_it_stands = true;
+                }
+                Ok(ToWorker::StepTo { precision }) => match engine.begin_change(precision) {
+                    Ok(_) => says_how_it_stands = true,
+                    Err(error) => step_failed(&error, output)?,
+                },
                 Ok(ToWorker::Load { .. }) => {}
                 Ok(ToWorker::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => break,
             }
+            // Whoever waits for a word shall not wait for the next heartbeat as well.
+            if says_how_it_stands || output.has_words() {
+                break;
+            }
+        }
+        // One part, then a step: what is under way goes on beside it.
+        match engine.advance_change() {
+            None => {}
+            Some(Ok(_)) if engine.change().is_some() => {}
+            Some(Ok(_)) => {
+                let precision = engine.summary().precision;
+                output.add(&FromWorker::SteppedTo { precision })?;
+                says_how_it_stands = true;
+            }
+            Some(Err(error)) => step_failed(&error, output)?,
         }
         // So that no step is as long as the daemon waits for a sign of life.
         let step = Instant::now();
@@ -150,13 +190,38 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
         for event in events {
             output.add(&FromWorker::Event { event })?;
         }
-        if last_said.elapsed() >= heartbeat {
-            output.add(&FromWorker::Heartbeat)?;
+        if says_how_it_stands || last_heartbeat.elapsed() >= heartbeat {
+            last_heartbeat = Instant::now();
+            output.add(&heartbeat_of(&engine))?;
         }
-        if output.flush()? {
-            last_said = Instant::now();
-        }
+        output.flush()?;
     }
+}
+
+fn heartbeat_of(engine: &Engine) -> FromWorker {
+    let model = engine.model();
+    let mapped = model.mapped_weights();
+    let mapped_bytes = mapped.iter().map(|part| part.len() as u64).sum();
+    let resident = mapped.iter().map(|part| memory::resident_bytes_of(part));
+    let weights_bytes = model
+        .packed_bytes()
+        .map_or(model.summary().weights_bytes, |bytes| bytes as u64);
+    FromWorker::Heartbeat {
+        stats: WorkerStats {
+            precision: model.precision(),
+            is_stepping: engine.change().is_some(),
+            mapped_bytes,
+            private_weights_bytes: weights_bytes.saturating_sub(mapped_bytes),
+            // A system that does not say has all of it counted.
+            resident_bytes: resident.sum::<io::Result<u64>>().ok(),
+            engine: engine.stats(),
+        },
+    }
+}
+
+fn step_failed(error: &ModelError, output: &mut Output) -> io::Result<()> {
+    let message = error.to_string();
+    output.add(&FromWorker::StepFailed { message })
 }
 
 /// The day that chat templates mention, in UTC; none with a clock before 1970.
@@ -205,17 +270,18 @@ impl Output {
         write_frame(frame, &mut self.bytes).map_err(io::Error::other)
     }
 
-    fn flush(&mut self) -> io::Result<bool> {
-        if self.bytes.is_empty() {
-            return Ok(false);
-        }
+    fn has_words(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         self.socket.write_all(&self.bytes)?;
         self.bytes.clear();
-        Ok(true)
+        Ok(())
     }
 
     fn say(&mut self, frame: &FromWorker) -> io::Result<()> {
         self.add(frame)?;
-        self.flush().map(drop)
+        self.flush()
     }
 }

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::Actor;
 use actors::bans::Bans;
 use actors::conversation::{ConversationConfig, Memory, MemoryConfig, MemoryKeeper, RequestLimits};
 use actors::inference_worker::WorkerSpec;
+use actors::policy::failover::FailoverConfig;
 use actors::policy::flapping::FlappingConfig;
+use actors::policy::schedule::{Ageing, PerPriority, ScheduleConfig};
 use actors::stats::Stats;
 use actors::store::{Record, Table};
 use actors::switchboard::Switchboard;
@@ -149,7 +152,9 @@ pub(super) fn worker_spec(settings: &Settings, program: PathBuf, model: PathBuf)
         arguments: vec!["inference-worker".into()],
         model,
         engine: EngineOptions {
-            max_sequences: settings.model.max_sequences,
+            // What stands still counts as well: background requests because memory is short, and those that have begun in
+            // their places because something urgent came.
+            max_sequences: 3 * settings.model.max_sequences,
             max_context_tokens: None,
             precision: settings.model.precision,
             threads: settings.model.threads,
@@ -157,9 +162,50 @@ pub(super) fn worker_spec(settings: &Settings, program: PathBuf, model: PathBuf)
             cache_bytes: settings.model.cache_bytes,
             kv: settings.model.kv_precision,
         },
+        slots: settings.model.max_sequences,
         load_timeout: settings.model.load_timeout,
         heartbeat_interval: settings.supervisor.heartbeat_interval,
         heartbeat_timeout: settings.supervisor.heartbeat_timeout,
+        gauge: Arc::default(),
+    }
+}
+
+pub(super) fn schedule(settings: &Settings) -> ScheduleConfig {
+    let scheduler = &settings.scheduler;
+    ScheduleConfig {
+        // The sum of those below, so that what is less important never takes the room of what is more.
+        max_queued: 2 * scheduler.max_queued + scheduler.max_queued_background,
+        max_queued_of_class: PerPriority {
+            urgent: scheduler.max_queued,
+            interactive: scheduler.max_queued,
+            background: scheduler.max_queued_background,
+        },
+        // A conversation hands in one of each priority at a time, and keeps its device's others in order.
+        max_queued_of_device: scheduler.max_queued,
+        ageing: Ageing {
+            background_after: scheduler.background_after,
+            oldest_first_after: scheduler.oldest_first_after,
+        },
+        retry_before_learnt: Duration::from_secs(2),
+    }
+}
+
+pub(super) fn memory_config(settings: &Settings) -> actors::memory_governor::MemoryConfig {
+    let memory = &settings.memory;
+    actors::memory_governor::MemoryConfig {
+        interval: memory.interval,
+        keep_free_percent: memory.keep_free_percent,
+        recovery_margin_percent: memory.recovery_margin_percent,
+        dwell: memory.dwell,
+    }
+}
+
+pub(super) fn failover(settings: &Settings) -> FailoverConfig {
+    let supervisor = &settings.supervisor;
+    FailoverConfig {
+        intensity: supervisor.intensity,
+        period: supervisor.period,
+        rise_after: supervisor.step_up_after,
     }
 }
 

@@ -128,6 +128,13 @@ pub(super) fn link_status(link: &LinkGauge) -> Value {
     }
 }
 
+fn memory_status(memory: &MemoryGauge) -> Value {
+    let mut status = json!(memory.status());
+    status["total_bytes"] = json!(memory.total_bytes());
+    status["available_bytes"] = json!(memory.available_bytes());
+    status
+}
+
 /// What the status socket is asked beside the store: the daemon's status, what the owner says about devices, and all
 /// that the bridge knows.
 pub(super) async fn answer(
@@ -164,7 +171,7 @@ pub(super) async fn answer(
         "retained": switchboard.retained_len(),
         "subscriptions": switchboard.subscriptions_len(),
         "deliveries_waiting": switchboard.deliveries_waiting(),
-        "memory": {"total_bytes": memory.total_bytes(), "available_bytes": memory.available_bytes()},
+        "memory": memory_status(&memory),
         "counters": stats,
     });
     if let Some(certificate) = certificate {

@@ -92,6 +92,8 @@ impl Checker<'_> {
                 threads: Some(self.number("model.threads", raw.model.threads, 0..=1024))
                     .filter(|threads| *threads > 0),
                 load_timeout: self.seconds("model.load_timeout_s", raw.model.load_timeout_s, 1..=DAY_S),
+                keep_lower_precisions: self
+                    .plain("model.keep_lower_precisions", raw.model.keep_lower_precisions),
             },
             hub: Hub {
                 endpoint: self.optional("hub.endpoint", raw.hub.endpoint),
@@ -138,6 +140,21 @@ impl Checker<'_> {
             },
             scheduler: Scheduler {
                 max_queued: self.number("scheduler.max_queued", raw.scheduler.max_queued, 1..=MILLION),
+                max_queued_background: self.number(
+                    "scheduler.max_queued_background",
+                    raw.scheduler.max_queued_background,
+                    1..=MILLION,
+                ),
+                background_after: self.seconds(
+                    "scheduler.background_after_s",
+                    raw.scheduler.background_after_s,
+                    1..=DAY_S,
+                ),
+                oldest_first_after: self.seconds(
+                    "scheduler.oldest_first_after_s",
+                    raw.scheduler.oldest_first_after_s,
+                    1..=DAY_S,
+                ),
             },
             supervisor: Supervisor {
                 min_backoff: self.milliseconds("supervisor.min_backoff_ms", raw.supervisor.min_backoff_ms),
@@ -146,6 +163,13 @@ impl Checker<'_> {
                 reset_backoff_after: self.seconds(
                     "supervisor.reset_backoff_after_s",
                     raw.supervisor.reset_backoff_after_s,
+                    1..=DAY_S,
+                ),
+                intensity: self.number("supervisor.intensity", raw.supervisor.intensity, 0..=1000),
+                period: self.seconds("supervisor.period_s", raw.supervisor.period_s, 1..=DAY_S),
+                step_up_after: self.seconds(
+                    "supervisor.step_up_after_s",
+                    raw.supervisor.step_up_after_s,
                     1..=DAY_S,
                 ),
                 heartbeat_interval: self.seconds(
@@ -161,11 +185,17 @@ impl Checker<'_> {
             },
             store: self.store(raw.store),
             memory: Memory {
-                warn_below_free_percent: self.number(
-                    "memory.warn_below_free_percent",
-                    raw.memory.warn_below_free_percent,
-                    0..=100,
+                keep_free_percent: self.number(
+                    "memory.keep_free_percent",
+                    raw.memory.keep_free_percent,
+                    0..=99,
                 ),
+                recovery_margin_percent: self.number(
+                    "memory.recovery_margin_percent",
+                    raw.memory.recovery_margin_percent,
+                    0..=90,
+                ),
+                dwell: self.seconds("memory.dwell_s", raw.memory.dwell_s, 1..=DAY_S),
                 interval: self.seconds("memory.interval_s", raw.memory.interval_s, 1..=3600),
             },
             metrics: Metrics {

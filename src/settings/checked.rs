@@ -255,6 +255,8 @@ pub struct Model {
     pub threads: Option<usize>,
     /// How long the model may take to load.
     pub load_timeout: Duration,
+    /// Whether lower precisions are packed beside the work, to be at hand when memory runs short.
+    pub keep_lower_precisions: bool,
 }
 
 /// Where models come from.
@@ -290,8 +292,14 @@ pub struct Conversation {
 /// The queue before the model.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
-    /// Requests waiting, of all devices together.
+    /// Urgent requests of all devices together that wait, and as many interactive ones.
     pub max_queued: usize,
+    /// Background requests of all devices together that wait.
+    pub max_queued_background: usize,
+    /// A background request that waited so long counts as an interactive one.
+    pub background_after: Duration,
+    /// A request that waited so long goes before the others of its priority, whoever's turn it is.
+    pub oldest_first_after: Duration,
 }
 
 /// How fallen parts are started again; the words are Akka's.
@@ -305,6 +313,12 @@ pub struct Supervisor {
     pub random_factor: f64,
     /// Time of good behaviour after which the wait starts small again.
     pub reset_backoff_after: Duration,
+    /// Failures within the period that the inference process may have before a lower precision is used.
+    pub intensity: usize,
+    /// The time in which its failures count together.
+    pub period: Duration,
+    /// Time without a failure after which a higher precision is tried again.
+    pub step_up_after: Duration,
     /// Time between heartbeats of the inference process.
     pub heartbeat_interval: Duration,
     /// Silence after which the inference process counts as hung.
@@ -362,8 +376,12 @@ pub enum StoreMode {
 /// Watching the machine's memory.
 #[derive(Clone, Debug)]
 pub struct Memory {
-    /// Share of free memory below which a warning is logged.
-    pub warn_below_free_percent: u8,
+    /// Share of free memory below which something is given up.
+    pub keep_free_percent: u8,
+    /// So much more must be free after something was taken back.
+    pub recovery_margin_percent: u8,
+    /// Least time between two changes of the precision.
+    pub dwell: Duration,
     /// Time between readings.
     pub interval: Duration,
 }
@@ -524,6 +542,7 @@ impl Settings {
                 cache_bytes: Some(2 << 30),
                 threads: None,
                 load_timeout: Duration::from_secs(600),
+                keep_lower_precisions: true,
             },
             hub: Hub {
                 endpoint: None,
@@ -539,12 +558,20 @@ impl Settings {
                 history_tokens: 1024,
                 retention: Duration::from_secs(30 * 24 * 3600),
             },
-            scheduler: Scheduler { max_queued: 1024 },
+            scheduler: Scheduler {
+                max_queued: 1024,
+                max_queued_background: 512,
+                background_after: Duration::from_secs(120),
+                oldest_first_after: Duration::from_secs(60),
+            },
             supervisor: Supervisor {
                 min_backoff: Duration::from_millis(200),
                 max_backoff: Duration::from_secs(30),
                 random_factor: 0.2,
                 reset_backoff_after: Duration::from_secs(60),
+                intensity: 1,
+                period: Duration::from_secs(60),
+                step_up_after: Duration::from_secs(300),
                 heartbeat_interval: Duration::from_secs(2),
                 heartbeat_timeout: Duration::from_secs(30),
             },
@@ -556,8 +583,10 @@ impl Settings {
                 postgres: None,
             },
             memory: Memory {
-                warn_below_free_percent: 20,
-                interval: Duration::from_secs(5),
+                keep_free_percent: 20,
+                recovery_margin_percent: 5,
+                dwell: Duration::from_secs(60),
+                interval: Duration::from_secs(2),
             },
             metrics: Metrics {
                 listen: any_port,

@@ -119,6 +119,7 @@ pub(super) struct RawModel {
     pub(super) cache_mib: Given<u64>,
     pub(super) threads: Given<u64>,
     pub(super) load_timeout_s: Given<u64>,
+    pub(super) keep_lower_precisions: Given<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -145,6 +146,9 @@ pub(super) struct RawConversation {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawScheduler {
     pub(super) max_queued: Given<u64>,
+    pub(super) max_queued_background: Given<u64>,
+    pub(super) background_after_s: Given<u64>,
+    pub(super) oldest_first_after_s: Given<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -154,6 +158,9 @@ pub(super) struct RawSupervisor {
     pub(super) max_backoff_ms: Given<u64>,
     pub(super) random_factor: Given<f64>,
     pub(super) reset_backoff_after_s: Given<u64>,
+    pub(super) intensity: Given<u64>,
+    pub(super) period_s: Given<u64>,
+    pub(super) step_up_after_s: Given<u64>,
     pub(super) heartbeat_interval_s: Given<u64>,
     pub(super) heartbeat_timeout_s: Given<u64>,
 }
@@ -176,7 +183,9 @@ pub(super) struct RawStore {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawMemory {
-    pub(super) warn_below_free_percent: Given<u64>,
+    pub(super) keep_free_percent: Given<u64>,
+    pub(super) recovery_margin_percent: Given<u64>,
+    pub(super) dwell_s: Given<u64>,
     pub(super) interval_s: Given<u64>,
 }
 

@@ -9,6 +9,7 @@ use actors::memory_governor::MemoryGauge;
 use actors::scheduler::SchedulerGauge;
 use actors::stats::Stats;
 use actors::switchboard::Switchboard;
+use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 
 use crate::store::CareGauge;
@@ -53,6 +54,14 @@ pub fn observe(
     let gauges = requests.clone();
     gauge(
         meter,
+        "clawdbot.requests.paused",
+        "Requests that have begun and stand still for others",
+        move || gauges.paused(),
+    );
+    account(meter, requests);
+    let gauges = requests.clone();
+    gauge(
+        meter,
         "clawdbot.worker.ready",
         "1 while a model is loaded and answers",
         move || u64::from(gauges.is_ready()),
@@ -78,6 +87,27 @@ pub fn observe(
         "Memory to be had without swapping",
         move || machine.available_bytes(),
     );
+}
+
+/// The terms of the conservation law: accepted is the sum of all others.
+fn account(meter: &Meter, requests: &Arc<SchedulerGauge>) {
+    let gauges = requests.clone();
+    meter
+        .u64_observable_gauge("clawdbot.requests.account")
+        .with_unit("{request}")
+        .with_description(
+            "What became of all requests since the start, by priority: accepted is the sum of the others",
+        )
+        .with_callback(move |observer| {
+            for (priority, state, count) in gauges.account() {
+                let labels = [
+                    KeyValue::new("priority", priority.as_str()),
+                    KeyValue::new("state", state),
+                ];
+                observer.observe(count, &labels);
+            }
+        })
+        .build();
 }
 
 /// Makes the instruments of the link to an external broker.

@@ -1,6 +1,6 @@
 //! One item of a streamed answer, as JSON on the wire.
 
-use models::{FinishReason, TokenLogprob, ToolCall};
+use models::{FinishReason, Precision, TokenLogprob, ToolCall};
 use serde::Serialize;
 
 /// See the module. `seq` counts from 0 without a gap; exactly one item of a request, its last, has
@@ -13,15 +13,14 @@ pub(super) struct Item<'a> {
     /// Of the delta's tokens, where the request asked for it.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(super) logprobs: &'a [TokenLogprob],
-    /// Above 1 where an earlier daemon had begun the answer: it begins anew.
-    #[serde(skip_serializing_if = "is_first")]
+    /// How many bits a weight has in the model that says this; none where no model had begun.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) precision: Option<Precision>,
+    /// How often an answer was begun: 1, and more where an inference process was lost, behind which the answer goes on, or
+    /// a daemon, after which it begins anew from `seq` 0.
     pub(super) attempt: u32,
     #[serde(flatten)]
     pub(super) end: Option<End<'a>>,
-}
-
-fn is_first(attempt: &u32) -> bool {
-    *attempt <= 1
 }
 
 #[derive(Debug, Serialize)]
@@ -38,6 +37,30 @@ pub(super) struct End<'a> {
     pub(super) usage: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) timings: Option<Timings>,
+}
+
+impl Default for End<'_> {
+    fn default() -> Self {
+        Self {
+            done: true,
+            finish_reason: "",
+            tool_calls: &[],
+            error: None,
+            model: None,
+            usage: None,
+            timings: None,
+        }
+    }
+}
+
+impl<'a> End<'a> {
+    pub(super) fn failed(error: ItemError<'a>) -> Self {
+        Self {
+            finish_reason: "error",
+            error: Some(error),
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use actix::prelude::*;
 use bytes::Bytes;
-use models::{FinishReason, Prompt, ToolCall};
+use models::{FinishReason, Precision, Prompt, ToolCall};
 use topics::device::DeviceId;
 use topics::message::Message as AppMessage;
 use topics::name::TopicName;
@@ -29,6 +29,7 @@ use topics::pattern::{Params, TopicPattern};
 
 use crate::external_broker::{Answering, Receipt};
 use crate::mailbox::{Durability, Mailbox, Overflow};
+use crate::policy::priority::Priority;
 use crate::received::may_answer_on;
 use crate::scheduler::{CancelJob, JobId, Progress, SHUTTING_DOWN, Scheduler, Submit};
 use crate::served::Audience;
@@ -82,9 +83,11 @@ pub struct Conversation {
     config: ConversationConfig,
     switchboard: Switchboard,
     scheduler: Addr<Scheduler>,
-    device: String,
+    device: Arc<str>,
     default_reply_topic: Option<TopicName>,
-    current: Option<Running>,
+    /// One of each priority at most.
+    running: Vec<Running>,
+    /// The most important first, then in the order they came.
     queue: VecDeque<Pending>,
     watch: Option<SpawnHandle>,
     retired: bool,
@@ -115,16 +118,22 @@ struct Pending {
     without_history: bool,
     request: Request,
     reply: ReplyTo,
-    expires_at: Option<Instant>,
+    /// When its answer must be complete.
+    deadline: Option<Instant>,
     last_receiver_seen: Instant,
     accepted_at: Instant,
 }
 
 struct Running {
     job: JobId,
+    priority: Priority,
     id: String,
     reply: ReplyTo,
     seq: u64,
+    /// Of the model that computes it, when it does.
+    precision: Option<Precision>,
+    /// Inference processes that were lost with it, and 1.
+    attempt: u32,
     /// What the answer calls; it goes out with the last item.
     tool_calls: Vec<ToolCall>,
     last_receiver_seen: Instant,
@@ -132,6 +141,13 @@ struct Running {
     remembered: Option<Remembered>,
     /// The request once more, if it was asked with a history that it may not have room for.
     again: Option<Pending>,
+}
+
+impl Running {
+    /// Those of earlier daemons among them.
+    fn all_attempts(&self) -> u32 {
+        self.reply.attempt().saturating_add(self.attempt - 1)
+    }
 }
 
 /// A turn that is not over.
@@ -172,9 +188,9 @@ impl Conversation {
                 config: config.clone(),
                 switchboard: switchboard.clone(),
                 scheduler: scheduler.clone(),
-                device: device.to_owned(),
+                device: device.into(),
                 default_reply_topic: reply_topic(device),
-                current: None,
+                running: Vec::new(),
                 queue: VecDeque::new(),
                 watch: None,
                 retired: false,
@@ -256,7 +272,7 @@ impl Handler<Retire> for Conversation {
     type Result = bool;
 
     fn handle(&mut self, _: Retire, _: &mut Self::Context) -> bool {
-        self.retired = self.current.is_none() && self.queue.is_empty();
+        self.retired = self.running.is_empty() && self.queue.is_empty();
         self.retired
     }
 }
@@ -265,14 +281,22 @@ impl Handler<Progress> for Conversation {
     type Result = ();
 
     fn handle(&mut self, progress: Progress, ctx: &mut Self::Context) {
-        let Some(mut running) = self.current.take_if(|running| running.job == progress.job()) else {
+        let is_this = |running: &Running| running.job == progress.job();
+        let Some(number) = self.running.iter().position(is_this) else {
             return;
         };
+        let mut running = self.running.swap_remove(number);
         match progress {
+            Progress::Begun {
+                precision, attempt, ..
+            } => {
+                (running.precision, running.attempt) = (Some(precision), attempt);
+                self.running.push(running);
+            }
             Progress::ToolCalls { calls, .. } => {
                 running.again = None;
                 running.tool_calls = calls;
-                self.current = Some(running);
+                self.running.push(running);
             }
             Progress::Text { text, logprobs, .. } => {
                 // Only before the first text may it begin anew.
@@ -287,12 +311,13 @@ impl Handler<Progress> for Conversation {
                         seq: running.seq,
                         delta: &text,
                         logprobs: &logprobs,
-                        attempt: running.reply.attempt(),
+                        precision: running.precision,
+                        attempt: running.all_attempts(),
                         end: None,
                     },
                 );
                 running.seq += 1;
-                self.current = Some(running);
+                self.running.push(running);
             }
             Progress::Done {
                 reason,
@@ -306,15 +331,14 @@ impl Handler<Progress> for Conversation {
                     self.remember(turn, usage);
                 }
                 let end = End {
-                    done: true,
                     finish_reason: finish_reason(reason),
                     tool_calls: &running.tool_calls,
-                    error: None,
                     model: Some(&model),
                     usage: Some(usage),
                     timings: Some(timings),
+                    ..End::default()
                 };
-                self.end(&running.reply, &running.id, running.seq, end);
+                self.end(&running, end);
                 self.next(ctx);
             }
             Progress::Failed {
@@ -336,7 +360,7 @@ impl Handler<Progress> for Conversation {
                     message: &message,
                     retry_after_ms,
                 };
-                self.fail(&running.reply, &running.id, running.seq, error);
+                self.end(&running, End::failed(error));
                 self.next(ctx);
             }
         }
@@ -375,37 +399,46 @@ impl Conversation {
                 message: &message,
                 retry_after_ms: Some(1000),
             };
-            return self.fail(&reply, &id, 0, error);
+            return self.fail(&reply, &id, error);
         }
-        self.queue.push_back(Pending {
+        let by_request = request.deadline.map(|within| now + within);
+        let pending = Pending {
             id,
             without_history: false,
+            deadline: msg.message.expires_at.into_iter().chain(by_request).min(),
             request,
             reply,
-            expires_at: msg.message.expires_at,
             last_receiver_seen: now,
             accepted_at: now,
-        });
+        };
+        let is_before = |other: &Pending| other.request.priority <= pending.request.priority;
+        let place = self.queue.partition_point(is_before);
+        self.queue.insert(place, pending);
         if self.watch.is_none() {
             self.watch = Some(ctx.run_interval(RECEIVER_CHECK, Self::look_for_receivers));
         }
-        if self.current.is_none() {
-            self.next(ctx);
-        }
+        self.next(ctx);
     }
 
-    /// Takes the next request up.
+    /// Takes requests up: one after the other, except that what is more important does not wait for what is less.
     fn next(&mut self, ctx: &mut Context<Self>) {
-        while let Some(pending) = self.queue.pop_front() {
-            if pending.expires_at.is_some_and(|at| at <= Instant::now()) {
-                let message =
-                    "its Message Expiry Interval passed while it waited; ask again with a longer one";
+        let may_begin = |running: &[Running], pending: &mut Pending| {
+            let is_less = |running: &Running| running.priority > pending.request.priority;
+            running.iter().all(is_less)
+        };
+        while let Some(pending) = self
+            .queue
+            .pop_front_if(|pending| may_begin(&self.running, pending))
+        {
+            if pending.deadline.is_some_and(|at| at <= Instant::now()) {
+                let message = "its time passed while it waited (Message Expiry Interval or deadline_ms); ask again with \
+                    a longer one";
                 let error = ItemError {
                     code: "expired",
                     message,
                     retry_after_ms: None,
                 };
-                self.fail(&pending.reply, &pending.id, 0, error);
+                self.fail(&pending.reply, &pending.id, error);
                 continue;
             }
             let (prompt, remembered) = self.with_history(&pending);
@@ -425,8 +458,11 @@ impl Conversation {
             let submit = Submit {
                 job,
                 priority: pending.request.priority,
+                device: self.device.clone(),
                 request,
                 accepted_at: pending.accepted_at,
+                deadline: pending.deadline,
+                min_precision: pending.request.min_precision,
                 progress: ctx.address().recipient(),
             };
             if self.scheduler.try_send(submit).is_err() {
@@ -436,22 +472,27 @@ impl Conversation {
                     message,
                     retry_after_ms: Some(1000),
                 };
-                self.fail(&pending.reply, &pending.id, 0, error);
+                self.fail(&pending.reply, &pending.id, error);
                 continue;
             }
-            self.current = Some(Running {
+            self.running.push(Running {
                 job,
+                priority: pending.request.priority,
                 id: pending.id,
                 reply: pending.reply,
                 seq: 0,
+                precision: None,
+                attempt: 1,
                 tool_calls: Vec::new(),
                 last_receiver_seen: pending.last_receiver_seen,
                 remembered,
                 again,
             });
-            return;
         }
-        if let Some(watch) = self.watch.take() {
+        if self.running.is_empty()
+            && self.queue.is_empty()
+            && let Some(watch) = self.watch.take()
+        {
             ctx.cancel_future(watch);
         }
     }
@@ -493,7 +534,7 @@ impl Conversation {
 
     /// Nothing of what was said is remembered, and nothing of what is being said will be.
     fn reset(&mut self) {
-        if let Some(running) = &mut self.current {
+        for running in &mut self.running {
             running.remembered = None;
         }
         self.config.memory.reset(&self.device);
@@ -513,8 +554,8 @@ impl Conversation {
             CancelTarget::All => true,
             CancelTarget::Id(wanted) => wanted == id,
         };
-        if let Some(job) = self.current.as_ref().filter(|r| hit(&r.id)).map(|r| r.job) {
-            self.cancel_job(job, ctx);
+        for running in self.running.iter().filter(|running| hit(&running.id)) {
+            self.cancel_job(running.job, ctx);
         }
         let (gone, kept): (VecDeque<_>, _) = self.queue.drain(..).partition(|pending| hit(&pending.id));
         self.queue = kept;
@@ -542,14 +583,14 @@ impl Conversation {
             }
             now.saturating_duration_since(*last) < grace
         };
-        let mut abandoned = None;
-        if let Some(running) = &mut self.current
-            && !seen(&self.switchboard, &running.reply, &mut running.last_receiver_seen)
-        {
-            tracing::info!(id = running.id, topic = %running.reply.topic, "nobody can receive the answer: cancelled");
-            abandoned = Some(running.job);
+        let mut abandoned = Vec::new();
+        for running in &mut self.running {
+            if !seen(&self.switchboard, &running.reply, &mut running.last_receiver_seen) {
+                tracing::info!(id = running.id, topic = %running.reply.topic, "nobody can receive the answer: cancelled");
+                abandoned.push(running.job);
+            }
         }
-        if let Some(job) = abandoned {
+        for job in abandoned {
             self.cancel_job(job, ctx);
         }
         let (gone, kept): (VecDeque<_>, _) = self
@@ -611,7 +652,7 @@ impl Conversation {
                     message: &message,
                     retry_after_ms: None,
                 };
-                self.fail(&reply, &generated_id(), 0, error);
+                self.fail(&reply, &generated_id(), error);
                 None
             }
         }
@@ -624,47 +665,46 @@ impl Conversation {
             message: &invalid.message,
             retry_after_ms: None,
         };
-        self.fail(reply, &id, 0, error);
+        self.fail(reply, &id, error);
     }
 
     fn cancelled(&self, pending: &Pending) {
         let end = End {
-            done: true,
             finish_reason: finish_reason(FinishReason::Cancelled),
-            tool_calls: &[],
-            error: None,
-            model: None,
-            usage: None,
-            timings: None,
+            ..End::default()
         };
-        self.end(&pending.reply, &pending.id, 0, end);
+        self.only_item(&pending.reply, &pending.id, end);
     }
 
-    fn fail(&self, reply: &ReplyTo, id: &str, seq: u64, error: ItemError<'_>) {
-        let end = End {
-            done: true,
-            finish_reason: "error",
-            tool_calls: &[],
-            error: Some(error),
-            model: None,
-            usage: None,
-            timings: None,
-        };
-        self.end(reply, id, seq, end);
+    /// Nothing was said of it, and nothing will be.
+    fn fail(&self, reply: &ReplyTo, id: &str, error: ItemError<'_>) {
+        self.only_item(reply, id, End::failed(error));
     }
 
-    fn end(&self, reply: &ReplyTo, id: &str, seq: u64, end: End<'_>) {
-        self.publish(
-            reply,
-            &Item {
-                id,
-                seq,
-                delta: "",
-                logprobs: &[],
-                attempt: reply.attempt(),
-                end: Some(end),
-            },
-        );
+    fn only_item(&self, reply: &ReplyTo, id: &str, end: End<'_>) {
+        let item = Item {
+            id,
+            seq: 0,
+            delta: "",
+            logprobs: &[],
+            precision: None,
+            attempt: reply.attempt(),
+            end: Some(end),
+        };
+        self.publish(reply, &item);
+    }
+
+    fn end(&self, running: &Running, end: End<'_>) {
+        let item = Item {
+            id: &running.id,
+            seq: running.seq,
+            delta: "",
+            logprobs: &[],
+            precision: running.precision,
+            attempt: running.all_attempts(),
+            end: Some(end),
+        };
+        self.publish(&running.reply, &item);
     }
 
     fn publish(&self, reply: &ReplyTo, item: &Item<'_>) {

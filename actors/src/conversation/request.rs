@@ -1,13 +1,16 @@
 //! What a client asks: plain text, or JSON with options. Everything that is wrong with it is said
 //! in words that tell what to change.
 
+use std::time::Duration;
+
 use models::{
-    AnswerOptions, ChatMessage, GenerateRequest, Prompt, ResponseFormat, Sampling, Tool, ToolChoice,
+    AnswerOptions, ChatMessage, GenerateRequest, Precision, Prompt, ResponseFormat, Sampling, Tool,
+    ToolChoice,
 };
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::policy::queue::Priority;
+use crate::policy::priority::Priority;
 
 /// Bounds and defaults from the settings.
 #[derive(Clone, Debug)]
@@ -32,6 +35,10 @@ pub(super) struct Request {
     /// Whether a prompt is the next turn of the device's conversation; otherwise it is asked without, and not
     /// remembered.
     pub history: bool,
+    /// How long its answer may take.
+    pub deadline: Option<Duration>,
+    /// Fewer bits than these, and it had rather not be answered.
+    pub min_precision: Option<Precision>,
 }
 
 /// What is wrong with a request.
@@ -71,6 +78,8 @@ struct RawRequest {
     tool_choice: Option<ToolChoice>,
     logprobs: Option<bool>,
     top_logprobs: Option<usize>,
+    deadline_ms: Option<u64>,
+    min_precision: Option<Precision>,
 }
 
 #[derive(Default, Deserialize)]
@@ -81,6 +90,9 @@ enum StopTexts {
     One(String),
     Many(Vec<String>),
 }
+
+/// Nobody waits longer for an answer, and instants do not go on for ever.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The longest id a client may give: it is echoed in every item.
 const MAX_ID_BYTES: usize = 128;
@@ -153,6 +165,8 @@ impl RawRequest {
             tool_choice: None,
             logprobs: None,
             top_logprobs: None,
+            deadline_ms: None,
+            min_precision: None,
         }
     }
 
@@ -250,6 +264,10 @@ impl RawRequest {
             priority: self.priority,
             generate,
             history: self.history.unwrap_or(true),
+            deadline: self
+                .deadline_ms
+                .map(|ms| Duration::from_millis(ms).min(LONGEST_DEADLINE)),
+            min_precision: self.min_precision,
         })
     }
 }

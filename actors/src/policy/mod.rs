@@ -7,6 +7,5 @@ pub mod flapping;
 pub mod governor;
 pub mod log_quota;
 pub mod priority;
-pub mod queue;
 pub mod schedule;
 pub mod suspects;

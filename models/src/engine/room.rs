@@ -27,6 +27,12 @@ impl Engine {
         self.evict(0);
     }
 
+    /// Lets go of so many bytes of what ended sequences left, the least recently used first; of all, if there is less.
+    pub fn free_kept(&mut self, bytes: usize) {
+        let goal = self.kept_bytes().saturating_sub(bytes);
+        while self.kept_bytes() > goal && self.prefixes.evict() {}
+    }
+
     /// Decides what the next step feeds; sequences for which there can be no room fail.
     pub(super) fn plan(&mut self, events: &mut Vec<Event>) {
         self.keep_within_budget();

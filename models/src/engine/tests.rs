@@ -424,7 +424,9 @@ fn accounts_are_right_while_weights_step() {
     assert!(watched.cached_tokens > 0);
     watched.do_it(&Do::Budget { pages: None }, unit_bytes);
     let ids: Vec<_> = watched.running.keys().copied().collect();
-    ids.iter().for_each(|id| drop(watched.engine.resume(*id)));
+    for id in &ids {
+        watched.engine.resume(*id);
+    }
     while watched.engine.has_work() {
         watched.step();
         watched.audit();

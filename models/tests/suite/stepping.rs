@@ -324,7 +324,7 @@ fn without_a_packed_file_everything_stays_as_it_was() {
     let whole = std::fs::read(&file).unwrap();
     // Another header, of another source, cut short, and not there at all.
     for damaged in [
-        [&whole[..40], &[b'x'], &whole[41..]].concat(),
+        [&whole[..40], b"x", &whole[41..]].concat(),
         whole[..100].to_vec(),
         std::fs::read(Packed::fixture("llama").file(Precision::Int4)).unwrap(),
     ] {
@@ -413,7 +413,7 @@ fn mapped_weights_are_those_of_one_precision_when_the_step_is_over() {
                 .model()
                 .mapped_weights()
                 .iter()
-                .all(|part| part.as_ptr() as usize % 4096 == 0)
+                .all(|part| part.as_ptr().addr().is_multiple_of(4096))
         );
     }
     assert_eq!(Some(before), packed.load(Precision::Int4).packed_bytes());

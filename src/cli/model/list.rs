@@ -90,7 +90,7 @@ fn packed(files: &[PackedFile]) -> String {
 }
 
 /// Columns one below the other; a cell that is an exception widens none.
-pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+pub(in crate::cli) fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     const WIDEST: usize = 60;
     let length = |cell: &String| cell.chars().count();
     let width = |column: usize| {

@@ -1,5 +1,6 @@
 //! `clawdbot model`: the models folder, and how models come into it.
 
+mod fit;
 mod import;
 mod list;
 mod pull;
@@ -8,6 +9,8 @@ mod remove;
 mod show;
 
 use std::path::PathBuf;
+
+pub(super) use list::aligned;
 
 use clap::{Args, Subcommand};
 
@@ -31,6 +34,8 @@ enum Action {
     List(With<list::ListFlags>),
     /// Say what is known of a model, and how good it is at each precision
     Show(With<show::ShowFlags>),
+    /// Say at which precision and with how much context a model fits the memory, before it is loaded
+    Fit(With<fit::FitFlags>),
     /// Remove a model and what was packed of it
     Rm(With<remove::RemoveFlags>),
     /// Take a model from elsewhere on this machine into the models folder
@@ -44,6 +49,7 @@ pub(super) fn run(global: GlobalFlags, flags: ModelFlags) -> Result<(), Failure>
         Action::Pull(With { global: inner, flags }) => pull::run(&Desk::of(global.then(inner))?, &flags),
         Action::List(With { global: inner, flags }) => list::run(&Desk::of(global.then(inner))?, &flags),
         Action::Show(With { global: inner, flags }) => show::run(&Desk::of(global.then(inner))?, &flags),
+        Action::Fit(With { global: inner, flags }) => fit::run(&Desk::of(global.then(inner))?, &flags),
         Action::Rm(With { global: inner, flags }) => remove::run(&Desk::of(global.then(inner))?, &flags),
         Action::Import(With { global: inner, flags }) => import::run(&Desk::of(global.then(inner))?, &flags),
         Action::Quantize(With { global: inner, flags }) => {

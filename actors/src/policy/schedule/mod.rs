@@ -8,7 +8,7 @@
 //!    of the least important: background before interactive, the youngest of a class first.
 //! 3. No place stays free while something may begin or go on.
 //! 4. What lost its worker is begun anew, and what was paused goes on, before anything of the same class begins.
-//! 5. Inside a class devices have their turns (see [`fair`]), and a device's requests begin in the order they came.
+//! 5. Inside a class devices have their turns (see `fair.rs`), and a device's requests begin in the order they came.
 //! 6. Nothing starves but by urgent requests without pause in all slots: see [`Ageing`], which neither makes anything
 //!    urgent nor pauses anything.
 //! 7. Nothing begins that cannot meet its deadline by what was learnt, and what waits expires as soon as that is so. Before

@@ -1,0 +1,136 @@
+//! How the scheduler is doing, for those who ask it and those who must not.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use actix::prelude::*;
+use models::ModelSummary;
+use serde::Serialize;
+
+use super::{Scheduler, Worker};
+use crate::policy::priority::Priority;
+use crate::policy::schedule::Account;
+
+/// The newest state, for those who must not ask an actor: health, metrics.
+#[derive(Debug, Default)]
+pub struct SchedulerGauge {
+    running: AtomicU64,
+    waiting: AtomicU64,
+    paused: AtomicU64,
+    ready: AtomicBool,
+    workers_lost: AtomicU64,
+    account: Mutex<Account>,
+}
+
+impl SchedulerGauge {
+    /// Requests running.
+    pub fn running(&self) -> u64 {
+        self.running.load(Relaxed)
+    }
+
+    /// Requests waiting.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Requests that have begun and stand still for others.
+    pub fn paused(&self) -> u64 {
+        self.paused.load(Relaxed)
+    }
+
+    /// Whether a model is loaded and answers.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
+    }
+
+    /// Inference processes lost since the start.
+    pub fn workers_lost(&self) -> u64 {
+        self.workers_lost.load(Relaxed)
+    }
+
+    /// What became of all requests: each term of the conservation law, per priority.
+    pub fn account(&self) -> Vec<(Priority, &'static str, u64)> {
+        self.the_account().counts().collect()
+    }
+
+    /// Whole whoever panicked beside it: it is copied in one piece.
+    fn the_account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lost_worker(&self) {
+        self.workers_lost.fetch_add(1, Relaxed);
+    }
+}
+
+/// For `status`.
+#[derive(Message)]
+#[rtype(result = "SchedulerStatus")]
+pub struct GetStatus;
+
+/// What the scheduler knows.
+#[derive(Clone, Debug, Serialize, MessageResponse)]
+pub struct SchedulerStatus {
+    /// `ready`, `starting`, `no_model` or `unavailable`.
+    pub worker: &'static str,
+    /// While it starts: how far its weights are packed, if they must be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed_percent: Option<u8>,
+    /// Why it is unavailable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What is loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelSummary>,
+    /// Requests that have begun, those that are paused among them.
+    pub running: usize,
+    /// Of these, those that stand still for others.
+    pub paused: usize,
+    /// Requests waiting.
+    pub waiting: usize,
+    /// Tokens of all answers since the start.
+    pub generated_tokens: u64,
+    /// Inference processes lost since the start.
+    pub workers_lost: u64,
+}
+
+impl Handler<GetStatus> for Scheduler {
+    type Result = SchedulerStatus;
+
+    fn handle(&mut self, _: GetStatus, _: &mut Self::Context) -> SchedulerStatus {
+        let (worker, reason, model) = match &self.worker {
+            Worker::NoModel => ("no_model", None, None),
+            Worker::Starting { .. } => ("starting", None, None),
+            Worker::Ready { summary, .. } => ("ready", None, Some(summary.clone())),
+            Worker::Unavailable { reason } => ("unavailable", Some(reason.clone()), None),
+        };
+        let packed_percent = match &self.worker {
+            Worker::Starting { packed_percent } => *packed_percent,
+            _ => None,
+        };
+        SchedulerStatus {
+            worker,
+            packed_percent,
+            reason,
+            model,
+            running: self.schedule.running() + self.schedule.paused(),
+            paused: self.schedule.paused(),
+            waiting: self.schedule.queued(),
+            generated_tokens: self.generated_tokens,
+            workers_lost: self.gauge.workers_lost(),
+        }
+    }
+}
+
+impl Scheduler {
+    pub(super) fn publish_gauge(&self) {
+        let gauge = &self.gauge;
+        let (running, paused) = (self.schedule.running(), self.schedule.paused());
+        gauge.running.store((running + paused) as u64, Relaxed);
+        gauge.paused.store(paused as u64, Relaxed);
+        gauge.waiting.store(self.schedule.queued() as u64, Relaxed);
+        let is_ready = matches!(self.worker, Worker::Ready { .. });
+        gauge.ready.store(is_ready, Relaxed);
+        gauge.the_account().clone_from(self.schedule.account());
+    }
+}
