@@ -278,8 +278,13 @@ async fn an_urgent_request_passes_those_that_wait() {
             with_priority("urgent").to_string(),
         )
         .await;
-    eventually("both to wait", || {
-        (daemon.metric("clawdbot_requests_waiting") == Some(2.0)).then_some(())
+    // The one that ran stands still for the urgent one, and the other waits.
+    eventually("one to wait and one to stand still", || {
+        let (waits, stands) = (
+            daemon.metric("clawdbot_requests_waiting"),
+            daemon.metric("clawdbot_requests_paused"),
+        );
+        (waits == Some(1.0) && stands == Some(1.0)).then_some(())
     })
     .await;
     drop(frozen);
@@ -289,6 +294,7 @@ async fn an_urgent_request_passes_those_that_wait() {
         waited_s(&urgent) < waited_s(&background),
         "{urgent:?} {background:?}"
     );
+    client.answer("runs").await.assert_whole();
 }
 
 #[tokio::test]

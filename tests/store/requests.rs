@@ -55,7 +55,7 @@ async fn assert_answered(daemon: &Daemon, ids: &[&str]) {
         .publish("clawdbot/phone/command", 1, false, request("new", 20))
         .await;
     let answer = phone.answer("new").await;
-    assert_eq!(answer.end()["attempt"], Value::Null);
+    assert_eq!(answer.end()["attempt"], 1);
     assert_eq!(answer.text(), texts[0]);
 }
 

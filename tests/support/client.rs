@@ -310,6 +310,13 @@ impl Client {
         found
     }
 
+    /// The next item of whichever answer.
+    pub(crate) async fn item(&mut self) -> Value {
+        let message = self.message().await;
+        let item = serde_json::from_slice(&message.payload);
+        item.unwrap_or_else(|error| panic!("{message:?} is no item: {error}"))
+    }
+
     /// The answer to a request by its id; messages about other things wait.
     pub(crate) async fn answer(&mut self, id: &str) -> Answer {
         self.answer_where(|item| item["id"] == id).await

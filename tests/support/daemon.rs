@@ -7,7 +7,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use clawdbot::security::{DataDir, keys};
@@ -89,13 +90,7 @@ impl Daemon {
 
     /// The process in which the model runs now, as the log tells.
     pub(crate) fn worker_pid(&self) -> u32 {
-        let log = self.log();
-        let started = log
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .rfind(|line| line["message"] == "inference process started");
-        let started = started.expect("an inference process was started");
-        u32::try_from(started["pid"].as_u64().expect("a pid")).expect("a pid")
+        last_worker(&self.log()).expect("an inference process was started")
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -107,6 +102,27 @@ impl Daemon {
         let pid = self.worker_pid();
         process::signal(pid, Signal::STOP);
         Frozen { pid }
+    }
+
+    /// From now on, and until what this gives is let go of, the model's process, whichever it is, has a tenth of its time.
+    pub(crate) fn slow_workers(&self) -> Slowed {
+        let (log, is_over) = (self.home.log_path(), Arc::new(AtomicBool::new(false)));
+        let ended = is_over.clone();
+        let thread = std::thread::spawn(move || {
+            while !ended.load(Relaxed) {
+                let log = fs::read_to_string(&log).unwrap_or_default();
+                let Some(pid) = last_worker(&log) else { continue };
+                // One that is gone needs nothing.
+                process::signal(pid, Signal::STOP);
+                std::thread::sleep(Duration::from_millis(9));
+                process::signal(pid, Signal::CONT);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Slowed {
+            is_over,
+            thread: Some(thread),
+        }
     }
 
     /// How it exits, if it does in time.
@@ -335,6 +351,30 @@ fn listening(home: Arc<Home>, mut command: Command, speaks_mqtt: bool) -> Daemon
         Some((mqtt.unwrap_or(nowhere), listener(&log, "http listens")?))
     });
     daemon
+}
+
+/// The inference process that was started last.
+fn last_worker(log: &str) -> Option<u32> {
+    let started = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .rfind(|line| line["message"] == "inference process started")?;
+    u32::try_from(started["pid"].as_u64()?).ok()
+}
+
+/// See [`Daemon::slow_workers`].
+pub(crate) struct Slowed {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Slowed {
+    fn drop(&mut self) {
+        self.is_over.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("it signals");
+        }
+    }
 }
 
 impl Home {

@@ -1,0 +1,114 @@
+//! Memory runs short, and what is given up is what costs least.
+
+use serde_json::{Value, json};
+
+use crate::support::client::Client;
+use crate::support::daemon::{Daemon, Home};
+use crate::support::data::{PROMPT, stories};
+use crate::support::{eventually, process};
+
+/// A home in which the model is packed at both precisions.
+fn packed(model: &std::path::Path) -> Home {
+    let home = Home::new();
+    for precision in ["int8", "int4"] {
+        let model = model.to_str().expect("a path of plain text");
+        let arguments = ["model", "quantize", model, "--precision", precision];
+        process::finish(&mut home.command(&arguments)).assert_code(0);
+    }
+    home
+}
+
+#[tokio::test]
+async fn when_memory_runs_short_the_precision_steps_down_under_a_running_answer_and_the_status_says_why() {
+    let Some(model) = stories() else { return };
+    let daemon = Daemon::launch_in(packed(&model))
+        .model(&model)
+        .set("model.precision", "int8")
+        .set("memory.interval_s", 1)
+        .set("memory.dwell_s", 1)
+        // No machine keeps so much free.
+        .set("memory.keep_free_percent", 99)
+        .set("supervisor.heartbeat_interval_s", 1)
+        .start();
+    let mut client = Client::of(&daemon, "phone", "phone").await;
+    client.subscribe("clawdbot/phone/reply", 1).await;
+    let mut rounds = 0;
+    // Answers go on all the while.
+    let precision = loop {
+        let request = json!({"id": "q", "prompt": PROMPT, "temperature": 0, "max_tokens": 400});
+        client
+            .publish("clawdbot/phone/command", 1, false, request.to_string())
+            .await;
+        let answer = client.answer("q").await;
+        answer.assert_whole();
+        assert_eq!(answer.end()["attempt"], 1, "no process was lost");
+        rounds += 1;
+        if answer.end()["precision"] != "int8" || rounds == 3000 {
+            break answer.end()["precision"].clone();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    assert_eq!(precision, "int4", "after {rounds} answers");
+    let status = daemon.status();
+    assert_eq!(status["inference"]["model"]["precision"], "int4");
+    let done = status["memory"]["done"].as_array().unwrap();
+    let step = done.iter().find(|done| done["action"] == "step_down").unwrap();
+    let reason = step["reason"].as_str().unwrap();
+    assert!(step["to"] == "int4" && reason.contains("under 99 %"), "{status}");
+    let ledger = &status["memory"]["ledger"];
+    assert!(ledger["weights_bytes"].as_u64() > Some(0), "{ledger}");
+    let top = daemon.cli(&["top", "--once"]);
+    top.assert_code(0);
+    for part in ["stories260K at int4", "tokens/s", "last: ", "Conversation"] {
+        assert!(top.stdout.contains(part), "{part:?} is missing in {}", top.stdout);
+    }
+    // What is in the background stands still, or does not even begin.
+    let request = json!({"id": "b", "prompt": PROMPT, "priority": "background", "max_tokens": 3});
+    client
+        .publish("clawdbot/phone/command", 1, false, request.to_string())
+        .await;
+    eventually("the background request to wait", || {
+        (daemon.metric("clawdbot_requests_waiting") == Some(1.0)).then_some(())
+    })
+    .await;
+    client.publish("clawdbot/phone/cancel", 1, false, "b").await;
+    assert_eq!(client.answer("b").await.finish_reason(), "cancelled");
+}
+
+#[test]
+fn whether_a_model_fits_is_said_before_it_is_loaded() {
+    let Some(model) = stories() else { return };
+    let home = Home::new();
+    let model = model.to_str().unwrap();
+    let fit = |more: &[&str]| {
+        let mut arguments = vec!["model", "fit", model];
+        arguments.extend(more);
+        process::finish(&mut home.command(&arguments))
+    };
+    let said = fit(&[]);
+    said.assert_code(0);
+    assert!(
+        said.stdout.contains("int4 fits with 512 tokens") && said.stdout.contains("so it runs at f32"),
+        "{said:?}"
+    );
+    let found = fit(&["--json", "--context", "100", "--at-once", "2"]);
+    found.assert_code(0);
+    let found: Value = serde_json::from_str(&found.stdout).unwrap();
+    assert_eq!(
+        (&found["context_tokens"], &found["best"]),
+        (&json!(200), &json!("f32"))
+    );
+    let weights = |precision: &str| {
+        let all = found["precisions"].as_array().unwrap();
+        let at = all.iter().find(|at| at["precision"] == precision).unwrap();
+        at["weights_bytes"].as_u64().unwrap()
+    };
+    assert!(
+        weights("int4") < weights("int8") && weights("int8") < weights("f16"),
+        "{found}"
+    );
+    // A request for more than there is in the world.
+    let never = fit(&["--at-once", "1000000000000"]);
+    never.assert_code(1).assert_says(&["it fits at no precision"]);
+    assert!(never.stdout.contains("and not with"), "{never:?}");
+}
