@@ -75,7 +75,7 @@ pub enum DaemonError {
     Broker(#[from] BrokerError),
     /// The model file.
     #[error(
-        "{0}; mend model.path (a path, or a name of `clawdbot model list`; `clawdbot model pull` brings a model), or leave \
+        "{0}; mend model.path or model.fallback (a path, or a name of `clawdbot model list`; `clawdbot model pull` brings a model), or leave \
          it empty to route without one"
     )]
     Model(#[from] models::ModelError),
@@ -196,6 +196,12 @@ impl Prepared {
         let data_dir = DataDir::prepare(&settings.data_dir)?;
         let ring = KeyRing::load_or_create(&data_dir, SystemTime::now())?;
         let model = settings.model.path.as_deref().map(models::inspect).transpose()?;
+        settings
+            .model
+            .fallback
+            .as_deref()
+            .map(models::inspect)
+            .transpose()?;
         let link = broker::link_config(&settings, backoff(&settings))?;
         let admin = AdminListener::bind(&data_dir)?;
         let certificate = match (&settings.mqtt.certificate, &link) {

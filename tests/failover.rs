@@ -139,6 +139,45 @@ async fn after_a_kill_an_answer_goes_on_with_fewer_bits_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_smaller_model_takes_over_when_the_first_one_fails_at_its_lowest_precision_too() {
+    let (Some(launch), Some(model)) = (launch(), stories()) else {
+        return;
+    };
+    let daemon = launch
+        .set("model.precision", "int4")
+        .set("model.fallback", model.with_file_name("hf").display())
+        .start();
+    let mut client = device(&daemon, "phone").await;
+    let _slow = daemon.slow_workers();
+    let first = daemon.worker_pid();
+    // Nobody asks anything yet: once may be chance.
+    while daemon.worker_pid() == first {
+        process::signal(first, Signal::ILL);
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    eventually("the model to be there again", || {
+        (daemon.status()["inference"]["worker"] == "ready").then_some(())
+    })
+    .await;
+    let fault = |daemon: &Daemon| process::signal(daemon.worker_pid(), Signal::ILL);
+    let answer = interrupted(&mut client, &daemon, "phone", fault).await;
+    answer.assert_whole();
+    assert_eq!(answer.end()["attempt"], 2, "{answer:?}");
+    let by_another = answer.items.iter().filter(|item| item["attempt"] == 2);
+    for item in by_another {
+        assert_eq!(item["model"], "hf", "{item}");
+        assert_eq!(item["precision"], "f32", "{item}");
+    }
+    assert!(
+        answer
+            .items
+            .iter()
+            .any(|item| item["attempt"] == 1 && item["model"].is_null())
+    );
+    assert_eq!(daemon.status()["inference"]["model"]["name"], "hf");
+}
+
+#[tokio::test]
 async fn a_process_that_hangs_is_replaced_and_its_answers_go_on() {
     let Some(launch) = launch() else { return };
     let daemon = launch

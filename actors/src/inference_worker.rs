@@ -44,6 +44,8 @@ pub struct WorkerSpec {
     pub arguments: Vec<OsString>,
     /// What to load.
     pub model: PathBuf,
+    /// What to load where that runs at no precision.
+    pub fallback: Option<PathBuf>,
     /// Its bounds, precision and threads. It must have room for more sequences than `slots`: for those that stand still.
     pub engine: EngineOptions,
     /// Sequences that it computes at once.
@@ -67,6 +69,8 @@ pub struct WorkerGauge(Mutex<Option<RunningProcess>>);
 pub struct RunningProcess {
     /// Its number.
     pub id: u32,
+    /// Whether it runs the fallback, not the model that was asked for.
+    pub is_fallback: bool,
     /// What it said last.
     pub stats: WorkerStats,
 }
@@ -270,7 +274,11 @@ impl Handler<Frames> for InferenceWorker {
                 FromWorker::Packing { percent } => self.packs(*percent),
                 FromWorker::Heartbeat { stats } => {
                     let id = self.child.as_ref().and_then(Child::id);
-                    let running = id.map(|id| RunningProcess { id, stats: *stats });
+                    let running = id.map(|id| RunningProcess {
+                        id,
+                        is_fallback: self.spec.fallback.as_ref() == Some(&self.spec.model),
+                        stats: *stats,
+                    });
                     self.spec.gauge.set(running);
                 }
                 FromWorker::SteppedTo { precision } => {

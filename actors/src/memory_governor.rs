@@ -183,7 +183,8 @@ impl MemoryGovernor {
     fn read_model(&self, running: RunningProcess) -> ModelReading {
         let stats = running.stats;
         let packed = self.kept.iter().flat_map(Kept::packed);
-        let packed = packed.filter(|file| !file.is_stale);
+        // What is packed of the model is not what the fallback could step to.
+        let packed = packed.filter(|file| !file.is_stale && !running.is_fallback);
         let configured = self.governed.as_ref().and_then(|governed| governed.kv_bytes);
         let budget = stats.engine.cache_budget_bytes.map(|bytes| bytes as u64);
         ModelReading {

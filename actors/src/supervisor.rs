@@ -4,6 +4,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use actix::prelude::*;
@@ -33,8 +34,9 @@ pub struct Supervisor {
     scheduler: Addr<Scheduler>,
     backoff: Backoff,
     failover: Failover,
-    /// The model's precision as configured, then each that is lower; only the first until the model has said what it is.
-    rungs: Vec<Option<Precision>>,
+    /// The model's precision as configured, then each that is lower, which is not known until the model has said what it is;
+    /// at last the fallback.
+    rungs: Vec<Rung>,
     /// What is packed, once it was looked up.
     kept: Option<Kept>,
     weights_bytes: u64,
@@ -44,6 +46,14 @@ pub struct Supervisor {
     failures_unready: u32,
     restarts: u64,
     stopping: Option<Vec<oneshot::Sender<()>>>,
+}
+
+/// What a worker may be started with.
+#[derive(Clone, Debug)]
+struct Rung {
+    model: PathBuf,
+    /// None for that which suits the model.
+    precision: Option<Precision>,
 }
 
 impl Supervisor {
@@ -56,9 +66,10 @@ impl Supervisor {
         packer: Option<Addr<Packer>>,
         events: Events,
     ) -> Self {
+        let rungs = rungs_of(&spec, [spec.engine.precision]);
         Self {
-            failover: Failover::new(failover, 1),
-            rungs: vec![spec.engine.precision],
+            failover: Failover::new(failover, rungs.len()),
+            rungs,
             kept: None,
             weights_bytes: u64::MAX,
             packer,
@@ -77,7 +88,9 @@ impl Supervisor {
         if self.stopping.is_none() {
             self.backoff.started(Instant::now());
             let mut spec = self.spec.clone();
-            spec.engine.precision = self.rungs.get(self.failover.rung()).copied().flatten();
+            if let Some(rung) = self.rungs.get(self.failover.rung()) {
+                (spec.model, spec.engine.precision) = (rung.model.clone(), rung.precision);
+            }
             let worker = InferenceWorker::new(spec, self.scheduler.clone(), ctx.address());
             self.worker = Some(worker.start());
         }
@@ -85,7 +98,8 @@ impl Supervisor {
 
     /// Whether a start on this rung need not pack weights first, while everybody waits.
     fn is_packed(&self, rung: usize) -> bool {
-        let Some(precision) = self.rungs.get(rung).copied().flatten() else {
+        // The fallback is the last resort, whatever is packed of it.
+        let Some(precision) = self.precision_of(rung) else {
             return false;
         };
         let is_this = |file: &models::PackedFile| file.precision == precision && !file.is_stale;
@@ -94,6 +108,15 @@ impl Supervisor {
                 .kept
                 .as_ref()
                 .is_some_and(|kept| kept.packed().iter().any(is_this))
+    }
+
+    /// Of the model that was asked for.
+    fn precision_of(&self, rung: usize) -> Option<Precision> {
+        let rung = self
+            .rungs
+            .get(rung)
+            .filter(|rung| rung.model == self.spec.model)?;
+        rung.precision
     }
 
     /// Looks up what is packed of the model; splitting its vocabulary takes a while.
@@ -120,9 +143,7 @@ impl Supervisor {
             return;
         };
         let lower = (self.failover.rung() + 1..self.rungs.len()).filter(|rung| !self.is_packed(*rung));
-        let wanted: Vec<Precision> = lower
-            .filter_map(|rung| self.rungs.get(rung).copied().flatten())
-            .collect();
+        let wanted: Vec<Precision> = lower.filter_map(|rung| self.precision_of(rung)).collect();
         if !wanted.is_empty() && packer.try_send(Pack(wanted)).is_err() {
             tracing::debug!("the packer does not take what is wanted");
         }
@@ -178,7 +199,8 @@ impl Handler<WorkerExited> for Supervisor {
         let packed: Vec<bool> = (0..self.rungs.len()).map(|rung| self.is_packed(rung)).collect();
         let is_ready = |rung| packed.get(rung).copied().unwrap_or(false);
         let rung = self.failover.failed(now, msg.cause, is_ready);
-        let precision = self.rungs.get(rung).copied().flatten();
+        let started = self.rungs.get(rung);
+        let precision = started.and_then(|rung| rung.precision);
         tracing::warn!(
             reason = msg.reason,
             failures = self.backoff.failures(),
@@ -226,7 +248,7 @@ impl Handler<WorkerUp> for Supervisor {
             let lower = Precision::ALL
                 .into_iter()
                 .filter(|precision| *precision >= msg.precision);
-            self.rungs = lower.map(Some).collect();
+            self.rungs = rungs_of(&self.spec, lower.map(Some));
             self.failover.set_rungs(self.rungs.len());
         }
         if self.kept.is_none() {
@@ -242,7 +264,8 @@ impl Handler<Govern> for Supervisor {
 
     fn handle(&mut self, Govern(action): Govern, ctx: &mut Self::Context) {
         let now = Instant::now();
-        let rung_of = |precision| self.rungs.iter().position(|rung| *rung == Some(precision));
+        let rung_of =
+            |precision| (0..self.rungs.len()).find(|rung| self.precision_of(*rung) == Some(precision));
         match action {
             Action::StepDown { to } => {
                 let Some(rung) = rung_of(to) else { return };
@@ -302,6 +325,19 @@ impl Handler<GetRestarts> for Supervisor {
     fn handle(&mut self, _: GetRestarts, _: &mut Self::Context) -> u64 {
         self.restarts
     }
+}
+
+/// The model at these precisions, then the fallback.
+fn rungs_of(spec: &WorkerSpec, precisions: impl IntoIterator<Item = Option<Precision>>) -> Vec<Rung> {
+    let rung = |precision| Rung {
+        model: spec.model.clone(),
+        precision,
+    };
+    let fallback = spec.fallback.iter().map(|model| Rung {
+        model: model.clone(),
+        precision: None,
+    });
+    precisions.into_iter().map(rung).chain(fallback).collect()
 }
 
 /// In 0..1, from the hasher's keys, which the system seeds.

@@ -151,6 +151,7 @@ pub(super) fn worker_spec(settings: &Settings, program: PathBuf, model: PathBuf)
         program,
         arguments: vec!["inference-worker".into()],
         model,
+        fallback: settings.model.fallback.clone(),
         engine: EngineOptions {
             // What stands still counts as well: background requests because memory is short, and those that have begun in
             // their places because something urgent came.

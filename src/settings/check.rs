@@ -66,7 +66,8 @@ impl Checker<'_> {
             },
             access: access.unwrap_or_default(),
             model: Model {
-                path: self.model_path(raw.model.path, &library),
+                path: self.model_path("model.path", raw.model.path, &library),
+                fallback: self.model_path("model.fallback", raw.model.fallback, &library),
                 max_sequences: self.number("model.max_sequences", raw.model.max_sequences, 1..=1024),
                 precision: self.choice(
                     "model.precision",
@@ -362,12 +363,12 @@ impl Checker<'_> {
     }
 
     /// A path, or the name of a model in the models folder.
-    fn model_path(&mut self, given: Given<String>, library: &Library) -> Option<PathBuf> {
-        let text = self.optional("model.path", given)?;
+    fn model_path(&mut self, key: &'static str, given: Given<String>, library: &Library) -> Option<PathBuf> {
+        let text = self.optional(key, given)?;
         match library.resolve(&text) {
             Ok(path) => Some(path),
             Err(error) => {
-                self.refuse("model.path", format!("{text:?}"), &error.to_string());
+                self.refuse(key, format!("{text:?}"), &error.to_string());
                 None
             }
         }

@@ -255,6 +255,8 @@ pub struct Model {
     pub threads: Option<usize>,
     /// How long the model may take to load.
     pub load_timeout: Duration,
+    /// A smaller model for when the first one runs at no precision.
+    pub fallback: Option<PathBuf>,
     /// Whether lower precisions are packed beside the work, to be at hand when memory runs short.
     pub keep_lower_precisions: bool,
 }
@@ -542,6 +544,7 @@ impl Settings {
                 cache_bytes: Some(2 << 30),
                 threads: None,
                 load_timeout: Duration::from_secs(600),
+                fallback: None,
                 keep_lower_precisions: true,
             },
             hub: Hub {

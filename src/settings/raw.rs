@@ -119,6 +119,7 @@ pub(super) struct RawModel {
     pub(super) cache_mib: Given<u64>,
     pub(super) threads: Given<u64>,
     pub(super) load_timeout_s: Given<u64>,
+    pub(super) fallback: Given<String>,
     pub(super) keep_lower_precisions: Given<bool>,
 }
 

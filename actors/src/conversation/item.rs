@@ -13,6 +13,9 @@ pub(super) struct Item<'a> {
     /// Of the delta's tokens, where the request asked for it.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(super) logprobs: &'a [TokenLogprob],
+    /// What says this, where another model has taken over; the last item has it in any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) model: Option<&'a str>,
     /// How many bits a weight has in the model that says this; none where no model had begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) precision: Option<Precision>,

@@ -132,6 +132,9 @@ struct Running {
     seq: u64,
     /// Of the model that computes it, when it does.
     precision: Option<Precision>,
+    first_model: Option<String>,
+    /// Another one that has taken over.
+    other_model: Option<String>,
     /// Inference processes that were lost with it, and 1.
     attempt: u32,
     /// What the answer calls; it goes out with the last item.
@@ -288,9 +291,15 @@ impl Handler<Progress> for Conversation {
         let mut running = self.running.swap_remove(number);
         match progress {
             Progress::Begun {
-                precision, attempt, ..
+                model,
+                precision,
+                attempt,
+                ..
             } => {
                 (running.precision, running.attempt) = (Some(precision), attempt);
+                if *running.first_model.get_or_insert_with(|| model.clone()) != model {
+                    running.other_model = Some(model);
+                }
                 self.running.push(running);
             }
             Progress::ToolCalls { calls, .. } => {
@@ -311,6 +320,7 @@ impl Handler<Progress> for Conversation {
                         seq: running.seq,
                         delta: &text,
                         logprobs: &logprobs,
+                        model: running.other_model.as_deref(),
                         precision: running.precision,
                         attempt: running.all_attempts(),
                         end: None,
@@ -482,6 +492,8 @@ impl Conversation {
                 reply: pending.reply,
                 seq: 0,
                 precision: None,
+                first_model: None,
+                other_model: None,
                 attempt: 1,
                 tool_calls: Vec::new(),
                 last_receiver_seen: pending.last_receiver_seen,
@@ -687,6 +699,7 @@ impl Conversation {
             seq: 0,
             delta: "",
             logprobs: &[],
+            model: None,
             precision: None,
             attempt: reply.attempt(),
             end: Some(end),
@@ -700,6 +713,7 @@ impl Conversation {
             seq: running.seq,
             delta: "",
             logprobs: &[],
+            model: None,
             precision: running.precision,
             attempt: running.all_attempts(),
             end: Some(end),

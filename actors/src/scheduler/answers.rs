@@ -102,6 +102,7 @@ impl Scheduler {
             begun.said.extend(said.tokens);
             let (job, answered) = (begun.submit.job, begun.said.len());
             let (text, logprobs) = (said.text, said.logprobs);
+            begun.text.push_str(&text);
             tell(&begun.submit.progress, Progress::Text { job, text, logprobs });
             self.generated_tokens += tokens;
             self.schedule.told(said.id, now, count(answered));

@@ -56,6 +56,8 @@ pub enum Progress {
     Begun {
         /// Which request.
         job: JobId,
+        /// What computes it.
+        model: String,
         /// How many bits a weight has.
         precision: Precision,
         /// 1, and more with each worker that was lost with it.

@@ -84,6 +84,12 @@ struct Begun {
     first_text_at: Option<Instant>,
     /// Tokens of its answer whose text was told.
     said: Vec<u32>,
+    /// That text.
+    text: String,
+    /// The model that computes it.
+    model: String,
+    /// Whether more than one has: their tokens mean nothing to each other.
+    is_mixed: bool,
     /// 1, and more with each worker that was lost with it.
     attempt: u32,
     cancelled: bool,
@@ -94,6 +100,7 @@ impl Begun {
         let (job, attempt) = (self.submit.job, self.attempt);
         let begun = Progress::Begun {
             job,
+            model: self.model.clone(),
             precision,
             attempt,
         };
@@ -411,6 +418,9 @@ impl Scheduler {
             began_at: now,
             first_text_at: None,
             said: Vec::new(),
+            text: String::new(),
+            model: String::new(),
+            is_mixed: false,
             attempt: 1,
             cancelled: false,
         };
@@ -420,7 +430,7 @@ impl Scheduler {
 
     /// Has the worker begin it, behind what was said of its answer.
     fn compute(&mut self, id: SequenceId) {
-        let (Some(begun), Worker::Ready { summary, .. }) = (self.begun.get(&id), &self.worker) else {
+        let (Some(begun), Worker::Ready { summary, .. }) = (self.begun.get_mut(&id), &self.worker) else {
             return;
         };
         let precision = summary.precision;
@@ -431,9 +441,15 @@ impl Scheduler {
         {
             return self.fail(id, End::Failed, "precision_unavailable", &message, Some(30_000));
         }
+        begun.is_mixed |= !begun.model.is_empty() && begun.model != summary.name;
+        begun.model.clone_from(&summary.name);
         begun.tell_begun(precision);
         let mut request = Box::new(begun.submit.request.clone());
-        request.said.clone_from(&begun.said);
+        if begun.is_mixed {
+            request.said_text.clone_from(&begun.text);
+        } else {
+            request.said.clone_from(&begun.said);
+        }
         self.to_worker(ToWorker::Start { id, request });
     }
 
