@@ -36,6 +36,9 @@ pub enum ToWorker {
     Start {
         /// Chosen by the daemon, unique for its life.
         id: SequenceId,
+        /// Whether all others wait while its prompt is computed.
+        #[serde(default)]
+        hurry: bool,
         /// What to generate; boxed, as it is far larger than any other frame.
         request: Box<GenerateRequest>,
     },

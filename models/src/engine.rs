@@ -354,6 +354,13 @@ impl Engine {
         self.pace.took(self.fed_of_prompts, duration);
     }
 
+    /// Has all others wait while the prompt of this one is computed: somebody needs its first word at once. What they say
+    /// does not depend on it. False if no such sequence runs.
+    pub fn hurry(&mut self, id: SequenceId) -> bool {
+        let sequence = self.sequences.iter_mut().find(|sequence| sequence.id == id);
+        sequence.map(|sequence| sequence.is_hurried = true).is_some()
+    }
+
     /// Stops a sequence between two tokens: it takes no step until [`resume`](Self::resume), and goes on then with the
     /// tokens that it would have had. False if no such sequence runs.
     pub fn pause(&mut self, id: SequenceId, cache: WhilePaused) -> bool {

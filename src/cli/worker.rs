@@ -128,13 +128,19 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
                 commands.recv_timeout(heartbeat.saturating_sub(last_heartbeat.elapsed()))
             };
             match command {
-                Ok(ToWorker::Start { id, request }) => {
+                Ok(ToWorker::Start { id, hurry, request }) => {
                     if let Some(today) = today() {
                         engine.set_today(today);
                     }
-                    if let Err(error) = engine.begin(id, &request) {
-                        let (code, message) = (error.code().to_owned(), error.to_string());
-                        output.add(&FromWorker::Refused { id, code, message })?;
+                    match engine.begin(id, &request) {
+                        Ok(_) if hurry => {
+                            engine.hurry(id);
+                        }
+                        Ok(_) => {}
+                        Err(error) => {
+                            let (code, message) = (error.code().to_owned(), error.to_string());
+                            output.add(&FromWorker::Refused { id, code, message })?;
+                        }
                     }
                 }
                 Ok(ToWorker::Cancel { id }) => {

@@ -450,7 +450,8 @@ impl Scheduler {
         } else {
             request.said.clone_from(&begun.said);
         }
-        self.to_worker(ToWorker::Start { id, request });
+        let hurry = begun.submit.priority == Priority::Urgent;
+        self.to_worker(ToWorker::Start { id, hurry, request });
     }
 
     fn tell_of(&self, id: SequenceId, event: impl FnOnce(Priority, String) -> Event) {

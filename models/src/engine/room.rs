@@ -117,9 +117,15 @@ impl Engine {
     /// Says of each sequence how many tokens it is fed.
     ///
     /// One that is about to compute what another computes in this very step sits out: when that is done it takes it over,
-    /// and both are there sooner than if each did it.
+    /// and both are there sooner than if each did it. While the prompt of one that is in a hurry is computed, all others do.
     fn share_out(&mut self) {
-        let runs = |sequence: &&Sequence| sequence.admitted && !sequence.paused;
+        let hurries = |sequence: &Sequence| sequence.is_hurried && sequence.context.rest() > 1;
+        let is_in = |sequence: &Sequence| sequence.admitted && !sequence.paused;
+        let is_hurried = self
+            .sequences
+            .iter()
+            .any(|sequence| is_in(sequence) && hurries(sequence));
+        let runs = |sequence: &&Sequence| is_in(sequence) && (!is_hurried || hurries(sequence));
         let running = || self.sequences.iter().filter(runs);
         let decoding = running().filter(|sequence| sequence.context.rest() == 1).count();
         let prefilling = running().count() - decoding;
@@ -134,7 +140,7 @@ impl Engine {
                 break;
             };
             sequence.next = 0;
-            if sequence.paused || !sequence.admitted {
+            if !runs(&&*sequence) {
                 continue;
             }
             sequence.context.take_over(&mut self.prefixes);

@@ -20,6 +20,8 @@ pub(super) struct Sequence {
     pub(super) next: usize,
     /// By its owner.
     pub(super) paused: bool,
+    /// Whether others wait while its prompt is computed.
+    pub(super) is_hurried: bool,
     /// Whether it has its place in the cache's budget.
     pub(super) admitted: bool,
     pub(super) cancelled: bool,
@@ -77,6 +79,7 @@ impl Sequence {
             context,
             next: 0,
             paused: false,
+            is_hurried: false,
             admitted: false,
             cancelled: false,
             prompt_tokens,

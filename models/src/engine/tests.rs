@@ -32,6 +32,9 @@ enum Do {
     Cancel {
         which: usize,
     },
+    Hurry {
+        which: usize,
+    },
     Budget {
         pages: Option<usize>,
     },
@@ -45,6 +48,7 @@ fn what_to_do() -> impl Strategy<Value = Do> {
         2 => (any::<usize>(), cache).prop_map(|(which, cache)| Do::Pause { which, cache }),
         3 => any::<usize>().prop_map(|which| Do::Resume { which }),
         1 => any::<usize>().prop_map(|which| Do::Cancel { which }),
+        1 => any::<usize>().prop_map(|which| Do::Hurry { which }),
         2 => prop::option::of(0..40_usize).prop_map(|pages| Do::Budget { pages }),
     ]
 }
@@ -259,6 +263,11 @@ impl Watched {
             Do::Cancel { which } => {
                 if let Some(id) = pick(which) {
                     self.engine.cancel(id);
+                }
+            }
+            Do::Hurry { which } => {
+                if let Some(id) = pick(which) {
+                    assert!(self.engine.hurry(id));
                 }
             }
             Do::Budget { pages } => {

@@ -478,3 +478,43 @@ fn keys_and_values_of_eight_bits_take_less_room_and_change_little() {
         assert!(bytes.1 * 4 <= halves.1 * 3, "{name}");
     }
 }
+
+#[test]
+fn while_the_prompt_of_one_in_a_hurry_is_computed_all_others_wait_and_say_the_same_afterwards() {
+    let mut engine = engine(&shared!(STORIES_GGUF), Precision::Int8, KvPrecision::F16);
+    let greedy = Sampling::greedy();
+    let begin = |engine: &mut Engine, id, prompt: &[u32]| {
+        engine.begin_tokens(id, prompt, 20, &greedy, &[]).unwrap();
+    };
+    let (talker, urgent) = (words(20, 1), words(90, 2));
+    let mut alone = Answers::default();
+    for (id, prompt) in [(0, &talker), (1, &urgent)] {
+        begin(&mut engine, id, prompt);
+        while engine.has_work() {
+            alone.step(&mut engine);
+        }
+    }
+    let mut answers = Answers::default();
+    begin(&mut engine, 0, &talker);
+    while answers.0.get(&0).is_none_or(|answer| answer.text.is_empty()) {
+        answers.step(&mut engine);
+    }
+    begin(&mut engine, 1, &urgent);
+    assert!(engine.hurry(1) && !engine.hurry(2));
+    let said = answers.0[&0].text.len();
+    let mut steps = 0;
+    while !answers.0.contains_key(&1) {
+        answers.step(&mut engine);
+        steps += 1;
+    }
+    assert!(steps < 10, "{steps} steps");
+    // In the step that gave the first word of the urgent one, or after it, others had their turn again at the earliest.
+    let since = answers.0[&0].text.len() - said;
+    assert!(since <= 8, "{since} bytes were said by the other one");
+    while engine.has_work() {
+        answers.step(&mut engine);
+    }
+    for id in [0, 1] {
+        assert_eq!(answers.0[&id].text, alone.0[&id].text);
+    }
+}
