@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a GGUF file of 16-bit floats with the shape of a well-known model and weights drawn at random.
 
-Speed and memory depend on shapes, not on what the weights are. Needs `gguf` and `numpy` from PyPI; `engine.sh` calls it.
+Speed and memory depend on shapes, not on what the weights are. Needs `gguf` and `numpy` from PyPI; `inference.sh` and `governing.sh` call it.
 
     make_shape.py llama-3.2-1b|llama-3.2-3b|small FILE
 """

@@ -2,18 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::support::client::{BOTH, Client, Login, Properties, Version};
+use crate::support::client::{BOTH, Client, Properties, Version};
 use crate::support::daemon::Daemon;
 
 const REQUEST: &str = "clawdbot/bridge/request/topics";
 const RESPONSE: &str = "clawdbot/bridge/response/topics";
-
-async fn steward(daemon: &Daemon, version: Version) -> Client {
-    let acl = json!([{"permission": "allow", "action": "all", "topic": "clawdbot/bridge/#"}]);
-    let mut login = Login::new(version, daemon, "steward", "steward");
-    login.token = Some(daemon.home().token_with_acl("steward", acl));
-    Client::connect(daemon.mqtt, login).await.expect("admitted")
-}
 
 async fn ask(client: &mut Client, request: &str, payload: &str) -> Value {
     let topic = format!("clawdbot/bridge/request/{request}");
@@ -34,7 +27,7 @@ fn names(data: &Value) -> Vec<&str> {
 async fn the_bridge_lists_bound_topics_in_zigbee2mqtts_shape() {
     let daemon = Daemon::launch().start();
     for version in BOTH {
-        let mut client = steward(&daemon, version).await;
+        let mut client = Client::steward(&daemon, version).await;
         client.subscribe("clawdbot/bridge/response/#", 1).await;
         let answer = ask(&mut client, "topics", r#"{"transaction": 5}"#).await;
         assert_eq!(
@@ -75,7 +68,7 @@ async fn the_bridge_lists_bound_topics_in_zigbee2mqtts_shape() {
 #[tokio::test]
 async fn a_request_that_makes_no_sense_gets_an_answer_that_says_what_would() {
     let daemon = Daemon::launch().start();
-    let mut client = steward(&daemon, Version::V5).await;
+    let mut client = Client::steward(&daemon, Version::V5).await;
     client.subscribe("clawdbot/bridge/response/#", 1).await;
     for (request, payload, says) in [
         ("dance", "", "there is no request `dance`; there is `topics`"),
@@ -98,7 +91,7 @@ async fn a_request_that_makes_no_sense_gets_an_answer_that_says_what_would() {
 #[tokio::test]
 async fn an_answer_goes_to_the_response_topic_if_the_asker_may_write_there() {
     let daemon = Daemon::launch().start();
-    let mut client = steward(&daemon, Version::V5).await;
+    let mut client = Client::steward(&daemon, Version::V5).await;
     client.subscribe("clawdbot/bridge/#", 1).await;
     let asking_for = |topic: &str| Properties {
         response_topic: Some(topic.to_owned()),
@@ -137,7 +130,7 @@ async fn a_device_may_not_ask_the_bridge_unless_its_token_says_so() {
         let denied = format!("clawdbot_mqtt_access_denied_{action}_total");
         assert_eq!(daemon.metric(&denied), Some(1.0), "{action}");
     }
-    let mut steward = steward(&daemon, Version::V5).await;
+    let mut steward = Client::steward(&daemon, Version::V5).await;
     steward.subscribe("clawdbot/bridge/response/#", 1).await;
     let answer = ask(&mut steward, "topics", "").await;
     assert_eq!(

@@ -14,7 +14,7 @@ use crate::support::client::Client;
 use crate::support::daemon::Daemon;
 use crate::support::data::{PROMPT, stories};
 use crate::support::random::{self, Random};
-use crate::support::{eventually, process, say};
+use crate::support::{process, say};
 
 /// Acts where nobody says otherwise.
 const ROUNDS: u64 = 300;
@@ -166,24 +166,7 @@ async fn whatever_happens_every_request_ends_once_in_one_of_the_named_ways() {
         "model_unavailable",
     ];
     assert!(ends.keys().all(|how| known.contains(&how.as_str())), "{ends:?}");
-    let account = |state: &str| {
-        daemon
-            .metric_where("clawdbot_requests_account", &format!("state=\"{state}\""))
-            .expect("a metric")
-    };
-    eventually("the sums to add up", || {
-        let terms = [
-            "completed",
-            "failed",
-            "refused",
-            "expired",
-            "cancelled",
-            "dead_lettered",
-        ];
-        let ended: f64 = terms.iter().map(|state| account(state)).sum();
-        (account("accepted") == ended && account("running") + account("queued") == 0.0).then_some(())
-    })
-    .await;
+    daemon.accounts_add_up().await;
     // And it works.
     askers[0].open.insert("after".to_owned(), Answer::default());
     let request = json!({"id": "after", "prompt": PROMPT, "max_tokens": 5});

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::answer::Answer;
-use crate::support::client::{Client, Login, Version};
+use crate::support::client::{Client, Version};
 use crate::support::daemon::{Daemon, Launch};
 use crate::support::data::{PROMPT, stories};
 use crate::support::process;
@@ -59,13 +59,6 @@ async fn undisturbed(client: &mut Client, name: &str) -> Answer {
     client.answer("undisturbed").await
 }
 
-async fn steward(daemon: &Daemon) -> Client {
-    let acl = json!([{"permission": "allow", "action": "all", "topic": "clawdbot/bridge/#"}]);
-    let mut login = Login::new(Version::V5, daemon, "steward", "steward");
-    login.token = Some(daemon.home().token_with_acl("steward", acl));
-    Client::connect(daemon.mqtt, login).await.expect("admitted")
-}
-
 /// The attempts and precisions of an answer's items, each once.
 fn course(answer: &Answer) -> Vec<(u64, String)> {
     let of = |item: &serde_json::Value| {
@@ -108,7 +101,7 @@ async fn after_a_kill_an_answer_goes_on_with_fewer_bits_and_says_so() {
     let whole = undisturbed(&mut client, "phone").await;
     let _slow = daemon.slow_workers();
     let kill = |daemon: &Daemon| process::signal(daemon.worker_pid(), Signal::KILL);
-    let mut steward = steward(&daemon).await;
+    let mut steward = Client::steward(&daemon, Version::V5).await;
     steward.subscribe("clawdbot/bridge/event", 0).await;
     let answer = interrupted(&mut client, &daemon, "phone", kill).await;
     let mut events = Vec::new();
@@ -285,25 +278,7 @@ async fn every_request_has_ended_in_one_of_the_named_ways() {
     interrupted(&mut client, &daemon, "phone", fault)
         .await
         .assert_whole();
-    let count = |how: &str| {
-        let name = "clawdbot_requests_account";
-        daemon
-            .metric_where(name, &format!("priority=\"interactive\",state=\"{how}\""))
-            .unwrap_or(-1.0)
-    };
-    eventually("the sums to add up", || {
-        let ends = [
-            "completed",
-            "failed",
-            "refused",
-            "expired",
-            "cancelled",
-            "dead_lettered",
-        ];
-        let here = count("running") + count("queued");
-        let ended: f64 = ends.iter().map(|how| count(how)).sum();
-        (count("accepted") == ended && here == 0.0).then_some(())
-    })
-    .await;
-    assert!(count("completed") >= 2.0);
+    daemon.accounts_add_up().await;
+    let completed = daemon.metric_where("clawdbot_requests_account", "state=\"completed\"");
+    assert!(completed >= Some(2.0), "{completed:?}");
 }

@@ -18,7 +18,7 @@ use crate::policy::governor::{
     Action, DaemonMemory, Governor, GovernorSettings, Ledger, ModelReading, Reading, WorkerMemory,
 };
 use crate::scheduler::Govern;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Supervisor, kept_of};
 
 /// Nothing is sent to it yet but the start.
 const MAILBOX: usize = 16;
@@ -296,15 +296,15 @@ impl MemoryGovernor {
         }
     }
 
-    /// Looks up what is packed of the model; splitting its vocabulary takes a while.
+    /// Looks up what is packed of the model.
     fn look_up(&self, ctx: &mut Context<Self>) {
         let Some(governed) = &self.governed else { return };
         let (model, directory) = (governed.model.clone(), governed.packed_directory.clone());
-        let found = actix_rt::task::spawn_blocking(move || Kept::of(&model, &directory));
-        ctx.spawn(found.into_actor(self).map(|found, act, _| {
-            // A model that cannot be read was not loaded either, and that is said elsewhere.
-            act.kept = found.ok().and_then(Result::ok);
-        }));
+        ctx.spawn(
+            kept_of(model, directory)
+                .into_actor(self)
+                .map(|kept, act, _| act.kept = kept),
+        );
     }
 }
 

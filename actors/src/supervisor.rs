@@ -119,16 +119,14 @@ impl Supervisor {
         rung.precision
     }
 
-    /// Looks up what is packed of the model; splitting its vocabulary takes a while.
+    /// Looks up what is packed of the model.
     fn look_up(&self, ctx: &mut Context<Self>) {
         let Some(directory) = self.spec.engine.packed_directory.clone() else {
             return;
         };
         let model = self.spec.model.clone();
-        let found = actix_rt::task::spawn_blocking(move || Kept::of(&model, &directory));
-        ctx.spawn(found.into_actor(self).map(|found, act, _| {
-            // A model that cannot be read was not loaded either, and that is said elsewhere.
-            act.kept = found.ok().and_then(Result::ok);
+        ctx.spawn(kept_of(model, directory).into_actor(self).map(|kept, act, _| {
+            act.kept = kept;
             act.pack_lower();
         }));
     }
@@ -325,6 +323,13 @@ impl Handler<GetRestarts> for Supervisor {
     fn handle(&mut self, _: GetRestarts, _: &mut Self::Context) -> u64 {
         self.restarts
     }
+}
+
+/// What is packed of a model, looked up beside all else: splitting its vocabulary takes a while. None of one that cannot be
+/// read, which is not loaded either, as is said elsewhere.
+pub(crate) async fn kept_of(model: PathBuf, directory: PathBuf) -> Option<Kept> {
+    let found = actix_rt::task::spawn_blocking(move || Kept::of(&model, &directory)).await;
+    found.ok().and_then(Result::ok)
 }
 
 /// The model at these precisions, then the fallback.

@@ -157,6 +157,14 @@ impl Client {
             .expect("admitted")
     }
 
+    /// Whoever may use the bridge's topics.
+    pub(crate) async fn steward(daemon: &Daemon, version: Version) -> Client {
+        let acl = serde_json::json!([{"permission": "allow", "action": "all", "topic": "clawdbot/bridge/#"}]);
+        let mut login = Login::new(version, daemon, "steward", "steward");
+        login.token = Some(daemon.home().token_with_acl("steward", acl));
+        Client::connect(daemon.mqtt, login).await.expect("admitted")
+    }
+
     /// Connects, or says how it was refused.
     pub(crate) async fn connect(address: SocketAddr, login: Login) -> Result<Client, String> {
         let (sender, events) = mpsc::unbounded_channel();

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::process::{self, Finished};
-use super::{LOOK, PATIENCE, applications, conservation, wait_for};
+use super::{LOOK, PATIENCE, applications, conservation, eventually, wait_for};
 
 /// A running daemon. When it is dropped it is killed, and if the test failed, its log is shown.
 pub(crate) struct Daemon {
@@ -175,6 +175,28 @@ impl Daemon {
                 (whole_name && labels.contains(label)).then(|| value.parse::<f64>().expect("a number"))
             })
             .reduce(|sum, value| sum + value)
+    }
+
+    /// Waits until nothing runs or waits, and every request that was accepted has ended in one of the named ways.
+    pub(crate) async fn accounts_add_up(&self) {
+        let of = |state: &str| {
+            let label = format!("state=\"{state}\"");
+            self.metric_where("clawdbot_requests_account", &label)
+                .expect("a metric")
+        };
+        eventually("the sums to add up", || {
+            let ends = [
+                "completed",
+                "failed",
+                "refused",
+                "expired",
+                "cancelled",
+                "dead_lettered",
+            ];
+            let ended: f64 = ends.iter().map(|state| of(state)).sum();
+            (of("accepted") == ended && of("running") + of("queued") == 0.0).then_some(())
+        })
+        .await;
     }
 
     /// What `clawdbot status --json` says.
