@@ -16,6 +16,7 @@ MODEL is a GGUF file of a real shape (benches/make_shape.py); its weights are pa
 """
 
 import argparse
+import atexit
 import json
 import os
 import queue
@@ -41,6 +42,7 @@ class Daemon:
             command += ["--set", f"{key}={value}"]
         self.log = queue.Queue()
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        atexit.register(self.process.kill)
         threading.Thread(target=self.read, daemon=True).start()
         self.port, self.worker = None, None
         while self.port is None:
@@ -60,10 +62,13 @@ class Daemon:
             if line["message"] == "inference process started":
                 self.worker = line["pid"]
             self.log.put(line)
+        self.log.put(None)
 
     def said(self, *texts):
         while True:
             line = self.log.get(timeout=900)
+            if line is None:
+                raise SystemExit("the daemon has ended; what it said last stands above")
             if any(text in line["message"] for text in texts):
                 return line
 
@@ -133,7 +138,7 @@ def mib(count):
 
 def step(args, data):
     daemon = Daemon(args.clawdbot, data, args.model, **{
-        "model.precision": "int8", "memory.keep_free_percent": 99, "memory.interval_s": 1, "memory.dwell_s": 1,
+        "model.precision": "int8", "memory.keep_free_percent": 99, "memory.interval_s": 4, "memory.dwell_s": 1,
         "supervisor.heartbeat_interval_s": 1})
     asker = Asker(daemon, "phone")
     asker.ask(400)
