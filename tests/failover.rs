@@ -132,6 +132,19 @@ async fn after_a_kill_an_answer_goes_on_with_fewer_bits_and_says_so() {
 }
 
 #[tokio::test]
+async fn when_nothing_fails_for_long_the_better_precision_is_tried_again() {
+    let Some(launch) = launch() else { return };
+    let daemon = launch.set("supervisor.step_up_after_s", 1).start();
+    process::signal(daemon.worker_pid(), Signal::KILL);
+    let precision = || daemon.status()["inference"]["model"]["precision"].clone();
+    eventually("fewer bits", || (precision() == "f16").then_some(())).await;
+    eventually("all bits again", || (precision() == "f32").then_some(())).await;
+    let mut client = device(&daemon, "phone").await;
+    assert_eq!(course(&undisturbed(&mut client, "phone").await), f32_at(&[1]));
+    assert_eq!(daemon.status()["inference"]["workers_lost"], 1);
+}
+
+#[tokio::test]
 async fn a_smaller_model_takes_over_when_the_first_one_fails_at_its_lowest_precision_too() {
     let (Some(launch), Some(model)) = (launch(), stories()) else {
         return;

@@ -88,7 +88,7 @@ fn whether_a_model_fits_is_said_before_it_is_loaded() {
     let said = fit(&[]);
     said.assert_code(0);
     assert!(
-        said.stdout.contains("int4 fits with 512 tokens") && said.stdout.contains("so it runs at f32"),
+        said.stdout.contains("int4 fits with 512 tokens") && said.stdout.contains("it runs at f32"),
         "{said:?}"
     );
     let found = fit(&["--json", "--context", "100", "--at-once", "2"]);

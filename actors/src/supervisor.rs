@@ -5,7 +5,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use models::{Kept, Precision};
@@ -24,6 +24,9 @@ const MAILBOX: usize = 16;
 
 /// After so many failures without ever being ready in between, waiting requests are refused.
 const HOPELESS_AFTER: u32 = 3;
+
+/// How often it is seen whether a better rung may be tried again.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(30);
 
 /// Weights of so few bytes are packed at a start before anybody notices.
 const PACKED_IN_NO_TIME: u64 = 64 << 20;
@@ -44,6 +47,8 @@ pub struct Supervisor {
     events: Events,
     worker: Option<Addr<InferenceWorker>>,
     failures_unready: u32,
+    /// Whether the worker was asked to end so that a better one may start.
+    is_rising: bool,
     restarts: u64,
     stopping: Option<Vec<oneshot::Sender<()>>>,
 }
@@ -79,6 +84,7 @@ impl Supervisor {
             backoff: Backoff::new(backoff),
             worker: None,
             failures_unready: 0,
+            is_rising: false,
             restarts: 0,
             stopping: None,
         }
@@ -94,6 +100,38 @@ impl Supervisor {
             let worker = InferenceWorker::new(spec, self.scheduler.clone(), ctx.address());
             self.worker = Some(worker.start());
         }
+    }
+
+    /// What cannot be reached in place (the reference, or the model from its fallback) is reached by another process, which
+    /// takes up the answers where they are. All else is for the memory governor to decide.
+    fn rise(&mut self) {
+        let now = Instant::now();
+        let (Some(worker), Some(better)) = (&self.worker, self.failover.may_rise(now)) else {
+            return;
+        };
+        let is_packed = |precision: &Precision| *precision != Precision::F32;
+        let is_in_place = self.precision_of(better).filter(is_packed).is_some()
+            && self.precision_of(self.failover.rung()).is_some();
+        if is_in_place || self.stopping.is_some() || worker.try_send(StopWorker).is_err() {
+            return;
+        }
+        tracing::info!("a better model or precision is tried again");
+        self.failover.rose(now, better);
+        self.is_rising = true;
+    }
+
+    fn tell_scheduler<M>(&self, message: M, ctx: &mut Context<Self>)
+    where
+        M: actix::Message<Result = ()> + Send + 'static,
+        Scheduler: Handler<M>,
+    {
+        let told = self.scheduler.send(message);
+        ctx.spawn(
+            async move {
+                let _ = told.await;
+            }
+            .into_actor(self),
+        );
     }
 
     /// Whether a start on this rung need not pack weights first, while everybody waits.
@@ -154,6 +192,9 @@ impl Actor for Supervisor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
         self.start_worker(ctx);
+        ctx.run_interval(self.failover.rise_after().min(LOOKED_AT_EVERY), |act, _| {
+            act.rise()
+        });
     }
 }
 
@@ -186,6 +227,18 @@ impl Handler<WorkerExited> for Supervisor {
                 return;
             }
         }
+        if std::mem::take(&mut self.is_rising) && msg.expected {
+            let reason = "a better one is started".to_owned();
+            self.tell_scheduler(
+                WorkerGone {
+                    reason,
+                    hopeless: false,
+                    planned: true,
+                },
+                ctx,
+            );
+            return self.start_worker(ctx);
+        }
         self.failures_unready = if msg.was_ready {
             0
         } else {
@@ -215,14 +268,9 @@ impl Handler<WorkerExited> for Supervisor {
         let gone = WorkerGone {
             reason: msg.reason,
             hopeless: self.failures_unready >= HOPELESS_AFTER,
+            planned: false,
         };
-        let told = self.scheduler.send(gone);
-        ctx.spawn(
-            async move {
-                let _ = told.await;
-            }
-            .into_actor(self),
-        );
+        self.tell_scheduler(gone, ctx);
         ctx.run_later(wait, |act, ctx| act.start_worker(ctx));
     }
 }
@@ -278,13 +326,7 @@ impl Handler<Govern> for Supervisor {
             }
             _ => {}
         }
-        let told = self.scheduler.send(Govern(action));
-        ctx.spawn(
-            async move {
-                let _ = told.await;
-            }
-            .into_actor(self),
-        );
+        self.tell_scheduler(Govern(action), ctx);
     }
 }
 

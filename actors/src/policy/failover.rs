@@ -67,6 +67,11 @@ impl Failover {
         self.rung = self.rung.min(self.rungs - 1);
     }
 
+    /// See [`FailoverConfig::rise_after`].
+    pub fn rise_after(&self) -> Duration {
+        self.config.rise_after
+    }
+
     /// The rung to be on, 0 the best.
     pub fn rung(&self) -> usize {
         self.rung

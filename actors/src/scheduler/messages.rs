@@ -154,6 +154,8 @@ pub struct WorkerGone {
     pub reason: String,
     /// Whether it failed so often that requests had better be refused.
     pub hopeless: bool,
+    /// Whether it ended because a better one is started: nobody is to blame.
+    pub planned: bool,
 }
 
 /// The memory governor has decided.

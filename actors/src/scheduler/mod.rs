@@ -251,7 +251,9 @@ impl Handler<WorkerGone> for Scheduler {
         for id in lost.cancelled {
             self.cancelled(id);
         }
-        if let Some(guilty) = self.suspects.died(&lost.ran) {
+        if !msg.planned
+            && let Some(guilty) = self.suspects.died(&lost.ran)
+        {
             let reason = msg.reason.clone();
             self.tell_of(guilty, |_, device| Event::DeadLettered { device, reason });
             let message = words::dead_lettered(&msg.reason);
@@ -272,7 +274,9 @@ impl Handler<WorkerGone> for Scheduler {
         } else {
             self.worker = Worker::Starting { packed_percent: None };
         }
-        self.gauge.lost_worker();
+        if !msg.planned {
+            self.gauge.lost_worker();
+        }
         self.dispatch(ctx);
         self.end_drain_if_empty();
     }

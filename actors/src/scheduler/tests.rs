@@ -38,7 +38,15 @@ async fn the_status_says_how_far_weights_are_packed_until_another_process_begins
     assert_eq!(percent().await, Some(40));
     for hopeless in [false, true] {
         let reason = "killed".to_owned();
-        scheduler.send(WorkerGone { reason, hopeless }).await.unwrap();
+        let planned = false;
+        scheduler
+            .send(WorkerGone {
+                reason,
+                hopeless,
+                planned,
+            })
+            .await
+            .unwrap();
         assert_eq!(percent().await, None);
     }
     scheduler.send(WorkerPacks { percent: 50 }).await.unwrap();

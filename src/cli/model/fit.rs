@@ -68,8 +68,17 @@ pub(super) fn run(desk: &Desk, flags: &FitFlags) -> Result<(), Failure> {
         ))?;
     }
     say(found.to_string())?;
-    match found.best {
-        Some(best) => say(format!("so it runs at {best} (model.precision)")),
+    let wanted = desk.settings.model.precision.unwrap_or(summary.precision);
+    let lower = found
+        .precisions
+        .iter()
+        .find(|at| at.fits && at.precision >= wanted);
+    match lower {
+        Some(at) if at.precision == wanted => say(format!("it runs at {wanted} (model.precision)")),
+        Some(at) => say(format!(
+            "it would run at {wanted} and does not fit; set model.precision = \"{}\"",
+            at.precision
+        )),
         None => Err(Failure::AtRunTime(
             "it fits at no precision; choose a smaller model, a shorter --context, or free some memory"
                 .to_owned(),
