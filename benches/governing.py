@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a lack of memory, a dead inference process and an urgent request cost those who listen, seen from outside.
 
-    governing.py CLAWDBOT MODEL [--rounds N] [--only step|kill|urgent]
+    governing.py CLAWDBOT MODEL [--rounds N] [--only step|kill|urgent|storm] [--seconds S]
 
 MODEL is a GGUF file of a real shape (benches/make_shape.py); its weights are packed first. Needs paho-mqtt from PyPI.
 
@@ -13,6 +13,9 @@ MODEL is a GGUF file of a real shape (benches/make_shape.py); its weights are pa
   item behind that, and whether all answers came whole.
 - urgent: eight background answers stream, an urgent request of a short prompt comes. Told is the time to its first item,
   beside that of the same request alone, and the mean time of a step of the eight.
+- storm: in a memory cgroup (v1) with what int4 needs at least (weights, 100 MiB, the smallest cache of 64 MiB) and 15 % more,
+  eight devices ask for long answers to long prompts for so many seconds. Told are how each request ended, what the group
+  used at most, how often it met its limit, and how many processes were lost. Needs root.
 """
 
 import argparse
@@ -34,14 +37,15 @@ PROMPT = "Once upon a time " * 16  # 64 tokens of a vocabulary of pairs of bytes
 
 
 class Daemon:
-    def __init__(self, clawdbot, data, model, **settings):
+    def __init__(self, clawdbot, data, model, group=None, **settings):
         sets = {"mqtt.tcp": "127.0.0.1:0", "mqtt.websocket": "127.0.0.1:0", "metrics.listen": "127.0.0.1:0",
                 "log.format": "json", "auth.mode": "none", "model.keep_lower_precisions": "false", **settings}
         command = [clawdbot, "--data-dir", data, "serve", "--model", model]
         for key, value in sets.items():
             command += ["--set", f"{key}={value}"]
         self.log = queue.Queue()
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        join = None if group is None else lambda: open(f"{group}/cgroup.procs", "w").write(str(os.getpid()))
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=join)
         atexit.register(self.process.kill)
         threading.Thread(target=self.read, daemon=True).start()
         self.port, self.worker = None, None
@@ -223,12 +227,57 @@ def urgent(args, data):
     daemon.stop()
 
 
+def storm(args, data):
+    packed = [os.path.join(data, "packed", name) for name in os.listdir(os.path.join(data, "packed")) if "int4" in name]
+    weights = max(os.path.getsize(path) for path in packed)
+    limit = int((weights + (100 << 20) + (64 << 20)) * 1.15)
+    group = f"/sys/fs/cgroup/memory/clawdbot-{os.getpid()}"
+    os.mkdir(group)
+    open(f"{group}/memory.limit_in_bytes", "w").write(str(limit))
+    # So that the group pays for the pages that it reads.
+    open("/proc/sys/vm/drop_caches", "w").write("1")
+    daemon = Daemon(args.clawdbot, data, args.model, group, **{"model.precision": "int4", "memory.interval_s": 1})
+    askers = [Asker(daemon, f"phone{number}") for number in range(8)]
+    ends, until, number = {}, time.monotonic() + args.seconds, 0
+    for asker in askers:
+        asker.ended.set()
+    while time.monotonic() < until or not all(asker.ended.is_set() for asker in askers):
+        for asker in askers:
+            if not asker.ended.is_set():
+                continue
+            if asker.items:
+                end = asker.items[-1]
+                assert [item["seq"] for item in asker.items] == list(range(len(asker.items))), "a seq is missing"
+                how = end["error"]["code"] if "error" in end else end["finish_reason"]
+                ends[how] = ends.get(how, 0) + 1
+                asker.items = []
+            if time.monotonic() < until:
+                number += 1
+                asker.ask(300, ("interactive", "background")[number % 2], f"{number} {PROMPT * (1 + number % 8)}")
+        time.sleep(0.05)
+        if time.monotonic() > until + 600:
+            raise SystemExit("requests are left that did not end")
+    said = lambda name: open(f"{group}/{name}").read()
+    kills = [line.split()[1] for line in said("memory.oom_control").splitlines() if line.startswith("oom_kill ")]
+    lost = 0
+    while not daemon.log.empty():
+        line = daemon.log.get()
+        lost += line is not None and line["message"] == "inference process lost"
+    print(f"storm for {args.seconds} s in {mib(limit)} (int4 has {mib(weights)} of weights): {ends}; at most "
+          f"{mib(int(said('memory.max_usage_in_bytes')))} used, the limit met {said('memory.failcnt').strip()} times, "
+          f"{kills} kills by the system, {lost} processes lost")
+    daemon.stop()
+    time.sleep(1)
+    os.rmdir(group)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("clawdbot")
     parser.add_argument("model")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only")
+    parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--data", help="where weights stay packed for the next time")
     args = parser.parse_args()
     data = args.data or tempfile.mkdtemp(prefix="clawdbot-governing-")
@@ -236,8 +285,8 @@ def main():
     for precision in ("int8", "int4"):
         subprocess.run([args.clawdbot, "--data-dir", data, "model", "quantize", args.model, "--precision", precision],
                        check=True, stdout=subprocess.DEVNULL)
-    for measure in (step, kill, urgent):
-        if args.only in (None, measure.__name__):
+    for measure in (step, kill, urgent, storm):
+        if args.only in ((None, measure.__name__) if measure is not storm else ("storm",)):
             measure(args, data)
     if not args.data:
         shutil.rmtree(data)

@@ -112,6 +112,7 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
 
     let heartbeat = Duration::from_millis(heartbeat_interval_ms.max(100));
     let mut last_heartbeat = Instant::now();
+    let mut last_step = Duration::ZERO;
     output.say(&heartbeat_of(&engine))?;
     loop {
         // What the governor wanted is done with the next look at the commands; it hears so at once.
@@ -178,21 +179,28 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
                 break;
             }
         }
-        // One part, then a step: what is under way goes on beside it.
-        match engine.advance_change() {
-            None => {}
-            Some(Ok(_)) if engine.change().is_some() => {}
-            Some(Ok(_)) => {
-                let precision = engine.summary().precision;
-                output.add(&FromWorker::SteppedTo { precision })?;
-                says_how_it_stands = true;
+        // As many parts as take the time of a step, then a step: answers go on at half their pace, and the memory is back
+        // soon.
+        let change = Instant::now();
+        while let Some(advanced) = engine.advance_change() {
+            match advanced {
+                Ok(_) if engine.change().is_some() => {}
+                Ok(_) => {
+                    let precision = engine.summary().precision;
+                    output.add(&FromWorker::SteppedTo { precision })?;
+                    says_how_it_stands = true;
+                }
+                Err(error) => step_failed(&error, output)?,
             }
-            Some(Err(error)) => step_failed(&error, output)?,
+            if change.elapsed() >= last_step {
+                break;
+            }
         }
         // So that no step is as long as the daemon waits for a sign of life.
         let step = Instant::now();
         let events = engine.step();
-        engine.took(step.elapsed());
+        last_step = step.elapsed();
+        engine.took(last_step);
         for event in events {
             output.add(&FromWorker::Event { event })?;
         }
