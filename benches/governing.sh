@@ -3,7 +3,7 @@
 # see governing.py. What was found stands in benches/README.md.
 #
 #   benches/governing.sh                       a 1B shape, all three
-#   SHAPE=llama-3.2-3b ONLY=step ROUNDS=50     another shape (of make_shape.py), one of step, kill and urgent
+#   SHAPE=llama-3.2-3b ONLY=step ROUNDS=50     another shape (of make_shape.py), one of step, kill, urgent and storm (ten minutes, root)
 #   CLAWDBOT=path                              a built clawdbot
 #   CLAWDBOT_BENCH_CACHE=folder                where weights are kept [default: target/bench-peers]
 set -euo pipefail
