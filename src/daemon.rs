@@ -2,38 +2,30 @@
 //! header, listeners. Starting makes the actors. Stopping lets what runs finish.
 
 mod configure;
+mod core;
 mod serving;
+#[cfg(test)]
+mod simulation;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use actix::{Actor, Addr, Arbiter};
-use actors::auth_checker::{Admittance, AuthChecker};
-use actors::bridge::Bridge;
-use actors::broker_statistics::BrokerStatistics;
-use actors::conversation::Conversation;
+use actix::{Addr, Arbiter};
+use actors::auth_checker::Admittance;
 use actors::device_session::ShutDown;
-use actors::events::Events;
-use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, LinkGauge, OpenLink, StopLink};
+use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, OpenLink, StopLink};
 use actors::hub::Hub;
-use actors::memory_governor::{Governed, MemoryGauge, MemoryGovernor};
-use actors::metrics::RequestMetrics;
-use actors::packer::{Packer, PackerSpec};
 use actors::policy::backoff::BackoffConfig;
-use actors::reception::Reception;
-use actors::restoration;
-use actors::scheduler::{Drain, Scheduler, SchedulerGauge};
+use actors::scheduler::{Drain, Scheduler};
 use actors::stats::Stats;
 use actors::store::{RestoredSessions, Store as _, Table};
 use actors::supervisor::{StopSupervisor, Supervisor};
 use actors::switchboard::Switchboard;
-use actors::topic_router::TopicRouter;
 use models::ModelSummary;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use topics::access::AccessPolicy;
 
 use crate::admin::{AdminError, AdminListener};
 use crate::broker::{self, BrokerError};
@@ -41,7 +33,7 @@ use crate::identity::{Desk, Forgetful, Identities, InStore, Keeper};
 use crate::kept_certificate::KeptCertificate;
 use crate::net::peers::Reach;
 use crate::net::permits::Permits;
-use crate::net::{DoorError, Doors, Entrance, Room, open_files};
+use crate::net::{DoorError, Doors, Entrance, open_files};
 use crate::security::certificates::{WatchError, WatchedCertificate};
 use crate::security::{DataDir, DataDirError, KeyError, KeyRing, MasterKeyPlace, crypto_provider};
 use crate::settings::{AuthMode, Settings, StoreMode};
@@ -49,10 +41,8 @@ use crate::store::{Caretaker, DurableStore, Restored, StoreError, StorePlace};
 use crate::store_desk::StoreDesk;
 use crate::telemetry::{Metrics, metrics, observe};
 
-use configure::{
-    bans, care, conversation_config, failover, identity_config, invitation, memory_config, remembered,
-    retained_bounds, schedule, session_arbiters, session_config, session_config_of_strangers, worker_spec,
-};
+use configure::{care, identity_config, invitation, session_arbiters};
+use core::{Core, Surroundings};
 use serving::{Listeners, Watched, serve};
 
 /// Why the daemon could not start.
@@ -268,20 +258,21 @@ impl Prepared {
             program,
         } = self;
         let (stop, stopped) = watch::channel(false);
-        let switchboard = TopicRouter::launch(retained_bounds(&settings), stats.clone());
         let (mut kept_sessions, mut accepted) = (RestoredSessions::default(), Vec::new());
-        let (mut devices, mut records) = (Vec::new(), Vec::new());
-        let meter = opentelemetry::global::meter("clawdbot");
+        let mut devices = Vec::new();
+        let instruments = opentelemetry::global::meter("clawdbot");
+        let mut surroundings = Surroundings::here(&settings, program, stats.clone());
+        surroundings.link = link;
         let store = store.map(|(store, restored, master_key)| {
             let store = Arc::new(store);
-            switchboard.keep_in(store.clone(), restored.retained);
+            surroundings.store = Some((store.clone(), restored.retained));
             (kept_sessions, accepted) = (restored.sessions, restored.accepted);
-            (devices, records) = restored
+            (devices, surroundings.conversations) = restored
                 .records
                 .into_iter()
                 .partition(|record| record.table != Table::Conversations);
             let caretaker = Caretaker::start(store.clone(), care(&settings), stats.clone());
-            observe::observe_store(&meter, &caretaker.gauge());
+            observe::observe_store(&instruments, &caretaker.gauge());
             StoreDesk {
                 store,
                 caretaker: Arc::new(caretaker),
@@ -292,82 +283,15 @@ impl Prepared {
             Some(desk) => Arc::new(InStore(desk.store.clone())),
             None => Arc::new(Forgetful),
         };
-
-        let events = Events::through(switchboard.clone());
-        let gauge = Arc::<SchedulerGauge>::default();
-        let scheduler = Scheduler::new(
-            model.is_some(),
-            schedule(&settings),
-            RequestMetrics::new(&meter),
-            gauge.clone(),
-            events.clone(),
-        )
-        .start();
-        let mut governed = None;
-        let supervisor = settings.model.path.as_ref().map(|path| {
-            let spec = worker_spec(&settings, program, path.clone());
-            let (backoff, failover) = (backoff(&settings), failover(&settings));
-            let worker = spec.gauge.clone();
-            let packer = settings.model.keep_lower_precisions.then(|| {
-                Packer::new(PackerSpec {
-                    program: spec.program.clone(),
-                    arguments: vec!["pack-weights".into()],
-                    model: path.clone(),
-                    directory: settings.data_dir.join("packed"),
-                })
-                .start()
-            });
-            let supervisor =
-                Supervisor::new(spec, scheduler.clone(), backoff, failover, packer, events.clone()).start();
-            governed = Some(Governed {
-                model: path.clone(),
-                packed_directory: settings.data_dir.join("packed"),
-                precision: settings.model.precision,
-                kv_bytes: settings.model.cache_bytes.map(|bytes| bytes as u64),
-                worker,
-                supervisor: supervisor.clone(),
-            });
-            supervisor
-        });
-        let memory = Arc::<MemoryGauge>::default();
-        MemoryGovernor::new(memory_config(&settings), governed, memory.clone(), events).start();
-        observe::observe(&meter, &switchboard, &gauge, &memory);
-
-        // Before the application, whose first words it keeps until there is a connection.
-        let mut link_gauge = None;
-        let link = link.map(|config| {
-            let gauge = Arc::<LinkGauge>::default();
-            observe::observe_link(&meter, &gauge);
-            link_gauge = Some(gauge.clone());
-            ExternalBroker::launch(config, switchboard.clone(), gauge)
-        });
-
-        // Several daemons that share a broker's requests would each remember a part.
-        let remembers = model.as_ref().filter(|_| link.is_none());
-        let binding = Conversation::binding(
-            conversation_config(&settings, remembered(&settings, remembers, records, &switchboard)),
-            switchboard.clone(),
-            scheduler.clone(),
-        )
-        .map_err(|e| DaemonError::Bind(e.to_string()))?;
-        let bound = switchboard
-            .router()
-            .send(binding)
+        let core = Core::start(&settings, model.as_ref(), surroundings, &instruments).await?;
+        application(core.hub.clone())
             .await
-            .map_err(|e| DaemonError::Bind(e.to_string()))?;
-        bound.map_err(|e| DaemonError::Bind(e.to_string()))?;
-        let hub = Hub::new(switchboard.clone());
-        Bridge::launch(hub.clone())
-            .await
-            .map_err(|e| DaemonError::Bind(e.to_string()))?;
-        application(hub).await.map_err(DaemonError::Application)?;
-        if let Some(link) = &link {
+            .map_err(DaemonError::Application)?;
+        if let Some(link) = &core.link {
             // The first word to it: its mailbox has room.
             link.do_send(OpenLink);
         }
-        if let Some(interval) = settings.mqtt.sys_interval {
-            BrokerStatistics::new(switchboard.clone(), env!("CARGO_PKG_VERSION"), interval).start();
-        }
+        core.tell_statistics(&settings);
 
         let desk = Desk {
             identities: Identities::new(
@@ -375,54 +299,37 @@ impl Prepared {
                 identity_config(&settings, data_dir),
                 devices,
                 keeper,
-                switchboard.clone(),
+                core.switchboard.clone(),
             )
             .map_err(|_| KeyError::NoRandomness)?,
-            switchboard: switchboard.clone(),
+            switchboard: core.switchboard.clone(),
             invitation: doors.as_ref().and_then(|doors| invitation(&settings, doors)),
         };
         let certificate =
-            certificate.map(|certificate| KeptCertificate::start(certificate, &settings.mqtt, &meter));
+            certificate.map(|certificate| KeptCertificate::start(certificate, &settings.mqtt, &instruments));
         let admittance = match settings.auth.mode {
             AuthMode::Token => Admittance::Known(desk.identities.clone()),
             AuthMode::None => Admittance::Everybody,
         };
-        let gate = match &admittance {
-            Admittance::Known(gate) => Some(gate.clone()),
-            Admittance::Everybody => None,
-        };
-        let sessions = Arc::new(session_config(&settings));
-        let strangers = Arc::new(session_config_of_strangers(&sessions));
-        let bans = bans(&settings, stats.clone());
         let arbiters = (0..session_arbiters(&settings))
             .map(|_| Arbiter::try_with_tokio_rt(session_runtime))
             .collect::<Result<Vec<_>, _>>()
             .map_err(DaemonError::Threads)?;
-        let policy = AccessPolicy::new(settings.access.clone());
-        let room = |arbiter: &Arbiter| {
-            let checker = AuthChecker::new(admittance.clone(), stats.clone()).with_policy(policy.clone());
-            let reception = Reception {
-                switchboard: switchboard.clone(),
-                auth: AuthChecker::start_in_arbiter(&arbiter.handle(), |_| checker),
-                gate: gate.clone(),
-                sessions: sessions.clone(),
-                strangers: strangers.clone(),
-                connect_timeout: settings.mqtt.connect_timeout,
-                bans: bans.clone(),
-            };
-            Room {
-                arbiter: arbiter.handle(),
-                reception: Arc::new(reception),
-            }
-        };
-        let rooms: Vec<_> = arbiters.iter().map(room).collect();
-        let homes: Vec<_> = rooms
-            .iter()
-            .map(|room| (room.arbiter.clone(), room.reception.auth.clone()))
-            .collect();
-        restoration::restore(kept_sessions, &switchboard, &sessions, &homes).await;
+        let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
+        let rooms = core.rooms(&settings, &admittance, &handles);
+        core.restore(kept_sessions, &rooms).await;
         desk.identities.shut_out_the_revoked();
-        restoration::resume(accepted, &switchboard).await;
+        core.resume(accepted).await;
+        let Core {
+            switchboard,
+            scheduler,
+            supervisor,
+            link,
+            gauge,
+            memory,
+            link_gauge,
+            ..
+        } = core;
         let entrance = Entrance::new(
             Permits::new(max_connections, settings.mqtt.max_connections_per_address),
             if settings.mqtt.allow_beyond_private_network {

@@ -13,6 +13,7 @@ use topics::device::DeviceId;
 use topics::packet::ReasonCode;
 
 use crate::gatekeeper::{Gate, Gatekeeper, Identity, PAIRING, Proof};
+use crate::outside;
 use crate::stats::Stats;
 
 /// Connections wait for room in the mailbox, each within its connect timeout.
@@ -139,7 +140,7 @@ impl AuthChecker {
         let Admittance::Known(gate) = &self.admittance else {
             return Ok(everybody(msg));
         };
-        let now = SystemTime::now();
+        let now = outside::calendar();
         // Some clients cannot leave the password out.
         let shown = msg.password.as_ref().filter(|shown| !shown.is_empty());
         let admission = match (shown, &msg.certified) {
@@ -197,7 +198,7 @@ impl AuthChecker {
             rules: Arc::new(rules),
             proof: Proof::Token { issued_at },
             // A clock that is set later moves the end of no session.
-            until: Instant::now().checked_add(left),
+            until: outside::now().checked_add(left),
             gate: Some(Gate(gate.clone())),
         })
     }
@@ -285,7 +286,7 @@ fn to_be_paired(gate: &Arc<dyn Gatekeeper>, now: SystemTime) -> Result<Admission
         device_id: None,
         rules: Arc::new(AccessRules::publish_only([])),
         proof: Proof::Pairing,
-        until: Instant::now().checked_add(left),
+        until: outside::now().checked_add(left),
         gate: Some(Gate(gate.clone())),
     })
 }

@@ -2,12 +2,13 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytestring::ByteString;
 use topics::device::DeviceId;
 
 use crate::auth_checker::Admission;
+use crate::outside;
 use crate::policy::flapping::{Flapping, FlappingConfig};
 use crate::stats::Stats;
 
@@ -47,7 +48,7 @@ impl Bans {
 
     /// How long this client is still banned, if it is.
     pub fn left(&self, visitor: &Visitor) -> Option<Duration> {
-        self.flapping().ban_left(Instant::now(), visitor)
+        self.flapping().ban_left(outside::now(), visitor)
     }
 
     /// The client was let in.
@@ -67,7 +68,7 @@ impl Bans {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let banned = self.bans.flapping().disconnected(Instant::now(), &self.visitor);
+        let banned = self.bans.flapping().disconnected(outside::now(), &self.visitor);
         if banned {
             self.bans.stats.clients_banned.add(1);
             tracing::warn!(

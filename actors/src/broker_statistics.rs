@@ -15,6 +15,7 @@ use topics::message::Message as AppMessage;
 use topics::name::TopicName;
 use topics::packet::QoS;
 
+use crate::outside;
 use crate::stats::Stats;
 use crate::switchboard::{Publisher, Switchboard};
 use load::Load;
@@ -50,7 +51,7 @@ const LOADS: [(&str, Count); 9] = [
 impl BrokerStatistics {
     /// Publishes at once and then at each interval.
     pub fn new(switchboard: Switchboard, version: &str, interval: Duration) -> Self {
-        let now = Instant::now();
+        let now = outside::now();
         let stats = switchboard.stats();
         let loads = LOADS.map(|(name, count)| (name, Load::new(count(stats))));
         Self {
@@ -67,7 +68,7 @@ impl BrokerStatistics {
     }
 
     fn tell(&mut self) {
-        let uptime_s = self.started_at.elapsed().as_secs();
+        let uptime_s = outside::since(self.started_at).as_secs();
         let stats = self.switchboard.stats();
         let (connected, sessions) = (stats.connections.get(), stats.sessions.get());
         self.most_clients = self.most_clients.max(sessions);
@@ -100,7 +101,7 @@ impl BrokerStatistics {
     }
 
     fn tell_loads(&mut self) {
-        let now = Instant::now();
+        let now = outside::now();
         let elapsed = now.duration_since(std::mem::replace(&mut self.last_at, now));
         let stats = self.switchboard.stats().clone();
         let mut said = Vec::new();

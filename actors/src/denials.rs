@@ -5,11 +5,12 @@ use std::fmt;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use topics::device::DeviceId;
 use topics::packet::ReasonCode;
 
+use crate::outside;
 use crate::policy::log_quota::{Line, LogQuota, LogQuotaConfig};
 use crate::stats::Stats;
 
@@ -118,7 +119,7 @@ impl Denials {
 fn speak<K: Eq + Hash>(quota: &Mutex<LogQuota<K>>, who: K) -> Option<Option<u64>> {
     // Nothing panics while it is held; if something did, a line too many would be the worst of it.
     let mut quota = quota.lock().unwrap_or_else(PoisonError::into_inner);
-    match quota.speak(Instant::now(), who) {
+    match quota.speak(outside::now(), who) {
         Line::LeftOut => None,
         Line::Written => Some(None),
         Line::Last(silence) => Some(Some(silence.as_secs() + 1)),

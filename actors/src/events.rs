@@ -2,7 +2,6 @@
 //! the memory governor does, a request that stands still for another or is set aside.
 
 use std::sync::LazyLock;
-use std::time::SystemTime;
 
 use models::Precision;
 use serde::Serialize;
@@ -10,6 +9,7 @@ use topics::message::Message;
 use topics::name::TopicName;
 use topics::packet::QoS;
 
+use crate::outside;
 use crate::policy::governor::Action;
 use crate::policy::priority::Priority;
 use crate::switchboard::Switchboard;
@@ -100,9 +100,8 @@ impl Events {
         let (Some(switchboard), Some(topic)) = (&self.0, &*AT) else {
             return;
         };
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let told = Told {
-            at_s: since_1970.map_or(0, |since| since.as_secs()),
+            at_s: outside::unix_s(),
             event,
         };
         match serde_json::to_vec(&told) {

@@ -3,7 +3,7 @@
 use std::any::type_name;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::fut::wrap_future;
 use actix::prelude::*;
@@ -19,6 +19,7 @@ use topics::pattern::{ExpandError, ParamError, Params, PatternError, TopicPatter
 
 use crate::external_broker::Handling;
 use crate::mailbox::{Entrance, Mailbox, Refusal};
+use crate::outside;
 use crate::payload::{Shape, decode, shape};
 use crate::received::Received;
 use crate::served::Audience;
@@ -147,7 +148,7 @@ impl Hub {
         }
         let mut message = AppMessage::new(topic.clone(), payload, options.qos);
         message.retain = options.retain;
-        message.expires_at = options.expires_after.map(|after| Instant::now() + after);
+        message.expires_at = options.expires_after.map(|after| outside::now() + after);
         message.properties = options.correlation_data.map(|data| {
             Box::new(PublishProperties {
                 correlation_data: Some(data),

@@ -1,25 +1,23 @@
 //! The actor that owns the inference process: the same binary, started with a hidden subcommand,
-//! its standard input being one end of a socket pair. Only a process of its own keeps a crash, or
+//! its standard input being one end of a socket pair ([`host`]). Only a process of its own keeps a crash, or
 //! the system's memory killer, away from the broker.
 
+pub mod host;
+
 use std::cell::Cell;
-use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use models::EngineOptions;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
+use crate::inference_worker::host::{Host, Hosted, Process};
+use crate::outside;
 use crate::policy::failover::Cause;
 use crate::scheduler::{Scheduler, WorkerPacks, WorkerReady, WorkerSays, WorkerSteppedTo};
 use crate::supervisor::{Supervisor, WorkerExited, WorkerUp};
@@ -38,10 +36,8 @@ const PACKING_LOGGED_EVERY: Duration = Duration::from_secs(10);
 /// How the process is started, and what it is to load.
 #[derive(Clone, Debug)]
 pub struct WorkerSpec {
-    /// The binary.
-    pub program: PathBuf,
-    /// The hidden subcommand.
-    pub arguments: Vec<OsString>,
+    /// Where processes run.
+    pub host: Arc<dyn Host>,
     /// What to load.
     pub model: PathBuf,
     /// What to load where that runs at no precision.
@@ -91,7 +87,7 @@ pub struct InferenceWorker {
     spec: WorkerSpec,
     scheduler: Addr<Scheduler>,
     supervisor: Addr<Supervisor>,
-    child: Option<Child>,
+    child: Option<Box<dyn Process>>,
     frames: Option<mpsc::Sender<Vec<u8>>>,
     last_heard: Rc<Cell<Instant>>,
     started_at: Instant,
@@ -106,7 +102,7 @@ pub struct InferenceWorker {
 impl InferenceWorker {
     /// An actor not started yet; its process starts with it.
     pub fn new(spec: WorkerSpec, scheduler: Addr<Scheduler>, supervisor: Addr<Supervisor>) -> Self {
-        let now = Instant::now();
+        let now = outside::now();
         Self {
             spec,
             scheduler,
@@ -123,17 +119,9 @@ impl InferenceWorker {
     }
 
     fn start_child(&mut self, ctx: &mut Context<Self>) -> io::Result<()> {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let child = Command::new(&self.spec.program)
-            .args(&self.spec.arguments)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        tracing::info!(pid = child.id(), model = %self.spec.model.display(), "inference process started");
-        self.child = Some(child);
-        let (read, write) = UnixStream::from_std(ours)?.into_split();
+        let Hosted { read, write, process } = self.spec.host.start()?;
+        tracing::info!(pid = process.id(), model = %self.spec.model.display(), "inference process started");
+        self.child = Some(process);
         let (sender, receiver) = mpsc::channel(FRAMES_WAITING);
         self.frames = Some(sender);
         actix_rt::spawn(write_frames(write, receiver));
@@ -164,16 +152,15 @@ impl InferenceWorker {
     fn kill(&mut self, why: String) {
         if let Some(child) = &mut self.child {
             self.verdict.get_or_insert((Cause::Other, why));
-            // It may have ended by itself meanwhile; its end is seen all the same.
-            let _ = child.start_kill();
+            child.start_kill();
         }
     }
 
     fn check_heartbeat(&mut self) {
-        let silent = self.last_heard.get().elapsed();
+        let silent = outside::since(self.last_heard.get());
         if self.ready && silent > self.spec.heartbeat_timeout {
             self.kill(format!("no heartbeat for {} s", silent.as_secs()));
-        } else if !self.ready && self.started_at.elapsed() > self.spec.load_timeout {
+        } else if !self.ready && outside::since(self.started_at) > self.spec.load_timeout {
             self.kill(format!(
                 "the model was not loaded within {} s (model.load_timeout_s)",
                 self.spec.load_timeout.as_secs()
@@ -205,8 +192,7 @@ impl Actor for InferenceWorker {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(FRAMES_WAITING);
         if let Err(error) = self.start_child(ctx) {
-            let program = self.spec.program.display();
-            let reason = format!("{program} could not be started: {error}");
+            let reason = format!("it could not be started: {error}");
             return self.exited(Cause::Other, reason, ctx);
         }
         ctx.run_interval(self.spec.heartbeat_interval, |act, _| act.check_heartbeat());
@@ -273,7 +259,7 @@ impl Handler<Frames> for InferenceWorker {
                 }
                 FromWorker::Packing { percent } => self.packs(*percent),
                 FromWorker::Heartbeat { stats } => {
-                    let id = self.child.as_ref().and_then(Child::id);
+                    let id = self.child.as_ref().and_then(|child| child.id());
                     let running = id.map(|id| RunningProcess {
                         id,
                         is_fallback: self.spec.fallback.as_ref() == Some(&self.spec.model),
@@ -301,9 +287,9 @@ impl Handler<Frames> for InferenceWorker {
 
 impl InferenceWorker {
     fn packs(&mut self, percent: u8) {
-        let is_due = |at: Instant| at.elapsed() >= PACKING_LOGGED_EVERY;
+        let is_due = |at: Instant| outside::since(at) >= PACKING_LOGGED_EVERY;
         if percent == 100 || self.packing_logged_at.is_none_or(is_due) {
-            self.packing_logged_at = Some(Instant::now());
+            self.packing_logged_at = Some(outside::now());
             tracing::info!(
                 percent,
                 "the model's weights are packed, once for all later starts"
@@ -346,21 +332,22 @@ impl Handler<Closed> for InferenceWorker {
         };
         let ended = async move {
             match tokio::time::timeout(STOP_GRACE, child.wait()).await {
-                Ok(status) => status,
+                Ok(ended) => ended,
                 Err(_) => {
-                    child.start_kill()?;
+                    child.start_kill();
                     child.wait().await
                 }
             }
         };
-        ctx.wait(ended.into_actor(self).map(|status, act, ctx| {
-            let (cause, reason) = status.map_or_else(|e| (Cause::Other, e.to_string()), describe);
-            act.exited(cause, reason, ctx);
-        }));
+        ctx.wait(
+            ended
+                .into_actor(self)
+                .map(|(cause, reason), act, ctx| act.exited(cause, reason, ctx)),
+        );
     }
 }
 
-async fn write_frames(mut write: OwnedWriteHalf, mut frames: mpsc::Receiver<Vec<u8>>) {
+async fn write_frames(mut write: Box<dyn AsyncWrite + Unpin>, mut frames: mpsc::Receiver<Vec<u8>>) {
     while let Some(frame) = frames.recv().await {
         // The reader sees the same broken socket and reports it.
         if write.write_all(&frame).await.is_err() {
@@ -369,7 +356,11 @@ async fn write_frames(mut write: OwnedWriteHalf, mut frames: mpsc::Receiver<Vec<
     }
 }
 
-async fn read_frames(mut read: OwnedReadHalf, worker: Addr<InferenceWorker>, last_heard: Rc<Cell<Instant>>) {
+async fn read_frames(
+    mut read: Box<dyn AsyncRead + Unpin>,
+    worker: Addr<InferenceWorker>,
+    last_heard: Rc<Cell<Instant>>,
+) {
     let mut reader = FrameReader::default();
     let mut buffer = vec![0; 64 * 1024];
     let problem = loop {
@@ -380,7 +371,7 @@ async fn read_frames(mut read: OwnedReadHalf, worker: Addr<InferenceWorker>, las
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break None,
             Err(error) => break Some(format!("its socket broke: {error}")),
         };
-        last_heard.set(Instant::now());
+        last_heard.set(outside::now());
         reader.push(buffer.get(..count).unwrap_or_default());
         let mut frames = Vec::new();
         let problem = loop {
@@ -399,29 +390,4 @@ async fn read_frames(mut read: OwnedReadHalf, worker: Addr<InferenceWorker>, las
     };
     // An actor that is gone needs no word.
     let _ = worker.send(Closed(problem)).await;
-}
-
-/// The exit code of a program of Rust's that panicked.
-const PANICKED: i32 = 101;
-/// `SIGABRT`, by which a program ends that was refused memory.
-const ABORTED: i32 = 6;
-/// `SIGKILL`, by which the system takes memory back.
-const KILLED: i32 = 9;
-
-fn describe(status: ExitStatus) -> (Cause, String) {
-    use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
-        (Some(PANICKED), _) => (Cause::Other, "it panicked; the lines above say where".to_owned()),
-        (Some(code), _) => (Cause::Other, format!("exit code {code}")),
-        (None, Some(KILLED)) => {
-            let reason = "killed by signal 9; if nobody did it, the system was short of memory";
-            (Cause::Memory, reason.to_owned())
-        }
-        (None, Some(ABORTED)) => {
-            let reason = "it aborted (signal 6), as it does when it is refused memory";
-            (Cause::Memory, reason.to_owned())
-        }
-        (None, Some(signal)) => (Cause::Other, format!("killed by signal {signal}")),
-        (None, None) => (Cause::Other, status.to_string()),
-    }
 }

@@ -24,6 +24,7 @@ pub mod mailbox;
 pub mod memory_governor;
 pub mod metrics;
 pub mod outbox;
+pub mod outside;
 pub mod packer;
 mod payload;
 pub mod policy;

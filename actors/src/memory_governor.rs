@@ -1,24 +1,30 @@
 //! The actor that watches memory: it measures, keeps the sum with its owners for whoever asks, and does what the
 //! [`Governor`] decides, by the supervisor and the scheduler.
 
+mod meter;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use actix::prelude::*;
-use models::{Kept, Precision};
-use platform::memory::{self, MachineMemory};
+use models::Precision;
+use platform::memory::MachineMemory;
 use serde::Serialize;
 
 use crate::events::{Event, Events};
+use crate::inference_worker::host::{Host, Shelf};
 use crate::inference_worker::{RunningProcess, WorkerGauge};
+use crate::outside;
 use crate::policy::governor::{
     Action, DaemonMemory, Governor, GovernorSettings, Ledger, ModelReading, Reading, WorkerMemory,
 };
 use crate::scheduler::Govern;
-use crate::supervisor::{Supervisor, kept_of};
+use crate::supervisor::Supervisor;
+
+pub use meter::{Meter, ThisMachine};
 
 /// Nothing is sent to it yet but the start.
 const MAILBOX: usize = 16;
@@ -52,6 +58,8 @@ pub struct Governed {
     pub kv_bytes: Option<u64>,
     /// The process in which it runs.
     pub worker: Arc<WorkerGauge>,
+    /// Where that process runs.
+    pub host: Arc<dyn Host>,
     /// Who carries out what is decided.
     pub supervisor: Addr<Supervisor>,
 }
@@ -124,11 +132,12 @@ impl MemoryGauge {
 /// See the module.
 pub struct MemoryGovernor {
     config: MemoryConfig,
+    meter: Box<dyn Meter>,
     gauge: Arc<MemoryGauge>,
     governed: Option<Governed>,
     governor: Option<Governor>,
     /// What is packed of the model, once it was looked up.
-    kept: Option<Kept>,
+    shelf: Option<Box<dyn Shelf>>,
     is_background_paused: bool,
     warned: bool,
     failed: bool,
@@ -139,6 +148,7 @@ impl MemoryGovernor {
     /// An actor not started yet.
     pub fn new(
         config: MemoryConfig,
+        meter: Box<dyn Meter>,
         governed: Option<Governed>,
         gauge: Arc<MemoryGauge>,
         events: Events,
@@ -146,10 +156,11 @@ impl MemoryGovernor {
         Self {
             events,
             config,
+            meter,
             gauge,
             governed,
             governor: None,
-            kept: None,
+            shelf: None,
             is_background_paused: false,
             warned: false,
             failed: false,
@@ -157,7 +168,7 @@ impl MemoryGovernor {
     }
 
     fn measure(&mut self) {
-        let limits = match memory::limits() {
+        let limits = match self.meter.limits() {
             Ok(limits) => limits,
             Err(error) => {
                 if !std::mem::replace(&mut self.failed, true) {
@@ -171,8 +182,8 @@ impl MemoryGovernor {
             .as_ref()
             .and_then(|governed| governed.worker.running());
         let reading = Reading {
-            pressure: memory::pressure(),
-            refaulted_bytes: memory::refaulted_bytes(),
+            pressure: self.meter.pressure(),
+            refaulted_bytes: self.meter.refaulted_bytes(),
             model: running.map(|running| self.read_model(running)),
             limits,
         };
@@ -182,7 +193,7 @@ impl MemoryGovernor {
 
     fn read_model(&self, running: RunningProcess) -> ModelReading {
         let stats = running.stats;
-        let packed = self.kept.iter().flat_map(Kept::packed);
+        let packed = self.shelf.iter().flat_map(|shelf| shelf.packed());
         // What is packed of the model is not what the fallback could step to.
         let packed = packed.filter(|file| !file.is_stale && !running.is_fallback);
         let configured = self.governed.as_ref().and_then(|governed| governed.kv_bytes);
@@ -206,7 +217,7 @@ impl MemoryGovernor {
         };
         self.gauge.total_bytes.store(least.total_bytes, Relaxed);
         self.gauge.available_bytes.store(least.available_bytes, Relaxed);
-        let private = |id| memory::process(id).map_or(0, |memory| memory.private_bytes());
+        let private = |id| self.meter.private_bytes(id);
         let daemon = DaemonMemory {
             private_bytes: private(std::process::id()),
             ..DaemonMemory::default()
@@ -264,7 +275,7 @@ impl MemoryGovernor {
         let Some(governor) = &mut self.governor else {
             return;
         };
-        let decision = governor.decide(Instant::now(), reading);
+        let decision = governor.decide(outside::now(), reading);
         let mut status = self.gauge.lock();
         status.verdict.clone_from(&decision.reason);
         if decision.action == Action::Rest {
@@ -278,9 +289,8 @@ impl MemoryGovernor {
         while status.done.len() >= REMEMBERED {
             status.done.pop_front();
         }
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         status.done.push_back(Done {
-            at_s: since_1970.map_or(0, |since| since.as_secs()),
+            at_s: outside::unix_s(),
             action: decision.action,
             reason: decision.reason,
         });
@@ -299,12 +309,10 @@ impl MemoryGovernor {
     /// Looks up what is packed of the model.
     fn look_up(&self, ctx: &mut Context<Self>) {
         let Some(governed) = &self.governed else { return };
-        let (model, directory) = (governed.model.clone(), governed.packed_directory.clone());
-        ctx.spawn(
-            kept_of(model, directory)
-                .into_actor(self)
-                .map(|kept, act, _| act.kept = kept),
-        );
+        let shelf = governed
+            .host
+            .shelf(governed.model.clone(), governed.packed_directory.clone());
+        ctx.spawn(shelf.into_actor(self).map(|shelf, act, _| act.shelf = shelf));
     }
 }
 

@@ -1,9 +1,7 @@
 //! Where a connection is received: CONNECT is read and checked, the client admitted, its session
 //! found or made, and the connection handed to it. Runs on the arbiter the session is to live on.
 
-use std::collections::hash_map::RandomState;
 use std::future::poll_fn;
-use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +25,7 @@ use crate::bans::{Bans, Visitor};
 use crate::denials::Denied;
 use crate::device_session::{Attach, Connection, DeviceSession, drain, poll_read_chunk};
 use crate::gatekeeper::Gatekeeper;
+use crate::outside;
 use crate::switchboard::{Publisher, SessionEntry, Switchboard};
 
 /// What receiving a connection needs. One for each session arbiter.
@@ -383,8 +382,7 @@ fn assigned_client_id() -> ByteString {
     made_up_client_id("auto").into()
 }
 
-/// 128 bits from the hasher's keys, which the system seeds: nobody guesses another's.
+/// Of 128 bits: nobody guesses another's.
 fn made_up_client_id(prefix: &str) -> String {
-    let half = || RandomState::new().build_hasher().finish();
-    format!("{prefix}-{:016x}{:016x}", half(), half())
+    format!("{prefix}-{:016x}{:016x}", outside::random(), outside::random())
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use actix::prelude::*;
 use bytestring::ByteString;
@@ -14,6 +13,7 @@ use topics::session::{Delivery, Grant, Session, SessionConfig, Stage, Wanted};
 use crate::auth_checker::{Admission, AuthChecker};
 use crate::device_session::DeviceSession;
 use crate::gatekeeper::Proof;
+use crate::outside;
 use crate::store::{
     Acceptance, Accepted, Change, Place, RestoredDelivery, RestoredSessions, SessionRecord, Store,
 };
@@ -34,7 +34,7 @@ pub async fn restore(
     let Some(store) = switchboard.store().cloned() else {
         return;
     };
-    let now = Instant::now();
+    let now = outside::now();
     let mut messages = Messages::sort(kept.deliveries, &store);
     let mut received: HashMap<ByteString, Vec<u16>> = HashMap::new();
     for (client_id, packet_id) in kept.received {

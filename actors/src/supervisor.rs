@@ -2,17 +2,17 @@
 //! start is a new worker with a new process; the requests are with the [`Scheduler`]. A worker that failed is started again
 //! at a lower precision where that may help ([`failover`](crate::policy::failover)).
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::prelude::*;
-use models::{Kept, Precision};
+use models::Precision;
 use tokio::sync::oneshot;
 
 use crate::events::{Event, Events};
+use crate::inference_worker::host::Shelf;
 use crate::inference_worker::{InferenceWorker, StopWorker, WorkerSpec};
+use crate::outside;
 use crate::packer::{Pack, Packer};
 use crate::policy::backoff::{Backoff, BackoffConfig};
 use crate::policy::failover::{Cause, Failover, FailoverConfig};
@@ -41,7 +41,7 @@ pub struct Supervisor {
     /// at last the fallback.
     rungs: Vec<Rung>,
     /// What is packed, once it was looked up.
-    kept: Option<Kept>,
+    shelf: Option<Box<dyn Shelf>>,
     weights_bytes: u64,
     packer: Option<Addr<Packer>>,
     events: Events,
@@ -75,7 +75,7 @@ impl Supervisor {
         Self {
             failover: Failover::new(failover, rungs.len()),
             rungs,
-            kept: None,
+            shelf: None,
             weights_bytes: u64::MAX,
             packer,
             events,
@@ -92,7 +92,7 @@ impl Supervisor {
 
     fn start_worker(&mut self, ctx: &mut Context<Self>) {
         if self.stopping.is_none() {
-            self.backoff.started(Instant::now());
+            self.backoff.started(outside::now());
             let mut spec = self.spec.clone();
             if let Some(rung) = self.rungs.get(self.failover.rung()) {
                 (spec.model, spec.engine.precision) = (rung.model.clone(), rung.precision);
@@ -105,7 +105,7 @@ impl Supervisor {
     /// What cannot be reached in place (the reference, or the model from its fallback) is reached by another process, which
     /// takes up the answers where they are. All else is for the memory governor to decide.
     fn rise(&mut self) {
-        let now = Instant::now();
+        let now = outside::now();
         let (Some(worker), Some(better)) = (&self.worker, self.failover.may_rise(now)) else {
             return;
         };
@@ -143,9 +143,9 @@ impl Supervisor {
         let is_this = |file: &models::PackedFile| file.precision == precision && !file.is_stale;
         self.weights_bytes <= PACKED_IN_NO_TIME
             || self
-                .kept
+                .shelf
                 .as_ref()
-                .is_some_and(|kept| kept.packed().iter().any(is_this))
+                .is_some_and(|shelf| shelf.packed().iter().any(is_this))
     }
 
     /// Of the model that was asked for.
@@ -162,9 +162,9 @@ impl Supervisor {
         let Some(directory) = self.spec.engine.packed_directory.clone() else {
             return;
         };
-        let model = self.spec.model.clone();
-        ctx.spawn(kept_of(model, directory).into_actor(self).map(|kept, act, _| {
-            act.kept = kept;
+        let shelf = self.spec.host.shelf(self.spec.model.clone(), directory);
+        ctx.spawn(shelf.into_actor(self).map(|shelf, act, _| {
+            act.shelf = shelf;
             act.pack_lower();
         }));
     }
@@ -245,8 +245,8 @@ impl Handler<WorkerExited> for Supervisor {
             self.failures_unready + 1
         };
         self.restarts += 1;
-        let now = Instant::now();
-        let wait = self.backoff.failed(now, random());
+        let now = outside::now();
+        let wait = self.backoff.failed(now, outside::random_part());
         let packed: Vec<bool> = (0..self.rungs.len()).map(|rung| self.is_packed(rung)).collect();
         let is_ready = |rung| packed.get(rung).copied().unwrap_or(false);
         let rung = self.failover.failed(now, msg.cause, is_ready);
@@ -297,7 +297,7 @@ impl Handler<WorkerUp> for Supervisor {
             self.rungs = rungs_of(&self.spec, lower.map(Some));
             self.failover.set_rungs(self.rungs.len());
         }
-        if self.kept.is_none() {
+        if self.shelf.is_none() {
             self.look_up(ctx);
         }
     }
@@ -309,7 +309,7 @@ impl Handler<Govern> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Govern(action): Govern, ctx: &mut Self::Context) {
-        let now = Instant::now();
+        let now = outside::now();
         let rung_of =
             |precision| (0..self.rungs.len()).find(|rung| self.precision_of(*rung) == Some(precision));
         match action {
@@ -367,13 +367,6 @@ impl Handler<GetRestarts> for Supervisor {
     }
 }
 
-/// What is packed of a model, looked up beside all else: splitting its vocabulary takes a while. None of one that cannot be
-/// read, which is not loaded either, as is said elsewhere.
-pub(crate) async fn kept_of(model: PathBuf, directory: PathBuf) -> Option<Kept> {
-    let found = actix_rt::task::spawn_blocking(move || Kept::of(&model, &directory)).await;
-    found.ok().and_then(Result::ok)
-}
-
 /// The model at these precisions, then the fallback.
 fn rungs_of(spec: &WorkerSpec, precisions: impl IntoIterator<Item = Option<Precision>>) -> Vec<Rung> {
     let rung = |precision| Rung {
@@ -385,9 +378,4 @@ fn rungs_of(spec: &WorkerSpec, precisions: impl IntoIterator<Item = Option<Preci
         precision: None,
     });
     precisions.into_iter().map(rung).chain(fallback).collect()
-}
-
-/// In 0..1, from the hasher's keys, which the system seeds.
-fn random() -> f64 {
-    (RandomState::new().build_hasher().finish() >> 11) as f64 / (1u64 << 53) as f64
 }

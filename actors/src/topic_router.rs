@@ -20,6 +20,7 @@ use topics::session::Wanted;
 
 use crate::external_broker::Receipt;
 use crate::mailbox::{Entrance, Mailbox, MailboxRef, OwnerCounters};
+use crate::outside;
 use crate::served::Audience;
 use crate::stats::Stats;
 use crate::store::Acceptance;
@@ -68,7 +69,7 @@ impl Actor for TopicRouter {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(SWEEP, |act, _| {
-            act.switchboard.expire_retained(Instant::now());
+            act.switchboard.expire_retained(outside::now());
             act.look_for_stopped();
         });
     }
@@ -527,7 +528,7 @@ impl TopicRouter {
             retire: made.retire,
             idle: binding.idle,
             messages_at_last_sweep: 0,
-            last_active: Instant::now(),
+            last_active: outside::now(),
         };
         for (pattern, counters) in binding.patterns.iter().zip(&owned.counters) {
             let Ok(topic) = pattern.expand(&params) else {
@@ -550,7 +551,7 @@ impl TopicRouter {
 
     /// Lets every lazily made owner go that was idle for its time, and asks those that want to be asked.
     fn sweep(&mut self, ctx: &mut Context<Self>) {
-        let now = Instant::now();
+        let now = outside::now();
         let before = self.lazy.len();
         let (owners, patterns) = (&mut self.routes.owners, &self.patterns);
         self.lazy.retain_mut(|owner| {

@@ -8,6 +8,7 @@ use actix::Actor;
 use actors::bans::Bans;
 use actors::conversation::{ConversationConfig, Memory, MemoryConfig, MemoryKeeper, RequestLimits};
 use actors::inference_worker::WorkerSpec;
+use actors::inference_worker::host::Host;
 use actors::policy::failover::FailoverConfig;
 use actors::policy::flapping::FlappingConfig;
 use actors::policy::schedule::{Ageing, PerPriority, ScheduleConfig};
@@ -146,10 +147,9 @@ pub(super) fn conversation_config(settings: &Settings, memory: Memory) -> Conver
     }
 }
 
-pub(super) fn worker_spec(settings: &Settings, program: PathBuf, model: PathBuf) -> WorkerSpec {
+pub(super) fn worker_spec(settings: &Settings, host: Arc<dyn Host>, model: PathBuf) -> WorkerSpec {
     WorkerSpec {
-        program,
-        arguments: vec!["inference-worker".into()],
+        host,
         model,
         fallback: settings.model.fallback.clone(),
         engine: EngineOptions {

@@ -14,6 +14,8 @@ mod place;
 mod postgres;
 mod record;
 mod redb_file;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod still;
 mod vault;
 mod writer;

@@ -9,6 +9,7 @@ use dashmap::DashMap;
 use models::ChatMessage;
 
 use super::history::{History, Turn};
+use crate::outside;
 use crate::store::{Change, Record, Table};
 use crate::switchboard::Switchboard;
 
@@ -63,7 +64,7 @@ impl Memory {
             histories,
             switchboard,
         }));
-        memory.forget_old(SystemTime::now());
+        memory.forget_old(outside::calendar());
         memory
     }
 
@@ -144,6 +145,6 @@ impl Actor for MemoryKeeper {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(SWEEP, |act, _| act.0.forget_old(SystemTime::now()));
+        ctx.run_interval(SWEEP, |act, _| act.0.forget_old(outside::calendar()));
     }
 }

@@ -12,11 +12,8 @@ mod memory;
 mod request;
 
 use std::collections::VecDeque;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -29,6 +26,7 @@ use topics::pattern::{Params, TopicPattern};
 
 use crate::external_broker::{Answering, Receipt};
 use crate::mailbox::{Durability, Mailbox, Overflow};
+use crate::outside;
 use crate::policy::priority::Priority;
 use crate::received::may_answer_on;
 use crate::scheduler::{CancelJob, JobId, Progress, SHUTTING_DOWN, Scheduler, Submit};
@@ -397,7 +395,7 @@ impl Conversation {
             Ok(request) => request,
             Err(invalid) => return self.reject(&reply, &invalid),
         };
-        let now = Instant::now();
+        let now = outside::now();
         let id = request.id.clone().unwrap_or_else(generated_id);
         if self.queue.len() >= self.config.max_queued {
             let message = format!(
@@ -440,7 +438,7 @@ impl Conversation {
             .queue
             .pop_front_if(|pending| may_begin(&self.running, pending))
         {
-            if pending.deadline.is_some_and(|at| at <= Instant::now()) {
+            if pending.deadline.is_some_and(|at| at <= outside::now()) {
                 let message = "its time passed while it waited (Message Expiry Interval or deadline_ms); ask again with \
                     a longer one";
                 let error = ItemError {
@@ -463,7 +461,7 @@ impl Conversation {
             let mut request = pending.request.generate;
             request.prompt = prompt;
             // The engine has no source of chance of its own; a seed asked for is kept.
-            request.sampling.seed.get_or_insert_with(random);
+            request.sampling.seed.get_or_insert_with(outside::random);
             let job = JobId::next();
             let submit = Submit {
                 job,
@@ -539,7 +537,7 @@ impl Conversation {
             user: turn.user,
             assistant: turn.assistant,
             tokens,
-            at_s: memory::unix_s(SystemTime::now()),
+            at_s: memory::unix_s(outside::calendar()),
         };
         self.config.memory.note(&self.device, turn);
     }
@@ -588,7 +586,7 @@ impl Conversation {
     }
 
     fn look_for_receivers(&mut self, ctx: &mut Context<Self>) {
-        let (now, grace) = (Instant::now(), self.config.undeliverable_grace);
+        let (now, grace) = (outside::now(), self.config.undeliverable_grace);
         let seen = |switchboard: &Switchboard, reply: &ReplyTo, last: &mut Instant| {
             if switchboard.has_receiver(&reply.topic) {
                 *last = now;
@@ -749,15 +747,8 @@ fn reply_topic(device: &str) -> Option<TopicName> {
     TopicName::parse(format!("clawdbot/{}/reply", device.as_str()).into()).ok()
 }
 
-/// For a request whose client gave it no name. Several daemons may answer one device by way of an
-/// external broker, and each takes part in the name by something of its own.
+/// For a request whose client gave it no name. Several daemons may answer one device by way of an external broker, and
+/// none may take another's names.
 fn generated_id() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    static OURS: LazyLock<u64> = LazyLock::new(|| random() >> 40);
-    format!("r{:06x}-{}", *OURS, NEXT.fetch_add(1, Relaxed))
-}
-
-/// From the hasher's keys, which the system seeds.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
+    format!("r{:016x}", outside::random())
 }

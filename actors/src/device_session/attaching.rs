@@ -14,6 +14,7 @@ use topics::session::{Attached, Detach, Effect};
 
 use super::{Connection, DeviceSession, authentication, publisher};
 use crate::auth_checker::Admission;
+use crate::outside;
 use crate::presence;
 use crate::route::LastRoute;
 
@@ -110,7 +111,7 @@ impl DeviceSession {
         if self.handle.ended.load(Relaxed) {
             return Err(Box::new(msg));
         }
-        let now = Instant::now();
+        let now = outside::now();
         let previous = self.connected.then(|| self.admission.device_id.clone());
         if self.session.is_connected() {
             self.give_way(now, ctx);
@@ -167,7 +168,7 @@ impl DeviceSession {
         self.switchboard.stats().sessions_revoked.add(1);
         tracing::info!(client_id = %self.session.client_id(), "session ended: its device was revoked");
         self.step(ctx, |session, effects| {
-            session.abandon(Instant::now(), ReasonCode::AdministrativeAction, effects);
+            session.abandon(outside::now(), ReasonCode::AdministrativeAction, effects);
         });
     }
 
@@ -197,7 +198,7 @@ impl DeviceSession {
         self.handle.online.store(false, Relaxed);
         // The will is told before `offline` is: a will on the status topic must not be the last word.
         self.step(ctx, |session, effects| {
-            session.detach(Instant::now(), Detach::Lost, effects)
+            session.detach(outside::now(), Detach::Lost, effects)
         });
         self.hand_on_what_waits();
         if !self.handle.ended.load(Relaxed) {

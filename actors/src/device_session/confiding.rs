@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -17,6 +16,7 @@ use topics::session::Delivery;
 use super::DeviceSession;
 use crate::denials::Denied;
 use crate::gatekeeper::{Answering, Gate, Proof, Question};
+use crate::outside;
 use crate::received::own;
 
 /// Where an answer goes, and what tells the client which question it answers.
@@ -89,7 +89,7 @@ impl DeviceSession {
             },
             _ => return None,
         };
-        Some(gate.answer(question, SystemTime::now()))
+        Some(gate.answer(question, outside::calendar()))
     }
 
     fn tell(&mut self, back: Return, answer: Vec<u8>, ctx: &mut Context<Self>) {

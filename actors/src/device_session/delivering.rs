@@ -10,6 +10,7 @@ use topics::packet::{Packet, ProtocolVersion, QoS};
 use topics::session::{Delivery, Effect, Forward};
 
 use super::DeviceSession;
+use crate::outside;
 use crate::stats::Stats;
 use crate::switchboard::SessionHandle;
 
@@ -70,7 +71,7 @@ impl DeviceSession {
         if !self.session.is_connected() {
             self.hand_on_what_came_late(batch);
         }
-        let now = Instant::now();
+        let now = outside::now();
         while !batch.is_empty() {
             let mut effects = self.scratch.pop().unwrap_or_default();
             let together = batch.len().min(STEP_DELIVERIES);

@@ -1,12 +1,13 @@
 //! What of the session is kept in the store, and what is not said before it is there.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::prelude::*;
 use topics::packet::{Packet, QoS, ReasonCode};
 
 use super::DeviceSession;
+use crate::outside;
 use crate::store::{Change, SessionRecord, StoreFull, Ticket};
 
 /// How long a publisher is not read from where the store has much to write.
@@ -121,7 +122,7 @@ impl DeviceSession {
     /// Where the store has much to write, whoever gives it more is not read from for a moment.
     pub(super) fn pause_for_the_store(&mut self) {
         if self.switchboard.store().is_some_and(|store| store.is_crowded()) {
-            self.io.borrow_mut().pause(Instant::now() + PAUSE);
+            self.io.borrow_mut().pause(outside::now() + PAUSE);
         }
     }
 }

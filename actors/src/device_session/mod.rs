@@ -30,6 +30,7 @@ use topics::packet::{ClientDecoder, DecodeError, Packet, ReasonCode};
 use topics::session::{DropReason, Effect, Outcomes, Session, SessionConfig};
 
 use crate::auth_checker::{Admission, AuthChecker};
+use crate::outside;
 use crate::route::LastRoute;
 use crate::switchboard::{Publisher, SessionHandle, Switchboard};
 use crate::topic_router::TopicRouter;
@@ -225,7 +226,7 @@ impl DeviceSession {
     /// publish to each other would wait for each other.
     fn read_packets(&mut self, ctx: &mut Context<Self>) {
         // What came together is handled at one time: the clock is not asked for each packet.
-        let now = Instant::now();
+        let now = outside::now();
         while self.may_handle_packets() && !self.io.borrow().is_held_back() {
             let Some(packet) = self.deferred.pop_front() else {
                 break;
@@ -418,11 +419,11 @@ impl DeviceSession {
             }
             ctx.cancel_future(handle);
         }
-        let handle = ctx.run_later(at.saturating_duration_since(Instant::now()), |act, ctx| {
+        let handle = ctx.run_later(at.saturating_duration_since(outside::now()), |act, ctx| {
             act.timer = None;
             // Who has said something that is not handled yet is not silent.
             let deaf = act.io.borrow().is_deaf() || !act.deferred.is_empty();
-            let now = Instant::now();
+            let now = outside::now();
             if act.connected && act.admission.until.is_some_and(|until| until <= now) {
                 act.switchboard.stats().tokens_ended.add(1);
                 tracing::info!(client_id = %act.session.client_id(), "connection ended: its token did");

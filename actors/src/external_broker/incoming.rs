@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::prelude::*;
 use bytestring::ByteString;
@@ -20,6 +20,7 @@ use super::requests::Arrival;
 use super::subscriptions::Question;
 use super::verdict::{Allowed, refusal};
 use super::{ExternalBroker, Stopping, wire};
+use crate::outside;
 use crate::served::LookForStopped;
 use crate::switchboard::{Publisher, Routed};
 use crate::topic_router::RouteRequest;
@@ -83,7 +84,7 @@ impl ExternalBroker {
             // Not acknowledged: it is there when we are back.
             return;
         }
-        let Some(message) = wire::message_of(publish, Instant::now()).map(Arc::new) else {
+        let Some(message) = wire::message_of(publish, outside::now()).map(Arc::new) else {
             // Taken off the broker's hands, or it would come for ever.
             self.gauge.dropped_unusable.add(1);
             if packet_id != 0 {
@@ -167,7 +168,7 @@ impl ExternalBroker {
         match routed {
             Routed::Full if receipt.is_some() => return self.hold(request),
             Routed::To(0) if !self.switchboard.is_owned(&message.topic) => {
-                if receipt.is_some() && self.opened_at.elapsed() < BINDING_GRACE {
+                if receipt.is_some() && outside::since(self.opened_at) < BINDING_GRACE {
                     return self.hold(request);
                 }
                 self.gauge.dropped_unusable.add(1);
@@ -248,7 +249,7 @@ impl ExternalBroker {
         if self.gauge.is_connected() {
             return;
         }
-        self.backoff.started(Instant::now());
+        self.backoff.started(outside::now());
         self.gauge.up();
         tracing::info!(
             host = self.config.host,

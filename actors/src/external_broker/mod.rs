@@ -20,8 +20,6 @@ mod verdict;
 mod wire;
 
 use std::collections::VecDeque;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +28,7 @@ use rumqttc::v5::Event;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use tokio::sync::oneshot;
 
+use crate::outside;
 use crate::policy::backoff::{Backoff, BackoffConfig};
 use crate::served::ServedFilters;
 use crate::switchboard::Switchboard;
@@ -144,7 +143,7 @@ impl ExternalBroker {
             uplink,
             connection: None,
             connections: 0,
-            opened_at: Instant::now(),
+            opened_at: outside::now(),
             served: ServedFilters::new(),
             asks_again: false,
             requests: Requests::default(),
@@ -180,7 +179,7 @@ impl ExternalBroker {
             self.gauge.down("stopped".into());
             return self.left();
         }
-        let wait = self.backoff.failed(Instant::now(), random());
+        let wait = self.backoff.failed(outside::now(), outside::random_part());
         tracing::warn!(
             reason = why,
             failures = self.backoff.failures(),
@@ -206,7 +205,7 @@ impl Handler<OpenLink> for ExternalBroker {
 
     fn handle(&mut self, _: OpenLink, ctx: &mut Self::Context) {
         if self.connections == 0 {
-            self.opened_at = Instant::now();
+            self.opened_at = outside::now();
             self.connect(ctx);
         }
     }
@@ -279,9 +278,4 @@ impl Handler<StopLink> for ExternalBroker {
             let _ = receiver.await;
         })
     }
-}
-
-/// In 0..1, from the hasher's keys, which the system seeds.
-fn random() -> f64 {
-    (RandomState::new().build_hasher().finish() >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::prelude::*;
 use topics::message::Message;
@@ -13,6 +13,8 @@ use topics::packet::QoS;
 use super::connection::{Connection, presence_topic};
 use super::uplink::Outgoing;
 use super::{ExternalBroker, Stopping, wire};
+
+use crate::outside;
 
 /// How often actors that had no room are looked at, beside each time that one is done with a message of the
 /// broker's: one that it had from elsewhere makes room without a word.
@@ -77,8 +79,8 @@ impl ExternalBroker {
             self.given_up_since = None;
             return;
         }
-        let since = *self.given_up_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= patience {
+        let since = *self.given_up_since.get_or_insert_with(outside::now);
+        if outside::since(since) >= patience {
             let why = "some messages could not be handled to the end; the broker brings them again";
             self.lost(why.into(), ctx);
         }
@@ -93,7 +95,7 @@ impl ExternalBroker {
             let Some(outgoing) = self.again.pop_front().or_else(|| self.uplink.pop()) else {
                 break;
             };
-            let Some(mut publish) = wire::publish_of(&outgoing.message, Instant::now()) else {
+            let Some(mut publish) = wire::publish_of(&outgoing.message, outside::now()) else {
                 self.gauge.dropped_expired.add(1);
                 settle(outgoing);
                 continue;

@@ -8,6 +8,7 @@ use models::{Event, FinishReason, SequenceId, TokenLogprob, ToolCall};
 use super::{Begun, Progress, Scheduler, Submit, Worker, WorkerSays, tell};
 use crate::conversation::{PromptTokensDetails, Timings, Usage};
 use crate::metrics::Ending;
+use crate::outside;
 use crate::policy::schedule::{End, Tokens};
 use crate::worker_protocol::FromWorker;
 
@@ -93,7 +94,7 @@ impl Handler<WorkerSays> for Scheduler {
 
 impl Scheduler {
     fn texts(&mut self, texts: &mut Vec<Said>) {
-        let now = Instant::now();
+        let now = outside::now();
         for said in texts.drain(..) {
             let Some(begun) = self.answering(said.id, now) else {
                 continue;
@@ -110,7 +111,7 @@ impl Scheduler {
     }
 
     fn calls(&mut self, id: SequenceId, calls: Vec<ToolCall>) {
-        if let Some(begun) = self.answering(id, Instant::now()) {
+        if let Some(begun) = self.answering(id, outside::now()) {
             let job = begun.submit.job;
             tell(&begun.submit.progress, Progress::ToolCalls { job, calls });
         }
@@ -138,7 +139,7 @@ impl Scheduler {
         let Some(begun) = self.begun.remove(&id) else {
             return;
         };
-        let now = Instant::now();
+        let now = outside::now();
         let used = Tokens {
             prompt: count(usage.prompt_tokens),
             answer: count(usage.completion_tokens),
@@ -199,7 +200,7 @@ impl Scheduler {
         retry_after_ms: Option<u64>,
     ) {
         if let Some(begun) = self.begun.remove(&id) {
-            self.schedule.finished(id, Instant::now(), end, None);
+            self.schedule.finished(id, outside::now(), end, None);
             self.suspects.ended(id);
             self.refuse(&begun.submit, code, message, retry_after_ms);
         }
@@ -207,7 +208,7 @@ impl Scheduler {
 
     /// Says that there will be no answer, or no more of it.
     pub(super) fn refuse(&self, submit: &Submit, code: &str, message: &str, retry_after_ms: Option<u64>) {
-        let lasted_s = submit.accepted_at.elapsed().as_secs_f64();
+        let lasted_s = outside::since(submit.accepted_at).as_secs_f64();
         self.ended(submit, &Ending::Failed(code), lasted_s);
         tell(
             &submit.progress,

@@ -9,7 +9,7 @@ mod status;
 mod tests;
 mod words;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::conversation::{Timings, Usage};
 use crate::events::{Event, Events};
 use crate::inference_worker::{InferenceWorker, ToChild};
 use crate::metrics::{Ending, RequestMetrics};
+use crate::outside;
 use crate::policy::governor::Action;
 use crate::policy::priority::Priority;
 use crate::policy::schedule::{Cancelled, Decision, End, Entry, Schedule, ScheduleConfig, Tokens};
@@ -45,8 +46,8 @@ const BYTES_PER_TOKEN: usize = 4;
 /// See the module.
 pub struct Scheduler {
     schedule: Schedule<Submit>,
-    /// What has begun and not ended.
-    begun: HashMap<SequenceId, Begun>,
+    /// What has begun and not ended, in the order in which it came.
+    begun: BTreeMap<SequenceId, Begun>,
     suspects: Suspects,
     /// What becomes of the caches of those that are paused.
     while_paused: WhilePaused,
@@ -119,7 +120,7 @@ impl Scheduler {
     ) -> Self {
         Self {
             schedule: Schedule::new(config),
-            begun: HashMap::new(),
+            begun: BTreeMap::new(),
             suspects: Suspects::default(),
             while_paused: WhilePaused::Keep,
             worker: if has_model {
@@ -168,7 +169,7 @@ impl Handler<Submit> for Scheduler {
             },
             payload: submit,
         };
-        if let Err(refused) = self.schedule.submit(Instant::now(), entry) {
+        if let Err(refused) = self.schedule.submit(outside::now(), entry) {
             let (code, message) = words::refused(refused.why);
             let retry_after_ms = refused.retry_after.map(milliseconds);
             self.refuse(&refused.entry.payload, code, &message, retry_after_ms);
@@ -183,7 +184,7 @@ impl Handler<CancelJob> for Scheduler {
     fn handle(&mut self, CancelJob { job }: CancelJob, ctx: &mut Self::Context) {
         match self.schedule.cancel(job.0) {
             Cancelled::Waiting(Entry { payload: submit, .. }) => {
-                let waited_s = submit.accepted_at.elapsed().as_secs_f64();
+                let waited_s = outside::since(submit.accepted_at).as_secs_f64();
                 self.ended(&submit, &Ending::Finished("cancelled"), waited_s);
                 let timings = Timings {
                     queue_s: waited_s,
@@ -247,7 +248,7 @@ impl Handler<WorkerGone> for Scheduler {
     type Result = ();
 
     fn handle(&mut self, msg: WorkerGone, ctx: &mut Self::Context) {
-        let lost = self.schedule.worker_lost(Instant::now());
+        let lost = self.schedule.worker_lost(outside::now());
         for id in lost.cancelled {
             self.cancelled(id);
         }
@@ -381,7 +382,7 @@ impl Scheduler {
         if let Worker::Ready { slots, .. } = &self.worker {
             self.schedule.set_slots(self.suspects.places(*slots));
         }
-        let now = Instant::now();
+        let now = outside::now();
         for decision in self.schedule.decide(now) {
             match decision {
                 Decision::Start(entry) => self.start(entry.payload, now),

@@ -11,6 +11,7 @@ use topics::session::Delivery;
 
 use super::{Subscriber, Switchboard};
 use crate::outbox::Pushed;
+use crate::outside;
 use crate::presence;
 use crate::store::{Change, Store, Ticket};
 
@@ -38,7 +39,7 @@ impl Switchboard {
         if !wants {
             return;
         }
-        let now = Instant::now();
+        let now = outside::now();
         let found = self
             .0
             .retained

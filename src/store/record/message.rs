@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use actors::outside;
 use bytes::BytesMut;
 use topics::message::Message;
 use topics::name::TopicName;
@@ -25,8 +26,8 @@ impl Moment {
     /// The present one.
     pub(in crate::store) fn now() -> Self {
         Self {
-            steady: Instant::now(),
-            wall: SystemTime::now(),
+            steady: outside::now(),
+            wall: outside::calendar(),
         }
     }
 }

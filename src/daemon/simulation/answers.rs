@@ -1,0 +1,130 @@
+//! What a device was promised, and whether it got that.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::engine::answer;
+use super::world::World;
+
+/// How a request may end beside its answer.
+const KNOWN_ERRORS: [&str; 9] = [
+    "queue_full",
+    "overloaded",
+    "expired",
+    "deadline_unreachable",
+    "dead_lettered",
+    "precision_unavailable",
+    "model_unavailable",
+    "invalid_request",
+    "cache_too_small",
+];
+
+/// A request as its device sees it.
+#[derive(Default)]
+pub(super) struct Asked {
+    max_tokens: usize,
+    /// The broker has it: it must end.
+    pub(super) is_accepted: bool,
+    /// The items of the present attempt.
+    items: Vec<Value>,
+    /// The daemon that was asked, and after each that died over it, the next.
+    life: u32,
+    /// How it ended, the first time.
+    pub(super) end: Option<String>,
+}
+
+/// All of a device's.
+#[derive(Default)]
+pub(super) struct Answers {
+    pub(super) asked: BTreeMap<String, Asked>,
+    /// Whether items may be lost: it subscribes anew each time.
+    pub(super) is_forgetful: bool,
+}
+
+impl Answers {
+    pub(super) fn open(&self) -> impl Iterator<Item = &String> {
+        let open = self.asked.iter().filter(|(_, asked)| asked.end.is_none());
+        open.map(|(id, _)| id)
+    }
+
+    /// What must have ended and has not.
+    pub(super) fn missing(&self) -> impl Iterator<Item = &String> {
+        let of_this = self.asked.iter().filter(|_| !self.is_forgetful);
+        let missing = of_this.filter(|(_, asked)| asked.is_accepted && asked.end.is_none());
+        missing.map(|(id, _)| id)
+    }
+
+    /// Takes an item in. One that comes again must be the one that came.
+    pub(super) fn take(&mut self, item: Value, world: &World) {
+        let id = item["id"].as_str().unwrap_or_default().to_owned();
+        let Some(asked) = self.asked.get_mut(&id) else {
+            return world.fault(format!("{item} is nobody's"));
+        };
+        let seq = item["seq"].as_u64().and_then(|seq| usize::try_from(seq).ok());
+        let Some(seq) = seq else {
+            return world.fault(format!("{item} has no seq"));
+        };
+        let is_again = asked.items.get(seq).is_some_and(|known| *known == item);
+        if is_again {
+            return;
+        }
+        if seq == 0 && !asked.items.is_empty() && world.life() > asked.life && !self.is_forgetful {
+            // A daemon died over it, or before the end of it was on its disk, and the next one begins anew.
+            if item["attempt"].as_u64() < Some(2) {
+                world.fault(format!("{item} does not say that it is not the first attempt"));
+            }
+            asked.items.clear();
+            asked.life += 1;
+        }
+        let is_complete = asked.items.last().is_some_and(|last| last["done"] == true);
+        if !self.is_forgetful && (is_complete || seq != asked.items.len()) {
+            let last = asked.items.last().map_or(Value::Null, Clone::clone);
+            return world.fault(format!("{item} behind {last}"));
+        }
+        if item["done"] == true {
+            let how = item["finish_reason"].as_str().unwrap_or_default();
+            let code = item["error"]["code"].as_str().unwrap_or_default();
+            let end = if how == "error" { code } else { how };
+            let is_known = matches!(how, "stop" | "length" | "cancelled")
+                || (how == "error" && KNOWN_ERRORS.contains(&code));
+            if !is_known {
+                world.fault(format!("{item} ends in none of the named ways"));
+            }
+            asked.end.get_or_insert_with(|| end.to_owned());
+        }
+        asked.items.push(item);
+        asked.check_text(&id, self.is_forgetful, world);
+    }
+}
+
+impl Asked {
+    pub(super) fn of(max_tokens: usize, life: u32) -> Self {
+        Self {
+            max_tokens,
+            life,
+            ..Self::default()
+        }
+    }
+
+    /// Nothing is missing of the text, nothing twice.
+    fn check_text(&self, id: &str, is_forgetful: bool, world: &World) {
+        if is_forgetful {
+            return;
+        }
+        let said: String = self
+            .items
+            .iter()
+            .filter_map(|item| item["delta"].as_str())
+            .collect();
+        let words = answer(id).take(self.max_tokens).map(|(_, word)| word);
+        let whole: String = words.collect();
+        let is_whole = self
+            .items
+            .last()
+            .is_some_and(|item| matches!(item["finish_reason"].as_str(), Some("stop" | "length")));
+        if !whole.starts_with(&said) || (is_whole && said != whole) {
+            world.fault(format!("{id} was answered {said:?}, not {whole:?}"));
+        }
+    }
+}
