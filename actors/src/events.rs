@@ -1,5 +1,5 @@
 //! What happens to the inference, told to whoever subscribes to `clawdbot/bridge/event`: a restart, a step of precision, what
-//! the memory governor does, a request that stands still for another or is set aside.
+//! the memory governor does, a request that begins, stands still for another or is set aside.
 
 use std::sync::LazyLock;
 
@@ -51,6 +51,15 @@ pub enum Event {
         action: Action,
         /// Why.
         reason: String,
+    },
+    /// A request was given a place in the engine.
+    RequestBegun {
+        /// How much it matters.
+        priority: Priority,
+        /// Whose it is.
+        device: String,
+        /// How long it waited.
+        waited_ms: u64,
     },
     /// A request stands still for a more important one, or because memory is short.
     RequestPaused {

@@ -9,6 +9,7 @@
 //! naming the file) and requests ([`RequestError`], with a stable [code](RequestError::code)).
 
 mod architecture;
+pub mod assistant;
 pub mod backend;
 mod deep_stack;
 mod engine;

@@ -430,6 +430,11 @@ impl Scheduler {
             cancelled: false,
         };
         self.begun.insert(id, begun);
+        self.tell_of(id, |priority, device| Event::RequestBegun {
+            priority,
+            device,
+            waited_ms: milliseconds(waited),
+        });
         self.compute(id);
     }
 

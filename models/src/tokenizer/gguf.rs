@@ -317,6 +317,7 @@ impl PreSplit {
             "gpt-2" | "gpt2" | "phi-2" | "mpt" | "olmo" | "jais" => &[GPT2],
             "llama-bpe" | "llama3" | "llama-v3" => &[LLAMA3],
             "qwen2" | "deepseek-r1-qwen" => &[QWEN2],
+            "clawdbot" => &[CLAWDBOT],
             "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" => &[r"\p{N}", GPT2],
             other => {
                 return Err(unusable(&format!(
@@ -337,6 +338,9 @@ impl PreSplit {
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Of the embedded assistant (`models/training`): words, blanks, single digits and single Chinese characters stay apart.
+const CLAWDBOT: &str = r"\p{Han}|\p{N}|(?:(?!\p{Han})\p{L})+|\s|[^\s\p{L}\p{N}]";
 
 fn texts<'a>(values: impl Iterator<Item = Value<'a>>) -> Vec<&'a str> {
     values

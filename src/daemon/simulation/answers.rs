@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use models::Precision;
 use serde_json::Value;
 
 use super::engine::answer;
@@ -24,6 +25,8 @@ const KNOWN_ERRORS: [&str; 9] = [
 #[derive(Default)]
 pub(super) struct Asked {
     max_tokens: usize,
+    /// Not to be answered with fewer bits.
+    min_precision: Option<Precision>,
     /// The broker has it: it must end.
     pub(super) is_accepted: bool,
     /// The items of the present attempt.
@@ -93,15 +96,28 @@ impl Answers {
             }
             asked.end.get_or_insert_with(|| end.to_owned());
         }
+        let precision = item["precision"]
+            .as_str()
+            .and_then(|name| name.parse::<Precision>().ok());
+        let says = item["delta"].as_str().is_some_and(|delta| !delta.is_empty());
+        // The better a precision, the smaller it is.
+        if says
+            && asked
+                .min_precision
+                .is_some_and(|least| precision.is_none_or(|found| found > least))
+        {
+            world.fault(format!("{item} has too few bits"));
+        }
         asked.items.push(item);
         asked.check_text(&id, self.is_forgetful, world);
     }
 }
 
 impl Asked {
-    pub(super) fn of(max_tokens: usize, life: u32) -> Self {
+    pub(super) fn of(max_tokens: usize, min_precision: Option<Precision>, life: u32) -> Self {
         Self {
             max_tokens,
+            min_precision,
             life,
             ..Self::default()
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actors::device_session::Connection;
 use actors::reception::Reception;
 use bytes::{Bytes, BytesMut};
+use models::Precision;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
@@ -259,8 +260,10 @@ impl Line {
             if chance.one_in(6) {
                 request["deadline_ms"] = json!(chance.below(6000));
             }
-            if chance.one_in(8) {
-                request["min_precision"] = json!(chance.pick(&["int8", "f16"]));
+            let least = chance.pick(&[Precision::Int8, Precision::F16]);
+            let min_precision = chance.one_in(8).then_some(least);
+            if let Some(least) = min_precision {
+                request["min_precision"] = json!(least.name());
             }
             let expiry = chance
                 .one_in(8)
@@ -271,7 +274,7 @@ impl Line {
                     ..PublishProperties::default()
                 })
             });
-            let asked = Asked::of(max_tokens, self.world.life());
+            let asked = Asked::of(max_tokens, min_precision, self.world.life());
             inner.answers.asked.insert(id, asked);
             inner.publish("command", request.to_string().into(), properties)
         };

@@ -1,0 +1,216 @@
+//! Sentences drawn from patterns.
+
+use super::chance::Chance;
+use super::noise::{Segment, disturbed, joined, tidy};
+use super::numbers;
+use super::patterns::{Capture, Entry, Pattern, Patterns, Piece, Source};
+use super::say;
+use super::{Example, Language};
+use models::assistant::actions::{Action, SlotValue};
+use models::assistant::intents::{self, Kind, UNSUPPORTED};
+
+/// Draws sentences of one language, for ever.
+#[derive(Debug)]
+pub struct Sampler<'p> {
+    patterns: &'p Patterns,
+    language: Language,
+    chance: Chance,
+}
+
+/// How often an intent is drawn, beside the others.
+fn weight(intent: &str) -> u32 {
+    match intent {
+        UNSUPPORTED => 34,
+        "HassTurnOn" | "HassTurnOff" => 16,
+        "HassLightSet" => 15,
+        "HassClimateSetTemperature" | "HassGetState" | "HassSetPosition" => 10,
+        "HassStartTimer" | "HassListAddItem" => 8,
+        "HassSetVolume" | "HassSetVolumeRelative" | "HassShoppingListAddItem" | "HassGetWeather" => 6,
+        "HassClimateGetTemperature" | "HassFanSetSpeed" | "HassBroadcast" => 5,
+        "HassCancelAllTimers" | "ClawdbotThanks" | "HassGetCurrentDate" | "HassGetCurrentTime" => 2,
+        _ => 4,
+    }
+}
+
+/// What nobody says in one breath with something else.
+fn stands_alone(intent: &str) -> bool {
+    matches!(
+        intent,
+        UNSUPPORTED | "HassNevermind" | "HassBroadcast" | "HassListAddItem" | "HassShoppingListAddItem"
+    ) || intent.starts_with("Clawdbot")
+}
+
+impl<'p> Sampler<'p> {
+    /// From this seed.
+    pub fn new(patterns: &'p Patterns, language: Language, seed: u64) -> Self {
+        Self {
+            patterns,
+            language,
+            chance: Chance::new(seed),
+        }
+    }
+
+    /// One of this intent, as it is written in the patterns; none where there is no pattern.
+    pub fn plain(&mut self, intent: &str) -> Option<Example> {
+        let (segments, actions) = self.sentence(|name| u32::from(name == intent))?;
+        Some(self.finished(&segments, actions))
+    }
+
+    /// The next one.
+    pub fn next_example(&mut self) -> Option<Example> {
+        let (segments, actions) = if self.chance.percent(13) {
+            self.several()?
+        } else {
+            self.sentence(weight)?
+        };
+        let segments = disturbed(segments, &actions, self.language, &mut self.chance);
+        Some(self.finished(&segments, actions))
+    }
+
+    fn finished(&mut self, segments: &[Segment], mut actions: Vec<Action>) -> Example {
+        actions.iter_mut().for_each(Action::put_in_order);
+        let text: String = segments.iter().map(|segment| segment.text.as_str()).collect();
+        Example {
+            text: tidy(&text),
+            say: say::to(&actions, self.patterns, self.language),
+            actions,
+        }
+    }
+
+    /// Two or three sentences in one.
+    fn several(&mut self) -> Option<(Vec<Segment>, Vec<Action>)> {
+        let count = if self.chance.percent(80) { 2 } else { 3 };
+        let out_of_reach = self.chance.percent(4).then(|| self.chance.below(count));
+        let (mut parts, mut actions) = (Vec::new(), Vec::new());
+        for number in 0..count {
+            let of_these = |intent: &str| match (out_of_reach == Some(number), stands_alone(intent)) {
+                (true, _) => u32::from(intent == UNSUPPORTED),
+                (false, true) => 0,
+                (false, false) => weight(intent),
+            };
+            let (segments, meant) = self.sentence(of_these)?;
+            parts.push(segments);
+            actions.extend(meant);
+        }
+        if out_of_reach.is_some() {
+            // Nothing is done by halves.
+            actions = vec![Action::unsupported()];
+        }
+        actions.truncate(intents::MAX_ACTIONS);
+        Some((joined(parts, self.language, &mut self.chance), actions))
+    }
+
+    fn sentence(&mut self, weight: impl Fn(&str) -> u32) -> Option<(Vec<Segment>, Vec<Action>)> {
+        let (_, patterns) = self
+            .chance
+            .pick_weighted(&self.patterns.patterns, |(intent, _)| weight(intent))?;
+        let pattern: &Pattern = self.chance.pick_weighted(patterns, |pattern| pattern.weight)?;
+        let mut actions: Vec<Action> = pattern
+            .actions
+            .iter()
+            .map(|(intent, _)| Action::new(intent))
+            .collect();
+        for (action, (_, slots)) in actions.iter_mut().zip(&pattern.actions) {
+            slots
+                .iter()
+                .for_each(|(slot, value)| action.slots.set(slot, value.clone()));
+        }
+        let mut segments = Vec::new();
+        self.expand(&pattern.pieces, &mut segments, &mut actions);
+        Some((segments, actions))
+    }
+
+    fn expand(&mut self, pieces: &'p [Piece], segments: &mut Vec<Segment>, actions: &mut [Action]) {
+        for piece in pieces {
+            match piece {
+                Piece::Words(words) => segments.push(Segment::words(words)),
+                Piece::Choice { optional: true, .. } if self.chance.percent(50) => {}
+                Piece::Choice { alternatives, .. } => {
+                    if let Some(pieces) = self.chance.pick(alternatives) {
+                        self.expand(pieces, segments, actions);
+                    }
+                }
+                Piece::Rule(rule) => {
+                    if let Some(entry) = self.entry(self.patterns.rules.get(*rule)) {
+                        self.expand(&entry.pieces, segments, actions);
+                    }
+                }
+                Piece::Capture(capture) => self.capture(capture, segments, actions),
+            }
+        }
+    }
+
+    fn entry(&mut self, entries: Option<&'p Vec<Entry>>) -> Option<&'p Entry> {
+        self.chance.pick_weighted(entries?, |entry| entry.weight)
+    }
+
+    fn capture(&mut self, capture: &Capture, segments: &mut Vec<Segment>, actions: &mut [Action]) {
+        let Some(action) = actions.get_mut(capture.action) else {
+            return;
+        };
+        let (language, chance) = (self.language, &mut self.chance);
+        let slots = &mut action.slots;
+        let said = match capture.source {
+            Source::Percent { negative } => {
+                let (said, value) = numbers::percent(language, chance);
+                slots.set(
+                    &capture.slot,
+                    SlotValue::from(if negative { -value } else { value }),
+                );
+                said
+            }
+            Source::Celsius => {
+                let (said, value, half) = numbers::celsius(language, chance);
+                let exact = serde_json::Number::from_f64(value as f64 + 0.5).filter(|_| half);
+                slots.set(
+                    &capture.slot,
+                    exact.map_or_else(|| SlotValue::from(value), SlotValue::Number),
+                );
+                said
+            }
+            Source::Fahrenheit => {
+                let value = chance.between(55, 90);
+                slots.set(&capture.slot, SlotValue::from(value));
+                numbers::spoken(value, language, chance)
+            }
+            Source::Small => {
+                let value = chance.between(1, 30);
+                slots.set(&capture.slot, SlotValue::from(value));
+                numbers::spoken(value, language, chance)
+            }
+            Source::Duration { before_noun } => {
+                let duration = numbers::duration(language, before_noun, chance);
+                let prefix = if before_noun { "start_" } else { "" };
+                let parts = [
+                    ("hours", duration.hours),
+                    ("minutes", duration.minutes),
+                    ("seconds", duration.seconds),
+                ];
+                for (unit, value) in parts {
+                    if let Some(value) = value {
+                        slots.set(&format!("{prefix}{unit}"), SlotValue::from(value));
+                    }
+                }
+                duration.said
+            }
+            Source::List(list) => {
+                let Some(entry) = self.entry(self.patterns.lists.get(list)) else {
+                    return;
+                };
+                let mut of_entry = Vec::new();
+                self.expand(&entry.pieces, &mut of_entry, &mut []);
+                let said: String = of_entry.iter().map(|segment| segment.text.as_str()).collect();
+                let said = tidy(&said);
+                let value = entry.value.clone().unwrap_or_else(|| said.clone());
+                let is_text = matches!(intents::kind(&capture.slot), Some(Kind::Span | Kind::Word(_)));
+                let number = value.parse().ok().filter(|_| !is_text);
+                let value = number.map_or_else(|| SlotValue::Text(value), SlotValue::Number);
+                if let Some(action) = actions.get_mut(capture.action) {
+                    action.slots.set(&capture.slot, value);
+                }
+                said
+            }
+        };
+        segments.push(Segment::span(&said, capture.slot == "area"));
+    }
+}

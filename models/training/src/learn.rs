@@ -1,0 +1,436 @@
+//! Learning: batches, steps, checkpoints, and how it goes.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::grad_clipping::GradientClippingConfig;
+use burn::module::Module;
+use burn::optim::{AdamWConfig, GradientsParams};
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Chance, Example, Language, PatternError, Patterns, Sampler};
+use crate::export;
+use crate::network::{Batch, Network, Sizes};
+use crate::vocabulary::{Vocabulary, VocabularyError};
+
+/// What is learnt, and how.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct Plan {
+    /// All chance comes from it.
+    pub seed: u64,
+    /// Steps in all.
+    pub steps: usize,
+    /// Sentences of a step.
+    pub batch: usize,
+    /// The highest rate; it rises to it over the first steps and falls to a tenth by a cosine.
+    pub rate: f64,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+    /// The network's other sizes.
+    pub hidden: usize,
+    /// See [`Sizes`].
+    pub layers: usize,
+    /// See [`Sizes`].
+    pub heads: usize,
+    /// See [`Sizes`].
+    pub feed_forward: usize,
+}
+
+/// Why nothing was learnt.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnError {
+    /// The patterns.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// The vocabulary.
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyError),
+    /// A file.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+    /// A checkpoint.
+    #[error("{path}: {problem}; remove it to begin anew", path = path.display())]
+    Checkpoint {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The patterns have no sentence.
+    #[error("the patterns of {0:?} have no sentence")]
+    NoSentence(Language),
+}
+
+/// Sentences from which the vocabulary is learnt, of each language.
+const FOR_THE_VOCABULARY: usize = 60_000;
+/// Sentences of each language that are never learnt from, to see how it goes.
+const HELD_OUT: usize = 400;
+/// Steps over which the rate rises.
+const WARM_UP: usize = 200;
+/// Batches whose sentences are sorted by length together, so that little is filled up.
+const BATCHES_TOGETHER: usize = 16;
+/// Longer ones are left out: they are few, and cost the most.
+const MAX_TOKENS: usize = 120;
+/// Steps between two lines of progress.
+const TOLD_EVERY: usize = 50;
+/// Steps between two checkpoints.
+const KEPT_EVERY: usize = 500;
+
+/// Both languages' sentences.
+struct Source<'p> {
+    samplers: Vec<Sampler<'p>>,
+    chance: Chance,
+}
+
+impl<'p> Source<'p> {
+    fn new(patterns: &'p [(Language, Patterns)], seed: u64) -> Self {
+        let mut chance = Chance::new(seed);
+        let samplers = patterns
+            .iter()
+            .map(|(language, patterns)| Sampler::new(patterns, *language, chance.next_seed()))
+            .collect();
+        Self { samplers, chance }
+    }
+
+    fn next_example(&mut self) -> Option<Example> {
+        let at = self.chance.below(self.samplers.len());
+        self.samplers.get_mut(at)?.next_example()
+    }
+}
+
+/// Where a run is kept.
+struct Kept<'d>(&'d Path);
+
+impl Kept<'_> {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn read(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.path(name)).ok()
+    }
+
+    /// Appears as a whole or not at all.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), LearnError> {
+        let (path, draft) = (self.path(name), self.path(&format!("{name}.part")));
+        let written = fs::write(&draft, bytes).and_then(|()| fs::rename(&draft, &path));
+        written.map_err(|source| LearnError::File { path, source })
+    }
+}
+
+/// Learns according to plan and writes the network to `out`. In `directory` it keeps how far it has come, and goes on from there.
+///
+/// # Errors
+/// The first thing that went wrong.
+pub fn learn(
+    plan: &Plan,
+    patterns: &Path,
+    directory: &Path,
+    out: &Path,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), LearnError> {
+    let kept = Kept(directory);
+    fs::create_dir_all(directory).map_err(|source| LearnError::File {
+        path: directory.to_owned(),
+        source,
+    })?;
+    let patterns = Language::ALL
+        .into_iter()
+        .map(|language| Ok((language, Patterns::read(&patterns.join(language.code()))?)))
+        .collect::<Result<Vec<_>, LearnError>>()?;
+    let written_plan = serde_json::to_string_pretty(plan).unwrap_or_default();
+    if let Some(before) = kept.read("plan.json").filter(|before| *before != written_plan) {
+        let problem = format!("it was begun by another plan: {before}");
+        return Err(LearnError::Checkpoint {
+            path: directory.to_owned(),
+            problem,
+        });
+    }
+    kept.write("plan.json", written_plan.as_bytes())?;
+    let vocabulary = match kept.read("vocabulary.json") {
+        Some(json) => Vocabulary::from_json(&json)?,
+        None => {
+            say("learning the vocabulary");
+            let mut source = Source::new(&patterns, plan.seed ^ 0x70CA);
+            let examples: Vec<Example> = (0..2 * FOR_THE_VOCABULARY)
+                .filter_map(|_| source.next_example())
+                .collect();
+            let vocabulary = Vocabulary::learn(&examples, plan.vocabulary)?;
+            kept.write("vocabulary.json", vocabulary.to_json()?.as_bytes())?;
+            vocabulary
+        }
+    };
+    let sizes = Sizes {
+        vocabulary: vocabulary.len().next_multiple_of(32),
+        hidden: plan.hidden,
+        layers: plan.layers,
+        heads: plan.heads,
+        feed_forward: plan.feed_forward,
+    };
+    say(&format!(
+        "{} tokens, {:.2} million weights",
+        vocabulary.len(),
+        sizes.parameters() as f64 / 1e6
+    ));
+    let mut run = Run::new(plan, sizes, kept)?;
+    let held_out = held_out(&patterns, &vocabulary)?;
+    let mut source = Source::new(&patterns, plan.seed);
+    let mut waiting: Vec<Batch> = Vec::new();
+    // What was learnt from before is drawn again, so that the same sentences follow.
+    let mut drawn = 0;
+    while drawn < run.step {
+        waiting = batches(&mut source, &vocabulary, plan)?;
+        drawn += waiting.len();
+    }
+    waiting.drain(..waiting.len().saturating_sub(drawn - run.step));
+    while run.step < plan.steps {
+        if waiting.is_empty() {
+            waiting = batches(&mut source, &vocabulary, plan)?;
+            waiting.reverse();
+        }
+        let Some(batch) = waiting.pop() else { continue };
+        run.learn_from(plan, &batch);
+        if run.step.is_multiple_of(TOLD_EVERY) || run.step == plan.steps {
+            say(&run.progress(plan));
+        }
+        if run.step.is_multiple_of(KEPT_EVERY) || run.step == plan.steps {
+            let loss = run.loss_of(&held_out);
+            say(&format!(
+                "step {}: loss {loss:.4} on sentences that are not learnt from",
+                run.step
+            ));
+            run.keep()?;
+            write_network(&run, &vocabulary, out)?;
+        }
+    }
+    write_network(&run, &vocabulary, out)
+}
+
+fn write_network(run: &Run<'_>, vocabulary: &Vocabulary, out: &Path) -> Result<(), LearnError> {
+    let failed = |source| LearnError::File {
+        path: out.to_owned(),
+        source,
+    };
+    let draft = out.with_extension("part");
+    let file = File::create(&draft).map_err(failed)?;
+    let mut writer = BufWriter::new(file);
+    let written = vocabulary.written()?;
+    export::write(&mut writer, &run.network, run.sizes, &written).map_err(failed)?;
+    writer.flush().map_err(failed)?;
+    fs::rename(&draft, out).map_err(failed)
+}
+
+/// Sentences as tokens.
+fn encoded(
+    source: &mut Source<'_>,
+    vocabulary: &Vocabulary,
+    count: usize,
+) -> Result<Vec<(Vec<u32>, usize)>, LearnError> {
+    let mut sentences = Vec::with_capacity(count);
+    let mut tried = 0;
+    while sentences.len() < count {
+        tried += 1;
+        if tried > 10 * count {
+            return Err(LearnError::NoSentence(Language::English));
+        }
+        let Some(example) = source.next_example() else {
+            continue;
+        };
+        let (tokens, before) = vocabulary.tokens(&example)?;
+        if tokens.len() <= MAX_TOKENS {
+            sentences.push((tokens, before));
+        }
+    }
+    Ok(sentences)
+}
+
+fn batches(source: &mut Source<'_>, vocabulary: &Vocabulary, plan: &Plan) -> Result<Vec<Batch>, LearnError> {
+    let mut sentences = encoded(source, vocabulary, plan.batch * BATCHES_TOGETHER)?;
+    sentences.sort_by_key(|(tokens, _)| tokens.len());
+    let mut batches: Vec<Batch> = sentences
+        .chunks(plan.batch)
+        .map(|sentences| batch_of(sentences, vocabulary.end()))
+        .collect();
+    // Not from the shortest to the longest.
+    for at in (1..batches.len()).rev() {
+        batches.swap(at, source.chance.below(at + 1));
+    }
+    Ok(batches)
+}
+
+fn batch_of(sentences: &[(Vec<u32>, usize)], filler: u32) -> Batch {
+    let length = sentences
+        .iter()
+        .map(|(tokens, _)| tokens.len() - 1)
+        .max()
+        .unwrap_or(0);
+    let (mut rows, mut places, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, (tokens, before)) in sentences.iter().enumerate() {
+        let mut row = tokens.get(..tokens.len() - 1).unwrap_or_default().to_vec();
+        row.resize(length, filler);
+        // The token before the answer foretells its first.
+        for (place, next) in tokens.iter().enumerate().skip(*before) {
+            places.push(number * length + place - 1);
+            targets.push(*next);
+        }
+        rows.push(row);
+    }
+    Batch {
+        tokens: rows,
+        places,
+        targets,
+    }
+}
+
+fn held_out(patterns: &[(Language, Patterns)], vocabulary: &Vocabulary) -> Result<Vec<Batch>, LearnError> {
+    let mut source = Source::new(patterns, 0x0DD5);
+    let sentences = encoded(&mut source, vocabulary, 2 * HELD_OUT)?;
+    Ok(sentences
+        .chunks(100)
+        .map(|some| batch_of(some, vocabulary.end()))
+        .collect())
+}
+
+type Adam = burn::optim::ModuleOptimizer;
+
+struct Run<'d> {
+    kept: Kept<'d>,
+    device: Device,
+    sizes: Sizes,
+    network: Network,
+    optimizer: Adam,
+    step: usize,
+    /// Of the steps since progress was told last.
+    losses: Vec<f32>,
+    sentences: usize,
+    told_at: Instant,
+    began_at: (Instant, usize),
+}
+
+impl<'d> Run<'d> {
+    fn new(plan: &Plan, sizes: Sizes, kept: Kept<'d>) -> Result<Self, LearnError> {
+        let device = Device::flex().autodiff();
+        device.seed(plan.seed);
+        let mut network = Network::new(sizes, &device);
+        let mut optimizer: Adam = AdamWConfig::new()
+            .with_beta_2(0.99)
+            .with_epsilon(1e-8)
+            .with_weight_decay(0.01)
+            .with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)))
+            .init();
+        let mut step = 0;
+        if let Some(number) = kept.read("step.txt") {
+            let problem = |what: &str| LearnError::Checkpoint {
+                path: kept.path(what),
+                problem: "it cannot be read".to_owned(),
+            };
+            step = number.trim().parse().map_err(|_| problem("step.txt"))?;
+            let (weights, momenta) = (format!("network-{step}.bpk"), format!("optimizer-{step}.bpk"));
+            network = network
+                .try_load_file(kept.path(&weights))
+                .map_err(|_| problem(&weights))?;
+            optimizer = optimizer
+                .load(kept.path(&momenta))
+                .map_err(|_| problem(&momenta))?;
+        }
+        Ok(Self {
+            kept,
+            device,
+            sizes,
+            network,
+            optimizer,
+            step,
+            losses: Vec::new(),
+            sentences: 0,
+            told_at: Instant::now(),
+            began_at: (Instant::now(), step),
+        })
+    }
+
+    fn learn_from(&mut self, plan: &Plan, batch: &Batch) {
+        let loss = self.network.loss(self.sizes, batch, &self.device);
+        let gradients = GradientsParams::from_grads(loss.backward(), &self.network);
+        self.losses.push(loss.into_scalar());
+        self.network = self
+            .optimizer
+            .step(rate(plan, self.step), self.network.clone(), gradients);
+        self.step += 1;
+        self.sentences += batch.tokens.len();
+    }
+
+    fn loss_of(&self, batches: &[Batch]) -> f32 {
+        let network = self.network.valid();
+        let device = Device::flex();
+        let sum: f32 = batches
+            .iter()
+            .map(|batch| network.loss(self.sizes, batch, &device).into_scalar::<f32>())
+            .sum();
+        sum / batches.len().max(1) as f32
+    }
+
+    fn progress(&mut self, plan: &Plan) -> String {
+        let loss = self.losses.iter().sum::<f32>() / self.losses.len().max(1) as f32;
+        let per_s = self.sentences as f64 / self.told_at.elapsed().as_secs_f64();
+        let (began, from) = self.began_at;
+        let left_s = began.elapsed().as_secs_f64() / (self.step - from).max(1) as f64
+            * (plan.steps - self.step) as f64;
+        self.losses.clear();
+        self.sentences = 0;
+        self.told_at = Instant::now();
+        format!(
+            "step {} of {}: loss {loss:.4}, {per_s:.0} sentences/s, rate {:.2e}, {:.0} minutes left",
+            self.step,
+            plan.steps,
+            rate(plan, self.step),
+            left_s / 60.0
+        )
+    }
+
+    /// What was kept before goes when the new is there.
+    fn keep(&self) -> Result<(), LearnError> {
+        let failed = |path: PathBuf| {
+            move |error: burn::store::RecordError| LearnError::Checkpoint {
+                path,
+                problem: error.to_string(),
+            }
+        };
+        let before = self.kept.read("step.txt");
+        let (weights, momenta) = (
+            format!("network-{}.bpk", self.step),
+            format!("optimizer-{}.bpk", self.step),
+        );
+        let (weights, momenta) = (self.kept.path(&weights), self.kept.path(&momenta));
+        self.network
+            .clone()
+            .save_file(&weights)
+            .map_err(failed(weights.clone()))?;
+        self.optimizer.save(&momenta).map_err(failed(momenta.clone()))?;
+        self.kept.write("step.txt", self.step.to_string().as_bytes())?;
+        if let Some(before) = before.filter(|before| *before != self.step.to_string()) {
+            for name in ["network", "optimizer"] {
+                // What cannot be removed only takes room.
+                let _left = fs::remove_file(self.kept.path(&format!("{name}-{before}.bpk")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Of a step: a rise, then a cosine down to a tenth (Loshchilov and Hutter 2017).
+fn rate(plan: &Plan, step: usize) -> f64 {
+    let warm_up = WARM_UP.min(plan.steps / 10).max(1);
+    if step < warm_up {
+        return plan.rate * (step + 1) as f64 / warm_up as f64;
+    }
+    let part = (step - warm_up) as f64 / (plan.steps - warm_up).max(1) as f64;
+    let cosine = 0.5 * (1.0 + (std::f64::consts::PI * part.min(1.0)).cos());
+    plan.rate * (0.1 + 0.9 * cosine)
+}
