@@ -27,10 +27,10 @@ use actors::restoration;
 use actors::scheduler::{Drain, Scheduler, SchedulerGauge};
 use actors::stats::Stats;
 use actors::store::{RestoredSessions, Store as _, Table};
-use actors::supervisor::{StopSupervisor, Supervisor};
+use actors::supervisor::{Start, StopSupervisor, Supervisor};
 use actors::switchboard::Switchboard;
 use actors::topic_router::TopicRouter;
-use models::ModelSummary;
+use models::Footprint;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use topics::access::AccessPolicy;
@@ -51,7 +51,8 @@ use crate::telemetry::{Metrics, metrics, observe};
 
 use configure::{
     bans, care, conversation_config, failover, identity_config, invitation, memory_config, remembered,
-    retained_bounds, schedule, session_arbiters, session_config, session_config_of_strangers, worker_spec,
+    retained_bounds, schedule, session_arbiters, session_config, session_config_of_strangers, start_room,
+    worker_spec,
 };
 use serving::{Listeners, Watched, serve};
 
@@ -161,7 +162,7 @@ struct Prepared {
     settings: Settings,
     data_dir: DataDir,
     ring: KeyRing,
-    model: Option<ModelSummary>,
+    model: Option<Arc<Footprint>>,
     /// None where an external broker takes their place.
     doors: Option<Doors>,
     /// None where there is no TLS.
@@ -195,7 +196,7 @@ impl Prepared {
         crypto_provider::install();
         let data_dir = DataDir::prepare(&settings.data_dir)?;
         let ring = KeyRing::load_or_create(&data_dir, SystemTime::now())?;
-        let model = settings.model.path.as_deref().map(models::inspect).transpose()?;
+        let model = settings.model.path.as_deref().map(Footprint::of).transpose()?;
         settings
             .model
             .fallback
@@ -233,7 +234,7 @@ impl Prepared {
             settings,
             data_dir,
             ring,
-            model,
+            model: model.map(Arc::new),
             doors,
             certificate,
             max_connections,
@@ -304,7 +305,13 @@ impl Prepared {
         )
         .start();
         let mut governed = None;
-        let supervisor = settings.model.path.as_ref().map(|path| {
+        let memory = Arc::<MemoryGauge>::default();
+        let with_model = settings.model.path.as_ref().zip(model.as_ref());
+        let supervisor = with_model.map(|(path, model)| {
+            let start = Start {
+                room: start_room(&settings, model.clone()),
+                memory: memory.clone(),
+            };
             let spec = worker_spec(&settings, program, path.clone());
             let (backoff, failover) = (backoff(&settings), failover(&settings));
             let worker = spec.gauge.clone();
@@ -317,19 +324,19 @@ impl Prepared {
                 })
                 .start()
             });
+            let scheduler = scheduler.clone();
             let supervisor =
-                Supervisor::new(spec, scheduler.clone(), backoff, failover, packer, events.clone()).start();
+                Supervisor::new(spec, start, scheduler, backoff, failover, packer, events.clone()).start();
             governed = Some(Governed {
                 model: path.clone(),
                 packed_directory: settings.data_dir.join("packed"),
-                precision: settings.model.precision,
+                precision: settings.model.precision.unwrap_or(model.summary().precision),
                 kv_bytes: settings.model.cache_bytes.map(|bytes| bytes as u64),
                 worker,
                 supervisor: supervisor.clone(),
             });
             supervisor
         });
-        let memory = Arc::<MemoryGauge>::default();
         MemoryGovernor::new(memory_config(&settings), governed, memory.clone(), events).start();
         observe::observe(&meter, &switchboard, &gauge, &memory);
 
@@ -343,7 +350,8 @@ impl Prepared {
         });
 
         // Several daemons that share a broker's requests would each remember a part.
-        let remembers = model.as_ref().filter(|_| link.is_none());
+        let remembers = model.as_deref().filter(|_| link.is_none());
+        let remembers = remembers.map(Footprint::summary);
         let binding = Conversation::binding(
             conversation_config(&settings, remembered(&settings, remembers, records, &switchboard)),
             switchboard.clone(),
@@ -442,7 +450,7 @@ impl Prepared {
                 metrics,
                 gauge,
                 memory,
-                model,
+                model: model.map(|model| model.summary().clone()),
                 link: link_gauge,
                 certificate,
                 store: store.clone(),

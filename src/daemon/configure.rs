@@ -11,10 +11,11 @@ use actors::inference_worker::WorkerSpec;
 use actors::policy::failover::FailoverConfig;
 use actors::policy::flapping::FlappingConfig;
 use actors::policy::schedule::{Ageing, PerPriority, ScheduleConfig};
+use actors::start_room::StartRoom;
 use actors::stats::Stats;
 use actors::store::{Record, Table};
 use actors::switchboard::Switchboard;
-use models::{EngineOptions, ModelSummary};
+use models::{EngineOptions, Footprint, ModelSummary};
 use topics::retained::RetainedBounds;
 use topics::session::{RateLimit, SessionConfig};
 
@@ -168,6 +169,15 @@ pub(super) fn worker_spec(settings: &Settings, program: PathBuf, model: PathBuf)
         heartbeat_interval: settings.supervisor.heartbeat_interval,
         heartbeat_timeout: settings.supervisor.heartbeat_timeout,
         gauge: Arc::default(),
+    }
+}
+
+pub(super) fn start_room(settings: &Settings, footprint: Arc<Footprint>) -> StartRoom {
+    StartRoom {
+        footprint,
+        kv: settings.model.kv_precision,
+        cache_bytes: settings.model.cache_bytes.map(|bytes| bytes as u64),
+        keep_free_percent: settings.memory.keep_free_percent,
     }
 }
 
