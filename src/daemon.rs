@@ -19,11 +19,12 @@ use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, OpenLink, St
 use actors::hub::Hub;
 use actors::policy::backoff::BackoffConfig;
 use actors::scheduler::{Drain, Scheduler};
+use actors::start_room::ModelSizes;
 use actors::stats::Stats;
 use actors::store::{RestoredSessions, Store as _, Table};
 use actors::supervisor::{StopSupervisor, Supervisor};
 use actors::switchboard::Switchboard;
-use models::ModelSummary;
+use models::Footprint;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -151,7 +152,7 @@ struct Prepared {
     settings: Settings,
     data_dir: DataDir,
     ring: KeyRing,
-    model: Option<ModelSummary>,
+    model: Option<Arc<Footprint>>,
     /// None where an external broker takes their place.
     doors: Option<Doors>,
     /// None where there is no TLS.
@@ -185,7 +186,7 @@ impl Prepared {
         crypto_provider::install();
         let data_dir = DataDir::prepare(&settings.data_dir)?;
         let ring = KeyRing::load_or_create(&data_dir, SystemTime::now())?;
-        let model = settings.model.path.as_deref().map(models::inspect).transpose()?;
+        let model = settings.model.path.as_deref().map(Footprint::of).transpose()?;
         settings
             .model
             .fallback
@@ -223,7 +224,7 @@ impl Prepared {
             settings,
             data_dir,
             ring,
-            model,
+            model: model.map(Arc::new),
             doors,
             certificate,
             max_connections,
@@ -283,7 +284,8 @@ impl Prepared {
             Some(desk) => Arc::new(InStore(desk.store.clone())),
             None => Arc::new(Forgetful),
         };
-        let core = Core::start(&settings, model.as_ref(), surroundings, &instruments).await?;
+        let sizes = model.clone().map(|model| model as Arc<dyn ModelSizes>);
+        let core = Core::start(&settings, sizes, surroundings, &instruments).await?;
         application(core.hub.clone())
             .await
             .map_err(DaemonError::Application)?;
@@ -349,7 +351,7 @@ impl Prepared {
                 metrics,
                 gauge,
                 memory,
-                model,
+                model: model.map(|model| model.summary().clone()),
                 link: link_gauge,
                 certificate,
                 store: store.clone(),

@@ -1,10 +1,12 @@
 //! Memory runs short, and what is given up is what costs least.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::client::Client;
 use crate::support::daemon::{Daemon, Home};
 use crate::support::data::{PROMPT, stories};
+use crate::support::shape::write_wide_model;
 use crate::support::{eventually, process};
 
 /// A home in which the model is packed at both precisions.
@@ -73,6 +75,76 @@ async fn when_memory_runs_short_the_precision_steps_down_under_a_running_answer_
     .await;
     client.publish("clawdbot/phone/cancel", 1, false, "b").await;
     assert_eq!(client.answer("b").await.finish_reason(), "cancelled");
+}
+
+#[tokio::test]
+async fn a_model_for_which_there_is_no_room_begins_with_the_fewest_bits_and_the_status_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    if !write_wide_model(directory.path()) {
+        return;
+    }
+    let launch = || Daemon::launch().model(directory.path());
+    // No machine keeps so much free.
+    let daemon = launch().set("memory.keep_free_percent", 99).start();
+    let status = daemon.status();
+    assert_eq!(status["inference"]["model"]["precision"], "int4", "{status}");
+    let done = &status["memory"]["done"][0];
+    assert!(done["action"] == "step_down" && done["to"] == "int4", "{status}");
+    let reason = done["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("at the start: int4 takes") && reason.contains("choose a smaller model"),
+        "{reason}"
+    );
+    let mut client = Client::of(&daemon, "phone", "phone").await;
+    client.subscribe("clawdbot/phone/reply", 1).await;
+    let request = json!({"id": "q", "prompt": PROMPT, "temperature": 0, "max_tokens": 3});
+    client
+        .publish("clawdbot/phone/command", 1, false, request.to_string())
+        .await;
+    assert_eq!(client.answer("q").await.end()["precision"], "int4");
+    drop(daemon);
+    // Where nothing is to be kept free, nothing is given up for it.
+    let daemon = launch().set("memory.keep_free_percent", 0).start();
+    assert_eq!(daemon.status()["inference"]["model"]["precision"], "int8");
+}
+
+#[tokio::test]
+async fn after_a_step_that_failed_the_next_process_has_the_precision_that_the_model_had() {
+    let Some(model) = stories() else { return };
+    let home = packed(&model);
+    let folder = home.data_dir().join("packed");
+    let files = std::fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .map(|file| file.path());
+    let mut files = files.filter(|path| path.to_string_lossy().ends_with("-int4.packed"));
+    let file = files.next().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 8192 * 4096;
+    bytes[middle] ^= 16;
+    std::fs::write(&file, bytes).unwrap();
+    let daemon = Daemon::launch_in(home)
+        .model(&model)
+        .set("model.precision", "int8")
+        .set("memory.interval_s", 1)
+        .set("memory.dwell_s", 600)
+        .set("memory.keep_free_percent", 99)
+        .set("supervisor.heartbeat_interval_s", 1)
+        .set("supervisor.min_backoff_ms", 1)
+        .start();
+    eventually("a step that fails", || {
+        daemon.log().contains("stay at their precision").then_some(())
+    })
+    .await;
+    let first = daemon.worker_pid();
+    process::signal(first, Signal::ILL);
+    let precision = eventually("another process", || {
+        let status = daemon.status();
+        let is_there = status["inference"]["worker"] == "ready" && status["inference"]["workers_lost"] == 1;
+        is_there.then(|| status["inference"]["model"]["precision"].clone())
+    })
+    .await;
+    assert_eq!(precision, "int8");
 }
 
 #[test]

@@ -39,6 +39,16 @@ pub enum Event {
         /// How often one was started again so far.
         restarts: u64,
     },
+    /// A model begins with fewer bits than it was asked to, because memory has no room for them; or it fits nowhere, and
+    /// begins at the lowest precision.
+    BegunLower {
+        /// The precision that was asked for.
+        wanted: Precision,
+        /// That at which it begins.
+        precision: Precision,
+        /// Why.
+        reason: String,
+    },
     /// The weights are at another precision.
     SteppedTo {
         /// Which.

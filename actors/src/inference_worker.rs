@@ -20,7 +20,7 @@ use crate::inference_worker::host::{Host, Hosted, Process};
 use crate::outside;
 use crate::policy::failover::Cause;
 use crate::scheduler::{Scheduler, WorkerPacks, WorkerReady, WorkerSays, WorkerSteppedTo};
-use crate::supervisor::{Supervisor, WorkerExited, WorkerUp};
+use crate::supervisor::{Supervisor, WorkerExited, WorkerIsAt, WorkerUp};
 use crate::worker_protocol::{FrameReader, FromWorker, ToWorker, VERSION, WorkerStats, write_frame};
 
 /// Frames to the child are few: a start and a cancel for each of its sequences. A child that lets
@@ -246,10 +246,7 @@ impl Handler<Frames> for InferenceWorker {
                 FromWorker::Ready { summary, .. } => {
                     self.ready = true;
                     tracing::info!(model = summary.name, precision = %summary.precision, "model loaded");
-                    self.supervisor.do_send(WorkerUp {
-                        precision: summary.precision,
-                        weights_bytes: summary.weights_bytes,
-                    });
+                    self.supervisor.do_send(WorkerUp);
                     let ready = WorkerReady {
                         address: ctx.address(),
                         slots: self.spec.slots,
@@ -269,10 +266,12 @@ impl Handler<Frames> for InferenceWorker {
                 }
                 FromWorker::SteppedTo { precision } => {
                     tracing::info!(%precision, "the model's weights are at another precision");
+                    self.supervisor.do_send(WorkerIsAt(*precision));
                     self.tell_scheduler(WorkerSteppedTo(*precision), ctx);
                 }
-                FromWorker::StepFailed { message } => {
-                    tracing::warn!(message, "the model's weights stay at their precision");
+                FromWorker::StepFailed { precision, message } => {
+                    tracing::warn!(message, %precision, "the model's weights stay at their precision");
+                    self.supervisor.do_send(WorkerIsAt(*precision));
                 }
                 FromWorker::LoadFailed { message } => self.verdict = Some((Cause::Load, message.clone())),
                 _ => {}

@@ -36,6 +36,7 @@ pub mod route;
 pub mod scheduler;
 pub mod served;
 mod sharing;
+pub mod start_room;
 pub mod stats;
 pub mod store;
 pub mod supervisor;

@@ -52,8 +52,8 @@ pub struct Governed {
     pub model: PathBuf,
     /// Where its weights are kept packed.
     pub packed_directory: PathBuf,
-    /// The precision that was asked for; none for that at which it is loaded first.
-    pub precision: Option<Precision>,
+    /// The precision that was asked for, to which it comes back whenever there is room.
+    pub precision: Precision,
     /// The most that keys and values may take; none for all there is.
     pub kv_bytes: Option<u64>,
     /// The process in which it runs.
@@ -124,6 +124,19 @@ impl MemoryGauge {
         self.lock().clone()
     }
 
+    /// Remembers that something was done, for whoever asks.
+    pub(crate) fn remember(&self, action: Action, reason: String) {
+        let mut status = self.lock();
+        while status.done.len() >= REMEMBERED {
+            status.done.pop_front();
+        }
+        status.done.push_back(Done {
+            at_s: outside::unix_s(),
+            action,
+            reason,
+        });
+    }
+
     fn lock(&self) -> MutexGuard<'_, MemoryStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,7 +145,7 @@ impl MemoryGauge {
 /// See the module.
 pub struct MemoryGovernor {
     config: MemoryConfig,
-    meter: Box<dyn Meter>,
+    meter: Arc<dyn Meter>,
     gauge: Arc<MemoryGauge>,
     governed: Option<Governed>,
     governor: Option<Governor>,
@@ -148,7 +161,7 @@ impl MemoryGovernor {
     /// An actor not started yet.
     pub fn new(
         config: MemoryConfig,
-        meter: Box<dyn Meter>,
+        meter: Arc<dyn Meter>,
         governed: Option<Governed>,
         gauge: Arc<MemoryGauge>,
         events: Events,
@@ -259,7 +272,9 @@ impl MemoryGovernor {
     fn govern(&mut self, reading: &Reading) {
         let Some(governed) = &self.governed else { return };
         if self.governor.is_none() {
-            let Some(model) = &reading.model else { return };
+            if reading.model.is_none() {
+                return;
+            }
             let total = reading.limits.iter().map(|memory| memory.total_bytes).min();
             self.governor = Some(Governor::new(GovernorSettings {
                 keep_free_percent: self.config.keep_free_percent,
@@ -267,7 +282,7 @@ impl MemoryGovernor {
                 dwell: self.config.dwell,
                 settle: SETTLE,
                 longest_pause: LONGEST_PAUSE,
-                precision: governed.precision.unwrap_or(model.precision),
+                precision: governed.precision,
                 kv_bytes: governed.kv_bytes.or(total).unwrap_or(u64::MAX),
                 smallest_kv_bytes: SMALLEST_KV_BYTES,
             }));
@@ -276,8 +291,7 @@ impl MemoryGovernor {
             return;
         };
         let decision = governor.decide(outside::now(), reading);
-        let mut status = self.gauge.lock();
-        status.verdict.clone_from(&decision.reason);
+        self.gauge.lock().verdict.clone_from(&decision.reason);
         if decision.action == Action::Rest {
             return;
         }
@@ -286,15 +300,7 @@ impl MemoryGovernor {
             reason: decision.reason.clone(),
         });
         tracing::info!(action = ?decision.action, reason = decision.reason, "memory is governed");
-        while status.done.len() >= REMEMBERED {
-            status.done.pop_front();
-        }
-        status.done.push_back(Done {
-            at_s: outside::unix_s(),
-            action: decision.action,
-            reason: decision.reason,
-        });
-        drop(status);
+        self.gauge.remember(decision.action, decision.reason);
         self.gauge.decisions.fetch_add(1, Relaxed);
         // A supervisor with no room has more urgent things to see to; the next reading says it again.
         if governed.supervisor.try_send(Govern(decision.action)).is_ok() {

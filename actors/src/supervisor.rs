@@ -1,8 +1,10 @@
 //! The actor that keeps an inference worker alive: `one_for_one`, `permanent`, with backoff. Each
 //! start is a new worker with a new process; the requests are with the [`Scheduler`]. A worker that failed is started again
-//! at a lower precision where that may help ([`failover`](crate::policy::failover)).
+//! at a lower precision where that may help ([`failover`](crate::policy::failover)), and one that would not fit the memory is
+//! started at one that does ([`StartRoom`]).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -12,12 +14,14 @@ use tokio::sync::oneshot;
 use crate::events::{Event, Events};
 use crate::inference_worker::host::Shelf;
 use crate::inference_worker::{InferenceWorker, StopWorker, WorkerSpec};
+use crate::memory_governor::MemoryGauge;
 use crate::outside;
 use crate::packer::{Pack, Packer};
 use crate::policy::backoff::{Backoff, BackoffConfig};
 use crate::policy::failover::{Cause, Failover, FailoverConfig};
 use crate::policy::governor::Action;
 use crate::scheduler::{Govern, Scheduler, WorkerGone};
+use crate::start_room::StartRoom;
 
 /// One worker's starts and exits and one stop at a time.
 const MAILBOX: usize = 16;
@@ -34,15 +38,14 @@ const PACKED_IN_NO_TIME: u64 = 64 << 20;
 /// See the module.
 pub struct Supervisor {
     spec: WorkerSpec,
+    start: Start,
     scheduler: Addr<Scheduler>,
     backoff: Backoff,
     failover: Failover,
-    /// The model's precision as configured, then each that is lower, which is not known until the model has said what it is;
-    /// at last the fallback.
+    /// The model's precision as configured, then each that is lower; at last the fallback.
     rungs: Vec<Rung>,
     /// What is packed, once it was looked up.
     shelf: Option<Box<dyn Shelf>>,
-    weights_bytes: u64,
     packer: Option<Addr<Packer>>,
     events: Events,
     worker: Option<Addr<InferenceWorker>>,
@@ -51,6 +54,14 @@ pub struct Supervisor {
     is_rising: bool,
     restarts: u64,
     stopping: Option<Vec<oneshot::Sender<()>>>,
+}
+
+/// How it is found out where a model begins, and where that is told.
+pub struct Start {
+    /// What the memory has room for.
+    pub room: StartRoom,
+    /// Where it is remembered, beside what the governor does.
+    pub memory: Arc<MemoryGauge>,
 }
 
 /// What a worker may be started with.
@@ -65,18 +76,19 @@ impl Supervisor {
     /// An actor not started yet; it starts a worker when it is.
     pub fn new(
         spec: WorkerSpec,
+        start: Start,
         scheduler: Addr<Scheduler>,
         backoff: BackoffConfig,
         failover: FailoverConfig,
         packer: Option<Addr<Packer>>,
         events: Events,
     ) -> Self {
-        let rungs = rungs_of(&spec, [spec.engine.precision]);
+        let rungs = rungs_of(&spec, start.room.ladder(spec.engine.precision));
         Self {
             failover: Failover::new(failover, rungs.len()),
             rungs,
             shelf: None,
-            weights_bytes: u64::MAX,
+            start,
             packer,
             events,
             spec,
@@ -93,6 +105,7 @@ impl Supervisor {
     fn start_worker(&mut self, ctx: &mut Context<Self>) {
         if self.stopping.is_none() {
             self.backoff.started(outside::now());
+            self.begin_where_there_is_room();
             let mut spec = self.spec.clone();
             if let Some(rung) = self.rungs.get(self.failover.rung()) {
                 (spec.model, spec.engine.precision) = (rung.model.clone(), rung.precision);
@@ -102,17 +115,57 @@ impl Supervisor {
         }
     }
 
-    /// What cannot be reached in place (the reference, or the model from its fallback) is reached by another process, which
-    /// takes up the answers where they are. All else is for the memory governor to decide.
+    /// Goes down to the first rung for which memory has room. The fallback is the last resort, whatever room there is.
+    fn begin_where_there_is_room(&mut self) {
+        let due = self.failover.rung();
+        let precisions: Vec<_> = (due..self.rungs.len())
+            .filter_map(|rung| self.precision_of(rung))
+            .collect();
+        let begin = self.start.room.begin(&precisions);
+        let (Some(wanted), Some(begin)) = (precisions.first(), begin) else {
+            return;
+        };
+        let (Some(reason), Some(rung)) = (begin.reason, self.rung_of(begin.precision)) else {
+            return;
+        };
+        let (wanted, precision) = (*wanted, begin.precision);
+        if begin.fits {
+            tracing::info!(reason, %wanted, %precision, "the model begins at a lower precision");
+        } else {
+            tracing::warn!(reason, %wanted, %precision, "the model does not fit the memory, and begins all the same");
+        }
+        if rung != due {
+            self.failover.moved(outside::now(), rung);
+            let down = Action::StepDown { to: precision };
+            self.start
+                .memory
+                .remember(down, format!("at the start: {reason}"));
+        }
+        self.events.tell(&Event::BegunLower {
+            wanted,
+            precision,
+            reason,
+        });
+    }
+
+    /// What cannot be reached in place (the reference, the model from its fallback, what nobody packs) is reached by another
+    /// process, which takes up the answers where they are. All else is for the memory governor to decide.
     fn rise(&mut self) {
         let now = outside::now();
         let (Some(worker), Some(better)) = (&self.worker, self.failover.may_rise(now)) else {
             return;
         };
-        let is_packed = |precision: &Precision| *precision != Precision::F32;
-        let is_in_place = self.precision_of(better).filter(is_packed).is_some()
-            && self.precision_of(self.failover.rung()).is_some();
-        if is_in_place || self.stopping.is_some() || worker.try_send(StopWorker).is_err() {
+        // From the fallback, the lowest precision is begun at whatever room there is.
+        if self.precision_of(self.failover.rung()).is_some()
+            && let Some(precision) = self.precision_of(better)
+        {
+            let is_packed = self.has_file(precision) || self.packer().is_some();
+            let is_in_place = precision != Precision::F32 && is_packed;
+            if is_in_place || !self.start.room.has_room(precision) {
+                return;
+            }
+        }
+        if self.stopping.is_some() || worker.try_send(StopWorker).is_err() {
             return;
         }
         tracing::info!("a better model or precision is tried again");
@@ -140,12 +193,22 @@ impl Supervisor {
         let Some(precision) = self.precision_of(rung) else {
             return false;
         };
+        self.is_small() || self.has_file(precision)
+    }
+
+    fn has_file(&self, precision: Precision) -> bool {
         let is_this = |file: &models::PackedFile| file.precision == precision && !file.is_stale;
-        self.weights_bytes <= PACKED_IN_NO_TIME
-            || self
-                .shelf
-                .as_ref()
-                .is_some_and(|shelf| shelf.packed().iter().any(is_this))
+        let shelf = self.shelf.as_ref();
+        shelf.is_some_and(|shelf| shelf.packed().iter().any(is_this))
+    }
+
+    fn is_small(&self) -> bool {
+        self.start.room.summary().weights_bytes <= PACKED_IN_NO_TIME
+    }
+
+    /// Who packs what is not begun at; nobody where that takes no time.
+    fn packer(&self) -> Option<&Addr<Packer>> {
+        self.packer.as_ref().filter(|_| !self.is_small())
     }
 
     /// Of the model that was asked for.
@@ -157,6 +220,10 @@ impl Supervisor {
         rung.precision
     }
 
+    fn rung_of(&self, precision: Precision) -> Option<usize> {
+        (0..self.rungs.len()).find(|rung| self.precision_of(*rung) == Some(precision))
+    }
+
     /// Looks up what is packed of the model.
     fn look_up(&self, ctx: &mut Context<Self>) {
         let Some(directory) = self.spec.engine.packed_directory.clone() else {
@@ -165,21 +232,20 @@ impl Supervisor {
         let shelf = self.spec.host.shelf(self.spec.model.clone(), directory);
         ctx.spawn(shelf.into_actor(self).map(|shelf, act, _| {
             act.shelf = shelf;
-            act.pack_lower();
+            act.pack_others();
         }));
     }
 
-    /// Has what may be stepped down to packed before it is needed, the nearest first.
-    fn pack_lower(&self) {
-        let Some(packer) = self
-            .packer
-            .as_ref()
-            .filter(|_| self.weights_bytes > PACKED_IN_NO_TIME)
-        else {
-            return;
-        };
-        let lower = (self.failover.rung() + 1..self.rungs.len()).filter(|rung| !self.is_packed(*rung));
-        let wanted: Vec<Precision> = lower.filter_map(|rung| self.precision_of(rung)).collect();
+    /// Has what may be stepped to packed before it is needed: what is lower, the nearest first, and then what is higher,
+    /// where the model began lower than it was asked to.
+    fn pack_others(&self) {
+        let Some(packer) = self.packer() else { return };
+        let rung = self.failover.rung();
+        let others = (rung + 1..self.rungs.len()).chain((0..rung).rev());
+        let wanted = others.filter_map(|rung| self.precision_of(rung));
+        let wanted: Vec<Precision> = wanted
+            .filter(|precision| *precision != Precision::F32 && !self.has_file(*precision))
+            .collect();
         if !wanted.is_empty() && packer.try_send(Pack(wanted)).is_err() {
             tracing::debug!("the packer does not take what is wanted");
         }
@@ -275,28 +341,32 @@ impl Handler<WorkerExited> for Supervisor {
     }
 }
 
+/// The worker's weights have this precision after a step to another one, which came about or failed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct WorkerIsAt(pub Precision);
+
+impl Handler<WorkerIsAt> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, WorkerIsAt(precision): WorkerIsAt, _: &mut Self::Context) {
+        // The fallback has its own precisions, none of which is a rung.
+        let runs_model = self.precision_of(self.failover.rung()).is_some();
+        if let Some(rung) = self.rung_of(precision).filter(|_| runs_model) {
+            self.failover.is_on(outside::now(), rung);
+        }
+    }
+}
+
 /// The worker has loaded its model.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct WorkerUp {
-    /// At which precision.
-    pub precision: Precision,
-    /// Bytes of the model's own weights.
-    pub weights_bytes: u64,
-}
+pub struct WorkerUp;
 
 impl Handler<WorkerUp> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, msg: WorkerUp, ctx: &mut Self::Context) {
-        self.weights_bytes = msg.weights_bytes;
-        if self.failover.rung() == 0 {
-            let lower = Precision::ALL
-                .into_iter()
-                .filter(|precision| *precision >= msg.precision);
-            self.rungs = rungs_of(&self.spec, lower.map(Some));
-            self.failover.set_rungs(self.rungs.len());
-        }
+    fn handle(&mut self, _: WorkerUp, ctx: &mut Self::Context) {
         if self.shelf.is_none() {
             self.look_up(ctx);
         }
@@ -310,15 +380,13 @@ impl Handler<Govern> for Supervisor {
 
     fn handle(&mut self, Govern(action): Govern, ctx: &mut Self::Context) {
         let now = outside::now();
-        let rung_of =
-            |precision| (0..self.rungs.len()).find(|rung| self.precision_of(*rung) == Some(precision));
         match action {
             Action::StepDown { to } => {
-                let Some(rung) = rung_of(to) else { return };
+                let Some(rung) = self.rung_of(to) else { return };
                 self.failover.moved(now, rung);
             }
             Action::StepUp { to } => {
-                let Some(rung) = rung_of(to) else { return };
+                let Some(rung) = self.rung_of(to) else { return };
                 if self.failover.may_rise(now).is_none_or(|best| best > rung) {
                     return tracing::debug!(%to, "it is too early for a better precision after a failure");
                 }
@@ -368,14 +436,14 @@ impl Handler<GetRestarts> for Supervisor {
 }
 
 /// The model at these precisions, then the fallback.
-fn rungs_of(spec: &WorkerSpec, precisions: impl IntoIterator<Item = Option<Precision>>) -> Vec<Rung> {
+fn rungs_of(spec: &WorkerSpec, precisions: impl Iterator<Item = Precision>) -> Vec<Rung> {
     let rung = |precision| Rung {
         model: spec.model.clone(),
-        precision,
+        precision: Some(precision),
     };
     let fallback = spec.fallback.iter().map(|model| Rung {
         model: model.clone(),
         precision: None,
     });
-    precisions.into_iter().map(rung).chain(fallback).collect()
+    precisions.map(rung).chain(fallback).collect()
 }

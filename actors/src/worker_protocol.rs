@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change of a frame's meaning.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The largest frame: a prompt of the largest size the settings allow, with room for escapes.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
@@ -120,6 +120,8 @@ pub enum FromWorker {
     },
     /// They could not be brought there.
     StepFailed {
+        /// The precision that they have.
+        precision: Precision,
         /// What happened.
         message: String,
     },

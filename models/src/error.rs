@@ -102,6 +102,11 @@ pub enum Problem {
         /// What was found.
         why: String,
     },
+    /// Its weights were packed, and the result could not be kept.
+    #[error(
+        "the packed weights could not be kept: {0}; make room on the disk, or check that this user may write there"
+    )]
+    NotKept(String),
     /// The chat template does not compile.
     #[error("the chat template is not usable: {0}; correct it, or remove it to use the model without one")]
     Template(String),

@@ -8,11 +8,14 @@ use crate::error::ModelError;
 use crate::format::Checkpoint;
 use crate::packed;
 use crate::precision::{KvPrecision, Precision};
+use crate::summary::ModelSummary;
+use crate::template::Template;
 
 /// The sizes of a model. What a step works in comes beside them: some vectors for each token of it.
 #[derive(Debug)]
 pub struct Footprint {
     spec: NetworkSpec,
+    pub(crate) summary: ModelSummary,
 }
 
 impl Footprint {
@@ -22,10 +25,19 @@ impl Footprint {
     /// As [`inspect`](crate::inspect).
     pub fn of(path: &Path) -> Result<Footprint, ModelError> {
         let checkpoint = Checkpoint::open(path)?;
+        if let Some(source) = &checkpoint.template {
+            Template::new(source).map_err(|problem| checkpoint.error(problem))?;
+        }
         architecture::check(&checkpoint)?;
         Ok(Footprint {
+            summary: checkpoint.summary(),
             spec: checkpoint.spec,
         })
+    }
+
+    /// What else is known of the model.
+    pub fn summary(&self) -> &ModelSummary {
+        &self.summary
     }
 
     /// Bytes of the weights at this precision, whether they are packed yet or not. (Norms and biases, which are little,

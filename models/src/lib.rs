@@ -22,6 +22,7 @@ mod kv_cache;
 mod memory_reader;
 mod model;
 mod output;
+mod pack;
 mod packed;
 mod precision;
 mod quality;
@@ -42,6 +43,7 @@ pub use output::{
     Alternative, AnswerOptions, FunctionCall, FunctionKind, NamedSchema, ResponseFormat, TokenLogprob, Tool,
     ToolCall, ToolChoice,
 };
+pub use pack::pack;
 pub use packed::ChangeProgress;
 pub use precision::{KvPrecision, Precision, UnknownKvPrecision, UnknownPrecision};
 pub use quality::{Measured, Quality, QualityTable, measure};

@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::architecture;
 use crate::error::{ModelError, Problem};
-use crate::format::Checkpoint;
+use crate::footprint::Footprint;
 use crate::precision::Precision;
-use crate::template::Template;
 
 /// What a model is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,12 +42,7 @@ pub struct ModelSummary {
 /// # Errors
 /// What [`Engine::load`](crate::Engine::load) would fail with, always naming the file.
 pub fn inspect(path: &Path) -> Result<ModelSummary, ModelError> {
-    let checkpoint = Checkpoint::open(path)?;
-    if let Some(source) = &checkpoint.template {
-        Template::new(source).map_err(|problem| checkpoint.error(problem))?;
-    }
-    architecture::check(&checkpoint)?;
-    Ok(checkpoint.summary())
+    Footprint::of(path).map(|footprint| footprint.summary)
 }
 
 /// Whether models of this architecture can be run at all, by its name in GGUF files or its `model_type`.

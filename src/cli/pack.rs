@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use clap::Args;
-use models::{Engine, EngineOptions, Precision};
+use models::Precision;
 
 use super::Failure;
 
@@ -27,18 +27,6 @@ pub(super) fn run(flags: PackFlags) -> Result<(), Failure> {
         let _ended = std::io::stdin().read(&mut [0]);
         std::process::exit(0);
     });
-    let options = EngineOptions {
-        max_sequences: 1,
-        precision: Some(flags.precision),
-        threads: Some(1),
-        packed_directory: Some(flags.directory),
-        ..EngineOptions::default()
-    };
-    let engine = Engine::load(&flags.model, options).map_err(Failure::at_run_time)?;
-    match engine.model().not_kept() {
-        None => Ok(()),
-        Some(reason) => Err(Failure::AtRunTime(format!(
-            "the packed weights could not be kept: {reason}"
-        ))),
-    }
+    let packed = models::pack(&flags.model, flags.precision, 1, &flags.directory, &mut |_, _| {});
+    packed.map(drop).map_err(Failure::at_run_time)
 }

@@ -168,7 +168,7 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
                 }
                 Ok(ToWorker::StepTo { precision }) => match engine.begin_change(precision) {
                     Ok(_) => says_how_it_stands = true,
-                    Err(error) => step_failed(&error, output)?,
+                    Err(error) => step_failed(&engine, &error, output)?,
                 },
                 Ok(ToWorker::Load { .. }) => {}
                 Ok(ToWorker::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -190,7 +190,7 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
                     output.add(&FromWorker::SteppedTo { precision })?;
                     says_how_it_stands = true;
                 }
-                Err(error) => step_failed(&error, output)?,
+                Err(error) => step_failed(&engine, &error, output)?,
             }
             if change.elapsed() >= last_step {
                 break;
@@ -233,9 +233,9 @@ fn heartbeat_of(engine: &Engine) -> FromWorker {
     }
 }
 
-fn step_failed(error: &ModelError, output: &mut Output) -> io::Result<()> {
-    let message = error.to_string();
-    output.add(&FromWorker::StepFailed { message })
+fn step_failed(engine: &Engine, error: &ModelError, output: &mut Output) -> io::Result<()> {
+    let (precision, message) = (engine.summary().precision, error.to_string());
+    output.add(&FromWorker::StepFailed { precision, message })
 }
 
 /// The day that chat templates mention, in UTC; none with a clock before 1970.

@@ -9,9 +9,11 @@ use actors::bans::Bans;
 use actors::conversation::{ConversationConfig, Memory, MemoryConfig, MemoryKeeper, RequestLimits};
 use actors::inference_worker::WorkerSpec;
 use actors::inference_worker::host::Host;
+use actors::memory_governor::Meter;
 use actors::policy::failover::FailoverConfig;
 use actors::policy::flapping::FlappingConfig;
 use actors::policy::schedule::{Ageing, PerPriority, ScheduleConfig};
+use actors::start_room::{ModelSizes, StartRoom};
 use actors::stats::Stats;
 use actors::store::{Record, Table};
 use actors::switchboard::Switchboard;
@@ -168,6 +170,20 @@ pub(super) fn worker_spec(settings: &Settings, host: Arc<dyn Host>, model: PathB
         heartbeat_interval: settings.supervisor.heartbeat_interval,
         heartbeat_timeout: settings.supervisor.heartbeat_timeout,
         gauge: Arc::default(),
+    }
+}
+
+pub(super) fn start_room(
+    settings: &Settings,
+    footprint: Arc<dyn ModelSizes>,
+    meter: Arc<dyn Meter>,
+) -> StartRoom {
+    StartRoom {
+        footprint,
+        meter,
+        kv: settings.model.kv_precision,
+        cache_bytes: settings.model.cache_bytes.map(|bytes| bytes as u64),
+        keep_free_percent: settings.memory.keep_free_percent,
     }
 }
 

@@ -19,19 +19,19 @@ use actors::packer::{Packer, PackerSpec};
 use actors::reception::Reception;
 use actors::restoration;
 use actors::scheduler::{Scheduler, SchedulerGauge};
+use actors::start_room::ModelSizes;
 use actors::stats::Stats;
 use actors::store::{Accepted, Record, RestoredSessions, Store};
-use actors::supervisor::Supervisor;
+use actors::supervisor::{Start, Supervisor};
 use actors::switchboard::Switchboard;
 use actors::topic_router::TopicRouter;
-use models::ModelSummary;
 use opentelemetry::metrics::Meter as Instruments;
 use topics::access::AccessPolicy;
 use topics::message::Message;
 
 use super::configure::{
     bans, conversation_config, failover, memory_config, remembered, retained_bounds, schedule,
-    session_config, session_config_of_strangers, worker_spec,
+    session_config, session_config_of_strangers, start_room, worker_spec,
 };
 use super::{DaemonError, backoff};
 use crate::net::Room;
@@ -45,7 +45,7 @@ pub(super) struct Surroundings {
     /// Has lower precisions packed; None where nobody does.
     pub(super) packer: Option<PackerSpec>,
     /// Measures memory.
-    pub(super) meter: Box<dyn Meter>,
+    pub(super) meter: Arc<dyn Meter>,
     /// Counts.
     pub(super) stats: Arc<Stats>,
     /// What outlives the daemon, with the retained messages of the last one.
@@ -71,7 +71,7 @@ impl Surroundings {
                 arguments: vec!["inference-worker".into()],
             }),
             packer: packer.filter(|_| settings.model.keep_lower_precisions),
-            meter: Box::new(ThisMachine),
+            meter: Arc::new(ThisMachine),
             stats,
             store: None,
             conversations: Vec::new(),
@@ -96,7 +96,7 @@ impl Core {
     /// Starts them. No client is let in yet, and what the last daemon left is not taken up.
     pub(super) async fn start(
         settings: &Settings,
-        model: Option<&ModelSummary>,
+        model: Option<Arc<dyn ModelSizes>>,
         surroundings: Surroundings,
         instruments: &Instruments,
     ) -> Result<Self, DaemonError> {
@@ -125,17 +125,24 @@ impl Core {
         )
         .start();
         let mut governed = None;
-        let supervisor = settings.model.path.as_ref().map(|path| {
+        let memory = Arc::<MemoryGauge>::default();
+        let with_model = settings.model.path.as_ref().zip(model.as_ref());
+        let supervisor = with_model.map(|(path, model)| {
+            let start = Start {
+                room: start_room(settings, model.clone(), meter.clone()),
+                memory: memory.clone(),
+            };
             let spec = worker_spec(settings, host.clone(), path.clone());
             let worker = spec.gauge.clone();
             let packer = packer.map(|spec| Packer::new(spec).start());
             let (backoff, failover) = (backoff(settings), failover(settings));
+            let scheduler = scheduler.clone();
             let supervisor =
-                Supervisor::new(spec, scheduler.clone(), backoff, failover, packer, events.clone()).start();
+                Supervisor::new(spec, start, scheduler, backoff, failover, packer, events.clone()).start();
             governed = Some(Governed {
                 model: path.clone(),
                 packed_directory: settings.data_dir.join("packed"),
-                precision: settings.model.precision,
+                precision: settings.model.precision.unwrap_or(model.summary().precision),
                 kv_bytes: settings.model.cache_bytes.map(|bytes| bytes as u64),
                 worker,
                 host,
@@ -143,7 +150,6 @@ impl Core {
             });
             supervisor
         });
-        let memory = Arc::<MemoryGauge>::default();
         MemoryGovernor::new(memory_config(settings), meter, governed, memory.clone(), events).start();
         observe::observe(instruments, &switchboard, &gauge, &memory);
 
@@ -157,7 +163,8 @@ impl Core {
         });
 
         // Several daemons that share a broker's requests would each remember a part.
-        let remembers = model.filter(|_| link.is_none());
+        let remembers = model.as_ref().filter(|_| link.is_none());
+        let remembers = remembers.map(|model| model.summary());
         let memory_of_words = remembered(settings, remembers, conversations, &switchboard);
         let binding = Conversation::binding(
             conversation_config(settings, memory_of_words),

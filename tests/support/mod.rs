@@ -16,6 +16,7 @@ pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod raw;
+pub(crate) mod shape;
 
 use std::io::Write;
 use std::time::{Duration, Instant};

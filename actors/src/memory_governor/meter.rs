@@ -5,7 +5,7 @@ use std::io;
 use platform::memory::{self, MachineMemory, MemoryPressure};
 
 /// See the module.
-pub trait Meter: Send + 'static {
+pub trait Meter: std::fmt::Debug + Send + Sync + 'static {
     /// Every limit that holds for us: the machine's own memory, and that of each control group around us.
     ///
     /// # Errors

@@ -61,12 +61,6 @@ impl Failover {
         }
     }
 
-    /// How many rungs there are; known better once the model has said what it is.
-    pub fn set_rungs(&mut self, rungs: usize) {
-        self.rungs = rungs.max(1);
-        self.rung = self.rung.min(self.rungs - 1);
-    }
-
     /// See [`FailoverConfig::rise_after`].
     pub fn rise_after(&self) -> Duration {
         self.config.rise_after
@@ -80,6 +74,16 @@ impl Failover {
     /// The governor went to this rung by itself.
     pub fn moved(&mut self, now: Instant, rung: usize) {
         self.go_to(now, rung.min(self.rungs - 1));
+    }
+
+    /// The worker is on this rung, whatever it was to come to: a way there failed. That is no reason to try a better one
+    /// sooner, and a rise that did not come about has not gone wrong either.
+    pub fn is_on(&mut self, now: Instant, rung: usize) {
+        let rung = rung.min(self.rungs - 1);
+        if rung != self.rung {
+            self.go_to(now, rung);
+            self.risen_at = None;
+        }
     }
 
     /// The worker failed. Says on which rung it is started again; `is_ready(rung)` says whether that one can be started
@@ -193,6 +197,22 @@ mod tests {
             None,
             "there is nothing better"
         );
+    }
+
+    #[test]
+    fn a_step_that_failed_leaves_it_on_the_rung_where_the_worker_is() {
+        let (mut failover, now) = (Failover::new(CONFIG, 3), Instant::now());
+        failover.moved(now, 1);
+        failover.is_on(now, 0);
+        assert_eq!(failover.rung(), 0);
+        failover.failed(now, Cause::Memory, always);
+        let later = now + CONFIG.rise_after;
+        failover.rose(later, 0);
+        failover.is_on(later, 1);
+        assert_eq!((failover.rung(), failover.may_rise(later)), (1, None));
+        // The rise did not come about, and is no sign that the better rung is a bad one.
+        failover.failed(later, Cause::Other, always);
+        assert_eq!(failover.may_rise(later + CONFIG.rise_after), Some(0));
     }
 
     proptest! {

@@ -11,6 +11,7 @@
 //! Nothing here reads a clock or carries anything out: each reading says how things stand, whatever became of the
 //! decisions before.
 
+mod begin;
 mod fit;
 mod ledger;
 mod pace;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use models::Precision;
 use serde::{Deserialize, Serialize};
 
+pub use begin::{Begin, begin};
 pub use fit::{Fit, FitAt, FitQuestion, fit};
 pub use ledger::{DaemonMemory, Ledger, Owner, WorkerMemory};
 pub use reading::{ModelReading, Reading, Room};

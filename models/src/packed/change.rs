@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::PackedNetwork;
 use super::file::Opened;
-use super::weights::of_tables;
+use super::sources::{OF_LAYER, of_tables};
 use crate::error::{ModelError, Problem};
 use crate::kernels::PackedMatrix;
 use crate::precision::Precision;
@@ -35,9 +35,6 @@ pub struct ChangeProgress {
     /// All parts: the layers, the embedding, and the output matrix if there is one.
     pub of: usize,
 }
-
-/// Matrices of a layer.
-const OF_LAYER: usize = 4;
 
 impl PackedNetwork {
     /// Finds the packed file of this precision; nothing is exchanged yet. A change that is under way is given up where it

@@ -3,39 +3,40 @@
 //! Eight bytes of magic, the version, the header's length and its checksum, the header as JSON, and each matrix at the
 //! beginning of a page. A file that is stale, of another version, damaged or cut short is made anew.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
+use super::draft::start_behind;
+use crate::format::Checkpoint;
 use crate::format::mapped::MappedPart;
-use crate::format::{Checkpoint, PAGE_BYTES};
 use crate::kernels::{PackedMatrix, Packing, Pool};
 
-const MAGIC: &[u8; 8] = b"CLAWPACK";
+pub(super) const MAGIC: &[u8; 8] = b"CLAWPACK";
 /// Another one whenever packing changes: how weights are ordered, or which numbers they become.
 pub(crate) const VERSION: u32 = 2;
-const FRONT_BYTES: usize = 24;
+pub(super) const FRONT_BYTES: usize = 24;
 
-#[derive(Serialize, Deserialize)]
-struct Header {
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Header {
     /// What they were packed from.
-    source: String,
-    matrices: Vec<Entry>,
+    pub(super) source: String,
+    pub(super) matrices: Vec<Entry>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Entry {
-    rows: usize,
-    columns: usize,
-    packing: Packing,
+pub(super) struct Entry {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) packing: Packing,
     /// From the first page behind the header on.
-    offset: usize,
-    bytes: usize,
-    checksum: u64,
+    pub(super) offset: usize,
+    pub(super) bytes: usize,
+    pub(super) checksum: u64,
 }
 
 /// Where the packed form of a model lies.
@@ -139,7 +140,7 @@ impl Opened {
         (header.source == source).then(|| Opened {
             file: Arc::new(file),
             matrices: header.matrices,
-            start: (FRONT_BYTES + length).next_multiple_of(PAGE_BYTES),
+            start: start_behind(&json),
         })
     }
 
@@ -167,65 +168,6 @@ impl Opened {
         let entry = self.matrices.get(number);
         entry.is_some_and(|entry| checksum(matrix.bytes()) == entry.checksum)
     }
-}
-
-/// Writes matrices; the file appears as a whole or not at all.
-pub(super) fn write(path: &Path, source: &str, matrices: &[&PackedMatrix]) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let mut offset = 0;
-    let mut entries = Vec::with_capacity(matrices.len());
-    for matrix in matrices {
-        let bytes = matrix.bytes();
-        entries.push(Entry {
-            rows: matrix.rows,
-            columns: matrix.columns,
-            packing: matrix.packing,
-            offset,
-            bytes: bytes.len(),
-            checksum: checksum(bytes),
-        });
-        offset = (offset + bytes.len()).next_multiple_of(PAGE_BYTES);
-    }
-    let header = serde_json::to_vec(&Header {
-        source: source.to_owned(),
-        matrices: entries,
-    })?;
-    let draft = path.with_extension(format!("{}.part", std::process::id()));
-    let written = write_draft(&draft, &header, matrices).and_then(|()| fs::rename(&draft, path));
-    if written.is_err() {
-        // Whatever there is of it is of no use.
-        let _ = fs::remove_file(&draft);
-    }
-    written
-}
-
-fn write_draft(draft: &Path, header: &[u8], matrices: &[&PackedMatrix]) -> io::Result<()> {
-    let file: File = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(draft)?;
-    let mut out = BufWriter::new(file);
-    let length = u32::try_from(header.len()).map_err(io::Error::other)?;
-    out.write_all(MAGIC)?;
-    out.write_all(&VERSION.to_le_bytes())?;
-    out.write_all(&length.to_le_bytes())?;
-    out.write_all(&checksum(header).to_le_bytes())?;
-    out.write_all(header)?;
-    pad(&mut out, FRONT_BYTES + header.len())?;
-    for matrix in matrices {
-        out.write_all(matrix.bytes())?;
-        pad(&mut out, matrix.bytes().len())?;
-    }
-    out.into_inner()
-        .map_err(io::IntoInnerError::into_error)?
-        .sync_all()
-}
-
-fn pad(out: &mut impl Write, written: usize) -> io::Result<()> {
-    out.write_all(&vec![0; written.next_multiple_of(PAGE_BYTES) - written])
 }
 
 /// Finds what a disk or a crash does to a file, not what a person does on purpose. In lanes, so that it takes no longer

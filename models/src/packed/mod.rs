@@ -6,8 +6,11 @@
 
 mod cache;
 mod change;
+mod draft;
 pub(crate) mod file;
 mod matrices;
+mod packing;
+mod sources;
 mod weights;
 
 use std::ops::Range;
@@ -23,7 +26,8 @@ pub(crate) use cache::Page;
 use cache::Shape;
 pub(crate) use cache::{PAGE_TOKENS, PagedCache, SharedPage};
 pub use change::ChangeProgress;
-pub(crate) use weights::packed_bytes;
+pub(crate) use packing::keep_packed;
+pub(crate) use sources::packed_bytes;
 
 /// The whole network.
 #[derive(Debug)]

@@ -293,3 +293,88 @@ fn a_directory_that_takes_nothing_costs_only_the_next_start() {
     assert!(model.not_kept().is_some());
     assert!(model.forward(&mut model.new_cache(4), &[1]).is_ok());
 }
+
+/// The one file of this precision in a directory.
+fn packed_file(directory: &Path, precision: Precision) -> std::path::PathBuf {
+    let mut files = std::fs::read_dir(directory).unwrap().flatten();
+    let ending = format!("-{precision}.packed");
+    let file = files.find(|file| file.file_name().to_string_lossy().ends_with(&ending));
+    file.unwrap().path()
+}
+
+#[test]
+fn what_is_packed_into_its_file_matrix_by_matrix_is_what_is_packed_into_memory() {
+    for name in ["llama", "gemma2", "phi3", "qwen2"] {
+        let (_keep, directory) = architecture(name);
+        let packed = tempfile::tempdir().unwrap();
+        for precision in PACKED {
+            let mut parts = Vec::new();
+            let pack = |parts: &mut Vec<(usize, usize)>| {
+                models::pack(&directory, precision, 2, packed.path(), &mut |done, of| {
+                    parts.push((done, of))
+                })
+            };
+            assert!(pack(&mut parts).unwrap(), "{name} {precision}");
+            let of = parts.len();
+            assert_eq!(
+                parts,
+                (1..=of).map(|done| (done, of)).collect::<Vec<_>>(),
+                "{name}"
+            );
+            parts.clear();
+            assert!(
+                !pack(&mut parts).unwrap() && parts.is_empty(),
+                "{name}: it is there"
+            );
+            let options = LoadOptions {
+                precision: Some(precision),
+                threads: Some(1),
+                packed_directory: Some(packed.path()),
+            };
+            let mapped = Model::load_with(&directory, options, &mut |_, _| panic!("packed again")).unwrap();
+            let in_memory = load(&directory, precision, 1);
+            assert_eq!(
+                Some(mapped.mapped_weights().concat().len()),
+                in_memory.packed_bytes()
+            );
+            assert_eq!(
+                logits(&mapped, &ids(40), 40),
+                logits(&in_memory, &ids(40), 40),
+                "{name} {precision}"
+            );
+        }
+    }
+    let (_keep, directory) = architecture("llama");
+    let refused = models::pack(&directory, Precision::F32, 1, &directory, &mut |_, _| {}).unwrap_err();
+    assert!(refused.to_string().contains("nothing to pack"), "{refused}");
+}
+
+#[test]
+fn a_file_that_cannot_be_finished_is_packed_into_memory_and_is_an_error_for_whoever_only_packs() {
+    let model = shared!("models/stories260K/stories260K-f32.gguf");
+    let directory = tempfile::tempdir().unwrap();
+    let (precision, place) = (Precision::Int4, directory.path());
+    models::pack(&model, precision, 1, place, &mut |_, _| {}).unwrap();
+    // Where the file should have its name there is something that cannot be replaced.
+    let file = packed_file(place, precision);
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let error = models::pack(&model, precision, 1, place, &mut |_, _| {}).unwrap_err();
+    assert!(error.to_string().contains("could not be kept"), "{error}");
+    let options = LoadOptions {
+        precision: Some(precision),
+        threads: Some(1),
+        packed_directory: Some(place),
+    };
+    let loaded = Model::load_with(&model, options, &mut |_, _| {}).unwrap();
+    assert!(loaded.not_kept().is_some() && loaded.mapped_weights().is_empty());
+    assert_eq!(
+        logits(&loaded, &ids(20), 20),
+        logits(&load(&model, precision, 1), &ids(20), 20)
+    );
+    assert_eq!(
+        std::fs::read_dir(place).unwrap().count(),
+        1,
+        "no draft is left behind"
+    );
+}

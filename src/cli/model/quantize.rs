@@ -1,7 +1,7 @@
 //! `clawdbot model quantize NAME`: the weights are packed now, where the daemon finds them at its start.
 
 use clap::Args;
-use models::{Engine, EngineOptions, Kept, Precision};
+use models::{Kept, Precision};
 
 use super::Desk;
 use crate::cli::bar::{Bar, Unit, size};
@@ -31,35 +31,20 @@ pub(super) fn run(desk: &Desk, flags: &QuantizeFlags) -> Result<(), Failure> {
     }
     desk.prepare()?;
     let mut bar = Bar::new(format!("packing {precision}"), Unit::Parts);
-    let options = EngineOptions {
-        max_sequences: 1,
-        precision: Some(precision),
-        threads: Some(desk.threads()),
-        packed_directory: Some(desk.packed.clone()),
-        ..EngineOptions::default()
-    };
-    let mut was_packed = true;
-    let loaded = Engine::load_with(&path, options, &mut |done, of| {
-        was_packed = false;
+    let packed = models::pack(&path, precision, desk.threads(), &desk.packed, &mut |done, of| {
         bar.show(done as u64, of as u64);
     });
-    let engine = loaded.map_err(Failure::at_run_time)?;
+    let was_made = packed.map_err(Failure::at_run_time)?;
     drop(bar);
-    if let Some(reason) = engine.model().not_kept() {
-        return Err(Failure::AtRunTime(format!(
-            "the packed weights could not be kept in {}: {reason}",
-            desk.packed.display()
-        )));
-    }
     let kept = Kept::of(&path, &desk.packed).map_err(Failure::at_run_time)?;
     let file = kept.packed().into_iter().find(|file| file.precision == precision);
     let (bytes, place) = file.map_or((0, String::new()), |file| {
         (file.bytes, file.path.display().to_string())
     });
-    let done = if was_packed {
-        "was packed already"
-    } else {
+    let done = if was_made {
         "is packed"
+    } else {
+        "was packed already"
     };
     say(format!(
         "{} {done}: {precision}, {}, {place}",

@@ -10,10 +10,11 @@ use actix::ResponseFuture;
 use actors::inference_worker::host::{Host, Hosted, Process, Shelf};
 use actors::memory_governor::Meter;
 use actors::policy::failover::Cause;
+use actors::start_room::ModelSizes;
 use actors::worker_protocol::{FrameReader, FromWorker, ToWorker, VERSION, WorkerStats, write_frame};
 use models::{
-    EngineStats, Event, FinishReason, GenerateRequest, ModelSummary, PackedFile, Precision, Prompt,
-    SequenceId,
+    EngineStats, Event, FinishReason, GenerateRequest, KvPrecision, ModelSummary, PackedFile, Precision,
+    Prompt, SequenceId,
 };
 use platform::memory::{Limit, MachineMemory, MemoryPressure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -543,8 +544,32 @@ impl Simulated {
     }
 }
 
+/// What is known of the model before it is loaded.
+#[derive(Debug)]
+pub(super) struct Sizes(ModelSummary);
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self(summary(Path::new(MODEL), Precision::F16))
+    }
+}
+
+impl ModelSizes for Sizes {
+    fn summary(&self) -> &ModelSummary {
+        &self.0
+    }
+
+    fn weights_bytes(&self, precision: Precision) -> u64 {
+        weights_bytes(precision)
+    }
+
+    fn cache_bytes(&self, tokens: usize, _: KvPrecision) -> u64 {
+        tokens as u64 * KV_BYTES_PER_TOKEN
+    }
+}
+
 /// What is known of the model.
-pub(super) fn summary(model: &Path, precision: Precision) -> ModelSummary {
+fn summary(model: &Path, precision: Precision) -> ModelSummary {
     ModelSummary {
         name: model
             .file_name()

@@ -28,7 +28,7 @@ use crate::settings::{AuthMode, Settings};
 use crate::store::KEY_BYTES;
 use crate::store::simulated::SimulatedDisk;
 use device::{Device, PATIENCE};
-use engine::{FALLBACK, MODEL, Machine};
+use engine::{FALLBACK, MODEL, Machine, Sizes};
 use world::World;
 
 /// Seeds where nobody says otherwise.
@@ -96,7 +96,7 @@ async fn live(seed: u64, world: &World, disk: &SimulatedDisk, devices: &[Device]
     let surroundings = Surroundings {
         host: Arc::new(machine.clone()),
         packer: None,
-        meter: Box::new(machine.clone()),
+        meter: Arc::new(machine.clone()),
         stats: Arc::<Stats>::default(),
         store: Some((store.clone(), restored.retained)),
         conversations: restored
@@ -106,9 +106,9 @@ async fn live(seed: u64, world: &World, disk: &SimulatedDisk, devices: &[Device]
             .collect(),
         link: None,
     };
-    let summary = engine::summary(Path::new(MODEL), Precision::F16);
+    let sizes = Arc::new(Sizes::default());
     let instruments = opentelemetry::global::meter("simulation");
-    let core = match Core::start(&settings, Some(&summary), surroundings, &instruments).await {
+    let core = match Core::start(&settings, Some(sizes), surroundings, &instruments).await {
         Ok(core) => core,
         Err(error) => return world.fault(format!("the daemon does not start: {error}")),
     };
