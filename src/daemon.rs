@@ -17,6 +17,7 @@ use actors::conversation::Conversation;
 use actors::device_session::ShutDown;
 use actors::events::Events;
 use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, LinkGauge, OpenLink, StopLink};
+use actors::holdings::Holdings;
 use actors::hub::Hub;
 use actors::memory_governor::{Governed, MemoryGauge, MemoryGovernor};
 use actors::metrics::RequestMetrics;
@@ -337,7 +338,18 @@ impl Prepared {
             });
             supervisor
         });
-        MemoryGovernor::new(memory_config(&settings), governed, memory.clone(), events).start();
+        let holdings = Holdings {
+            switchboard: switchboard.clone(),
+            requests: gauge.clone(),
+        };
+        MemoryGovernor::new(
+            memory_config(&settings),
+            governed,
+            memory.clone(),
+            events,
+            holdings,
+        )
+        .start();
         observe::observe(&meter, &switchboard, &gauge, &memory);
 
         // Before the application, whose first words it keeps until there is a connection.
@@ -353,7 +365,11 @@ impl Prepared {
         let remembers = model.as_deref().filter(|_| link.is_none());
         let remembers = remembers.map(Footprint::summary);
         let binding = Conversation::binding(
-            conversation_config(&settings, remembered(&settings, remembers, records, &switchboard)),
+            conversation_config(
+                &settings,
+                remembered(&settings, remembers, records, &switchboard),
+                gauge.clone(),
+            ),
             switchboard.clone(),
             scheduler.clone(),
         )

@@ -13,9 +13,10 @@ use platform::memory::{self, MachineMemory};
 use serde::Serialize;
 
 use crate::events::{Event, Events};
+use crate::holdings::Holdings;
 use crate::inference_worker::{RunningProcess, WorkerGauge};
 use crate::policy::governor::{
-    Action, DaemonMemory, Governor, GovernorSettings, Ledger, ModelReading, Reading, WorkerMemory,
+    Action, Governor, GovernorSettings, Ledger, ModelReading, Reading, WorkerMemory,
 };
 use crate::scheduler::Govern;
 use crate::supervisor::{Supervisor, kept_of};
@@ -147,6 +148,7 @@ pub struct MemoryGovernor {
     warned: bool,
     failed: bool,
     events: Events,
+    holdings: Holdings,
 }
 
 impl MemoryGovernor {
@@ -156,9 +158,11 @@ impl MemoryGovernor {
         governed: Option<Governed>,
         gauge: Arc<MemoryGauge>,
         events: Events,
+        holdings: Holdings,
     ) -> Self {
         Self {
             events,
+            holdings,
             config,
             gauge,
             governed,
@@ -221,10 +225,7 @@ impl MemoryGovernor {
         self.gauge.total_bytes.store(least.total_bytes, Relaxed);
         self.gauge.available_bytes.store(least.available_bytes, Relaxed);
         let private = |id| memory::process(id).map_or(0, |memory| memory.private_bytes());
-        let daemon = DaemonMemory {
-            private_bytes: private(std::process::id()),
-            ..DaemonMemory::default()
-        };
+        let daemon = self.holdings.within(private(std::process::id()));
         let worker = running.map(|running| {
             let stats = running.stats;
             WorkerMemory {

@@ -31,7 +31,9 @@ use crate::external_broker::{Answering, Receipt};
 use crate::mailbox::{Durability, Mailbox, Overflow};
 use crate::policy::priority::Priority;
 use crate::received::may_answer_on;
-use crate::scheduler::{CancelJob, JobId, Progress, SHUTTING_DOWN, Scheduler, Submit};
+use crate::scheduler::{
+    CancelJob, JobId, Progress, SHUTTING_DOWN, Scheduler, SchedulerGauge, Submit, Weight,
+};
 use crate::served::Audience;
 use crate::store::Acceptance;
 use crate::switchboard::{Inbound, Switchboard};
@@ -70,6 +72,8 @@ pub struct ConversationConfig {
     pub idle: Duration,
     /// What was said before.
     pub memory: Memory,
+    /// Where requests are counted.
+    pub requests: Arc<SchedulerGauge>,
 }
 
 impl ConversationConfig {
@@ -117,6 +121,7 @@ struct Pending {
     /// Its prompt alone fills the context.
     without_history: bool,
     request: Request,
+    weight: Weight,
     reply: ReplyTo,
     /// When its answer must be complete.
     deadline: Option<Instant>,
@@ -416,6 +421,7 @@ impl Conversation {
             id,
             without_history: false,
             deadline: msg.message.expires_at.into_iter().chain(by_request).min(),
+            weight: self.config.requests.weigh(request.generate.prompt.bytes()),
             request,
             reply,
             last_receiver_seen: now,
@@ -457,11 +463,17 @@ impl Conversation {
                 id: pending.id.clone(),
                 without_history: true,
                 request: pending.request.clone(),
+                weight: self
+                    .config
+                    .requests
+                    .weigh(pending.request.generate.prompt.bytes()),
                 reply: pending.reply.clone(),
                 ..pending
             });
             let mut request = pending.request.generate;
             request.prompt = prompt;
+            let mut weight = pending.weight;
+            weight.becomes(request.prompt.bytes());
             // The engine has no source of chance of its own; a seed asked for is kept.
             request.sampling.seed.get_or_insert_with(random);
             let job = JobId::next();
@@ -470,6 +482,7 @@ impl Conversation {
                 priority: pending.request.priority,
                 device: self.device.clone(),
                 request,
+                weight,
                 accepted_at: pending.accepted_at,
                 deadline: pending.deadline,
                 min_precision: pending.request.min_precision,

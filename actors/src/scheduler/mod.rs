@@ -7,6 +7,7 @@ mod messages;
 mod status;
 #[cfg(test)]
 mod tests;
+mod weight;
 mod words;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ pub use messages::{
     WorkerSteppedTo,
 };
 pub use status::{GetStatus, SchedulerGauge, SchedulerStatus};
+pub use weight::Weight;
 
 /// Submissions that find it full are refused with an item (`overloaded`); all else waits for room.
 const MAILBOX: usize = 4096;

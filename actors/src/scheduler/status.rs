@@ -1,13 +1,13 @@
 //! How the scheduler is doing, for those who ask it and those who must not.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::prelude::*;
 use models::ModelSummary;
 use serde::Serialize;
 
-use super::{Scheduler, Worker};
+use super::{Scheduler, Weight, Worker};
 use crate::policy::priority::Priority;
 use crate::policy::schedule::Account;
 
@@ -19,6 +19,7 @@ pub struct SchedulerGauge {
     paused: AtomicU64,
     ready: AtomicBool,
     workers_lost: AtomicU64,
+    request_bytes: Arc<AtomicU64>,
     account: Mutex<Account>,
 }
 
@@ -46,6 +47,16 @@ impl SchedulerGauge {
     /// Inference processes lost since the start.
     pub fn workers_lost(&self) -> u64 {
         self.workers_lost.load(Relaxed)
+    }
+
+    /// Bytes of the prompts of all requests that were accepted and have not ended.
+    pub fn request_bytes(&self) -> u64 {
+        self.request_bytes.load(Relaxed)
+    }
+
+    /// Counts so many bytes of a request for as long as what is returned lives.
+    pub(crate) fn weigh(&self, bytes: usize) -> Weight {
+        Weight::of(&self.request_bytes, bytes)
     }
 
     /// What became of all requests: each term of the conservation law, per priority.
