@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use models::{FinishReason, GenerateRequest, ModelSummary, Precision, SequenceId, TokenLogprob, ToolCall};
 
-use super::Weight;
+use super::{AwaitsTurn, Weight};
 use crate::conversation::{Timings, Usage};
 use crate::inference_worker::InferenceWorker;
 use crate::policy::governor::Action;
@@ -40,6 +40,8 @@ pub struct Submit {
     pub request: GenerateRequest,
     /// What it weighs until it has ended.
     pub weight: Weight,
+    /// Its place in the conversations' account, until the schedule's has it.
+    pub turn: Option<AwaitsTurn>,
     /// When the daemon took it on.
     pub accepted_at: Instant,
     /// When its answer must be complete.

@@ -7,9 +7,9 @@ use actix::prelude::*;
 use models::ModelSummary;
 use serde::Serialize;
 
+use super::books::Books;
 use super::{Scheduler, Weight, Worker};
 use crate::policy::priority::Priority;
-use crate::policy::schedule::Account;
 
 /// The newest state, for those who must not ask an actor: health, metrics.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub struct SchedulerGauge {
     ready: AtomicBool,
     workers_lost: AtomicU64,
     request_bytes: Arc<AtomicU64>,
-    account: Mutex<Account>,
+    books: Mutex<Books>,
 }
 
 impl SchedulerGauge {
@@ -61,12 +61,12 @@ impl SchedulerGauge {
 
     /// What became of all requests: each term of the conservation law, per priority.
     pub fn account(&self) -> Vec<(Priority, &'static str, u64)> {
-        self.the_account().counts().collect()
+        self.books().sum().counts().collect()
     }
 
-    /// Whole whoever panicked beside it: it is copied in one piece.
-    fn the_account(&self) -> MutexGuard<'_, Account> {
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whole whoever panicked beside it: nothing in it can panic halfway.
+    pub(super) fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn lost_worker(&self) {
@@ -134,7 +134,7 @@ impl Handler<GetStatus> for Scheduler {
 }
 
 impl Scheduler {
-    pub(super) fn publish_gauge(&self) {
+    pub(super) fn publish_gauge(&mut self) {
         let gauge = &self.gauge;
         let (running, paused) = (self.schedule.running(), self.schedule.paused());
         gauge.running.store((running + paused) as u64, Relaxed);
@@ -142,6 +142,6 @@ impl Scheduler {
         gauge.waiting.store(self.schedule.queued() as u64, Relaxed);
         let is_ready = matches!(self.worker, Worker::Ready { .. });
         gauge.ready.store(is_ready, Relaxed);
-        gauge.the_account().clone_from(self.schedule.account());
+        gauge.books().note(self.schedule.account(), &mut self.turns_come);
     }
 }
