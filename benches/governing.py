@@ -5,7 +5,7 @@
 
 MODEL is a GGUF file of a real shape (benches/make_shape.py); its weights are packed first. Needs paho-mqtt from PyPI.
 
-- step: while an answer streams, memory.keep_free_percent makes the daemon go from int8 to int4. Told are the time from
+- step: while an answer streams, another program takes so much memory that the daemon goes from int8 to int4. Told are the time from
   the governor's word to the end of the step, the memory that the process has before and after (resident pages of the packed
   files, and its own), how long after the word that was back with the system, and the longest pause between two items,
   in mean times between tokens.
@@ -129,6 +129,13 @@ def memory_of(pid):
     return sums["RssFile"], sums["RssAnon"]
 
 
+def meminfo(name):
+    for line in open("/proc/meminfo"):
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit(f"/proc/meminfo has no {name}")
+
+
 def cached(directory):
     """Bytes of the packed files in the page cache, by fincore of util-linux."""
     found = subprocess.run(["fincore", "-b", "-n", "-o", "RES", *(os.path.join(directory, name)
@@ -141,13 +148,22 @@ def mib(count):
 
 
 def step(args, data):
+    # What is kept free leaves room for int8, or the daemon would begin lower by itself; then another program takes it.
+    total, available = meminfo("MemTotal"), meminfo("MemAvailable")
+    packed = os.path.join(data, "packed")
+    needed = max(os.path.getsize(os.path.join(packed, name)) for name in os.listdir(packed)) + 2**30
+    keep = int((available - needed) * 100 / total) - 1
+    assert keep > 5, "there is not enough memory for int8 and something beside it"
     daemon = Daemon(args.clawdbot, data, args.model, **{
-        "model.precision": "int8", "memory.keep_free_percent": 99, "memory.interval_s": 4, "memory.dwell_s": 1,
-        "supervisor.heartbeat_interval_s": 1})
+        "model.precision": "int8", "memory.keep_free_percent": keep, "memory.recovery_margin_percent": 1,
+        "memory.interval_s": 4, "memory.dwell_s": 1, "supervisor.heartbeat_interval_s": 1})
     asker = Asker(daemon, "phone")
     asker.ask(400)
     assert asker.first.wait(300)
-    packed = os.path.join(data, "packed")
+    taken = meminfo("MemAvailable") - keep * total // 100 + 2**30
+    hog = subprocess.Popen(["python3", "-c", f"import time; taken = bytearray({taken}); "
+                            "taken[::4096] = bytes(len(taken[::4096])); time.sleep(600)"])
+    atexit.register(hog.kill)
     line = daemon.said("memory is governed")
     while "StepDown" not in str(line):
         before, in_cache = memory_of(daemon.worker), cached(packed)
@@ -171,6 +187,7 @@ def step(args, data):
     print(f"step int8 -> int4: {end - word:.2f} s; resident {mib(sum(before))} -> {mib(sum(after))}, packed files in the "
           f"page cache {mib(in_cache)} -> {mib(now)}, most of it back {back:.2f} s after the word; "
           f"longest pause {longest * 1000:.0f} ms = {longest / usual:.1f} mean times between items")
+    hog.kill()
     daemon.stop()
 
 

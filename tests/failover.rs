@@ -295,3 +295,34 @@ async fn every_request_has_ended_in_one_of_the_named_ways() {
     let completed = daemon.metric_where("clawdbot_requests_account", "state=\"completed\"");
     assert!(completed >= Some(2.0), "{completed:?}");
 }
+
+#[tokio::test]
+async fn requests_that_wait_for_their_device_s_turn_are_accounted_for() {
+    let Some(launch) = launch() else { return };
+    let daemon = launch.set("conversation.max_queued", 2).start();
+    let mut client = device(&daemon, "phone").await;
+    let frozen = daemon.freeze_worker();
+    let of = |state: &str| daemon.metric_where("clawdbot_requests_account", &format!("state=\"{state}\""));
+    for number in 0..4 {
+        let request = greedy_of(&format!("q{number}"), 3);
+        client.publish("clawdbot/phone/command", 1, false, request).await;
+    }
+    assert_eq!(client.answer("q3").await.error().0, "queue_full");
+    eventually("two that wait for their turn", || {
+        (of("waiting_for_turn") == Some(2.0)).then_some(())
+    })
+    .await;
+    assert_eq!(of("accepted"), Some(4.0));
+    assert_eq!((of("refused"), of("cancelled")), (Some(1.0), Some(0.0)));
+    client.publish("clawdbot/phone/cancel", 1, false, "q1").await;
+    assert_eq!(client.answer("q1").await.finish_reason(), "cancelled");
+    eventually("its end to be counted", || {
+        (of("cancelled") == Some(1.0) && of("waiting_for_turn") == Some(1.0)).then_some(())
+    })
+    .await;
+    drop(frozen);
+    client.answer("q0").await.assert_whole();
+    client.answer("q2").await.assert_whole();
+    daemon.accounts_add_up().await;
+    assert_eq!(of("completed"), Some(2.0));
+}

@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::client::Client;
+use crate::support::client::{Client, Login, Version};
 use crate::support::daemon::{Daemon, Home};
 use crate::support::data::{PROMPT, stories};
 use crate::support::shape::write_wide_model;
@@ -145,6 +145,54 @@ async fn after_a_step_that_failed_the_next_process_has_the_precision_that_the_mo
     })
     .await;
     assert_eq!(precision, "int8");
+}
+
+#[tokio::test]
+async fn the_memory_of_the_daemon_has_owners() {
+    let Some(model) = stories() else { return };
+    let daemon = Daemon::launch().model(&model).set("memory.interval_s", 1).start();
+    let ledger_has = |part: &'static str, bytes: u64| {
+        let daemon = &daemon;
+        async move {
+            eventually(part, || {
+                let ledger = daemon.status()["memory"]["ledger"].clone();
+                let found = ledger[part].as_u64().expect("a number");
+                (found >= bytes).then_some(())
+            })
+            .await;
+        }
+    };
+    let mut client = Client::of(&daemon, "phone", "phone").await;
+    client
+        .publish("clawdbot/phone/status", 1, true, vec![b'r'; 50_000])
+        .await;
+    ledger_has("retained_bytes", 50_000).await;
+    // The store has read and written pages for it.
+    ledger_has("store_cache_bytes", 4096).await;
+    let away = Login::new(Version::V5, &daemon, "phone", "away").persistent();
+    let mut away = Client::connect(daemon.mqtt, away).await.unwrap();
+    away.subscribe("clawdbot/phone/note", 1).await;
+    away.disconnect().await;
+    for _ in 0..20 {
+        client
+            .publish("clawdbot/phone/note", 1, false, vec![b'n'; 3_000])
+            .await;
+    }
+    ledger_has("sessions_bytes", 60_000).await;
+    // Nobody answers it: it waits.
+    let frozen = daemon.freeze_worker();
+    let prompt = "word ".repeat(8_000);
+    let request = json!({"id": "q", "prompt": prompt, "max_tokens": 3});
+    client
+        .publish("clawdbot/phone/command", 1, false, request.to_string())
+        .await;
+    ledger_has("queues_bytes", 40_000).await;
+    drop(frozen);
+    client.subscribe("clawdbot/phone/reply", 1).await;
+    eventually("the request to end", || {
+        (daemon.status()["memory"]["ledger"]["queues_bytes"].as_u64() < Some(40_000)).then_some(())
+    })
+    .await;
 }
 
 #[test]

@@ -18,6 +18,7 @@ pub mod device_session;
 pub mod events;
 pub mod external_broker;
 pub mod gatekeeper;
+pub mod holdings;
 pub mod hub;
 pub mod inference_worker;
 pub mod mailbox;

@@ -15,11 +15,12 @@ use platform::memory::MachineMemory;
 use serde::Serialize;
 
 use crate::events::{Event, Events};
+use crate::holdings::Holdings;
 use crate::inference_worker::host::{Host, Shelf};
 use crate::inference_worker::{RunningProcess, WorkerGauge};
 use crate::outside;
 use crate::policy::governor::{
-    Action, DaemonMemory, Governor, GovernorSettings, Ledger, ModelReading, Reading, WorkerMemory,
+    Action, Governor, GovernorSettings, Ledger, ModelReading, Reading, WorkerMemory,
 };
 use crate::scheduler::Govern;
 use crate::supervisor::Supervisor;
@@ -155,6 +156,7 @@ pub struct MemoryGovernor {
     warned: bool,
     failed: bool,
     events: Events,
+    holdings: Holdings,
 }
 
 impl MemoryGovernor {
@@ -165,9 +167,11 @@ impl MemoryGovernor {
         governed: Option<Governed>,
         gauge: Arc<MemoryGauge>,
         events: Events,
+        holdings: Holdings,
     ) -> Self {
         Self {
             events,
+            holdings,
             config,
             meter,
             gauge,
@@ -231,10 +235,7 @@ impl MemoryGovernor {
         self.gauge.total_bytes.store(least.total_bytes, Relaxed);
         self.gauge.available_bytes.store(least.available_bytes, Relaxed);
         let private = |id| self.meter.private_bytes(id);
-        let daemon = DaemonMemory {
-            private_bytes: private(std::process::id()),
-            ..DaemonMemory::default()
-        };
+        let daemon = self.holdings.within(private(std::process::id()));
         let worker = running.map(|running| {
             let stats = running.stats;
             WorkerMemory {

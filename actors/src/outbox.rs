@@ -218,6 +218,11 @@ impl Outbox {
         self.lock().queue.len()
     }
 
+    /// What they weigh.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// How much room there is for a message of so many bytes, whether or not publishers still wait for
     /// this session.
     pub(crate) fn room(&self, bytes: usize) -> Room {

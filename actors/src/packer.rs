@@ -69,7 +69,7 @@ impl Packer {
             drop(held);
             output
         };
-        tracing::info!(%precision, "the model's weights are packed at a lower precision, to be at hand");
+        tracing::info!(%precision, "the model's weights are packed at another precision, to be at hand");
         ctx.spawn(packed.into_actor(self).map(move |output, act, ctx| {
             match output {
                 Ok(output) if output.status.success() => {

@@ -269,6 +269,12 @@ pub trait Store: Send + Sync + 'static {
     /// Whether nothing more would be taken.
     fn is_full(&self) -> bool;
 
+    /// Bytes of what waits to be written.
+    fn waiting_bytes(&self) -> u64;
+
+    /// Bytes of its file that it has in memory, as far as it counts them.
+    fn cache_bytes(&self) -> u64;
+
     /// From now on nothing is taken any more: sessions that end because the daemon does take nothing with them.
     fn close(&self);
 

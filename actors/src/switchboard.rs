@@ -118,6 +118,8 @@ pub struct SessionHandle {
     pub online: AtomicBool,
     /// Messages that its session holds and its client does not have yet; what is in the outbox comes beside.
     pub undelivered: AtomicUsize,
+    /// What those of them weigh that were not sent yet.
+    pub queued_bytes: AtomicUsize,
     /// Whether it ended; its subscriptions are being removed.
     pub ended: AtomicBool,
     /// Whether it outlives its connection, so that its messages must outlive the daemon.
@@ -140,6 +142,7 @@ impl SessionHandle {
             outbox,
             online: AtomicBool::new(false),
             undelivered: AtomicUsize::new(0),
+            queued_bytes: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
             persistent: AtomicBool::new(false),
         })
@@ -556,6 +559,13 @@ impl Switchboard {
         let waiting =
             |entry: &SessionEntry| entry.handle.outbox.len() + entry.handle.undelivered.load(Relaxed);
         self.0.sessions.iter().map(|entry| waiting(&entry)).sum()
+    }
+
+    /// What the messages weigh that wait for clients in outboxes and queues.
+    pub fn waiting_bytes(&self) -> u64 {
+        let waiting =
+            |entry: &SessionEntry| entry.handle.outbox.bytes() + entry.handle.queued_bytes.load(Relaxed);
+        self.0.sessions.iter().map(|entry| waiting(&entry) as u64).sum()
     }
 
     /// Subscriptions at the moment, of all sessions.

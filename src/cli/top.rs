@@ -41,6 +41,15 @@ struct Actors {
     rejected: u64,
 }
 
+/// The parts of the ledger that are the daemon's.
+const OF_DAEMON: [&str; 5] = [
+    "sessions_bytes",
+    "retained_bytes",
+    "queues_bytes",
+    "store_cache_bytes",
+    "other_of_daemon_bytes",
+];
+
 pub(super) fn run(global: &GlobalFlags, flags: TopFlags) -> Result<(), Failure> {
     let settings = global.settings(Vec::new())?;
     let dir = DataDir::open(&settings.data_dir).map_err(|error| match error {
@@ -122,7 +131,7 @@ fn shown(before: &Look, now: &Look) -> String {
             size(number(&ledger["weights_bytes"])),
             size(number(&ledger["kv_running_bytes"])),
             size(number(&ledger["kv_kept_bytes"])),
-            size(number(&ledger["other_of_daemon_bytes"])),
+            size(OF_DAEMON.iter().map(|part| number(&ledger[*part])).sum()),
             size(number(&ledger["other_of_worker_bytes"])),
         ),
         format!("           {}", text(&memory["verdict"])),

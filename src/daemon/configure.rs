@@ -13,6 +13,7 @@ use actors::memory_governor::Meter;
 use actors::policy::failover::FailoverConfig;
 use actors::policy::flapping::FlappingConfig;
 use actors::policy::schedule::{Ageing, PerPriority, ScheduleConfig};
+use actors::scheduler::SchedulerGauge;
 use actors::start_room::{ModelSizes, StartRoom};
 use actors::stats::Stats;
 use actors::store::{Record, Table};
@@ -134,7 +135,11 @@ pub(super) fn remembered(
     memory
 }
 
-pub(super) fn conversation_config(settings: &Settings, memory: Memory) -> ConversationConfig {
+pub(super) fn conversation_config(
+    settings: &Settings,
+    memory: Memory,
+    requests: Arc<SchedulerGauge>,
+) -> ConversationConfig {
     let conversation = &settings.conversation;
     ConversationConfig {
         limits: RequestLimits {
@@ -146,6 +151,7 @@ pub(super) fn conversation_config(settings: &Settings, memory: Memory) -> Conver
         undeliverable_grace: conversation.undeliverable_grace,
         idle: conversation.idle,
         memory,
+        requests,
     }
 }
 

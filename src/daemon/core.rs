@@ -11,6 +11,7 @@ use actors::broker_statistics::BrokerStatistics;
 use actors::conversation::Conversation;
 use actors::events::Events;
 use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, LinkGauge};
+use actors::holdings::Holdings;
 use actors::hub::Hub;
 use actors::inference_worker::host::{Host, OwnProgram};
 use actors::memory_governor::{Governed, MemoryGauge, MemoryGovernor, Meter, ThisMachine};
@@ -150,7 +151,19 @@ impl Core {
             });
             supervisor
         });
-        MemoryGovernor::new(memory_config(settings), meter, governed, memory.clone(), events).start();
+        let holdings = Holdings {
+            switchboard: switchboard.clone(),
+            requests: gauge.clone(),
+        };
+        MemoryGovernor::new(
+            memory_config(settings),
+            meter,
+            governed,
+            memory.clone(),
+            events,
+            holdings,
+        )
+        .start();
         observe::observe(instruments, &switchboard, &gauge, &memory);
 
         // Before the application, whose first words it keeps until there is a connection.
@@ -167,7 +180,7 @@ impl Core {
         let remembers = remembers.map(|model| model.summary());
         let memory_of_words = remembered(settings, remembers, conversations, &switchboard);
         let binding = Conversation::binding(
-            conversation_config(settings, memory_of_words),
+            conversation_config(settings, memory_of_words, gauge.clone()),
             switchboard.clone(),
             scheduler.clone(),
         )

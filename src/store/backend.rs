@@ -21,6 +21,11 @@ pub(super) trait Backend: Send + Sync {
     /// After a commit that replaced `secret`: sees to it that nobody finds it among what is not used any more.
     fn wipe(&self, secret: &[u8]) -> Result<(), DatabaseError>;
 
+    /// Bytes that it has of its file in memory; 0 where others keep it.
+    fn cache_bytes(&self) -> u64 {
+        0
+    }
+
     /// Gives it back. Whoever reads in it is told that it is closed.
     fn close(&self);
 }

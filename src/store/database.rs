@@ -147,6 +147,10 @@ impl SealedDatabase {
         self.backend.read()
     }
 
+    pub(super) fn cache_bytes(&self) -> u64 {
+        self.backend.cache_bytes()
+    }
+
     pub(super) fn close(&self) {
         self.backend.close();
     }

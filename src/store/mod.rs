@@ -217,6 +217,14 @@ impl Store for DurableStore {
         self.writer.is_full()
     }
 
+    fn waiting_bytes(&self) -> u64 {
+        self.writer.waiting_bytes()
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        self.database.cache_bytes()
+    }
+
     fn close(&self) {
         self.writer.close();
     }

@@ -233,6 +233,14 @@ impl Store for SimulatedStore {
         self.waiting().is_closed = true;
     }
 
+    fn waiting_bytes(&self) -> u64 {
+        self.waiting().changes.len() as u64 * size_of::<Change>() as u64
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        0
+    }
+
     fn poll_durable(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<()> {
         let mut waiting = self.waiting();
         if waiting.durable >= ticket.0 {

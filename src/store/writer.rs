@@ -135,6 +135,10 @@ impl Writer {
         self.desk.is_crowded.load(Ordering::Relaxed)
     }
 
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.desk.waiting().bytes as u64
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.desk.is_full.load(Ordering::Relaxed)
     }

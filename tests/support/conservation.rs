@@ -1,6 +1,6 @@
 //! The sum that must hold of every daemon, whatever happened to it: each copy of a message that was made for
 //! a session is completed, dropped with a reason, or waits; each accepted publish was routed, had no receiver
-//! or was rejected.
+//! or was rejected; each accepted request has ended in one of the named ways, runs, or waits.
 
 /// What does not add up in a page of metrics, if anything.
 pub(crate) fn imbalance(metrics: &str) -> Option<String> {
@@ -24,9 +24,37 @@ pub(crate) fn imbalance(metrics: &str) -> Option<String> {
     }
     let accepted = of("messages_accepted");
     let fates = ["routed", "without_receiver", "rejected"].map(|fate| of(&format!("messages_{fate}")));
+    if let Some(wrong) = requests(metrics) {
+        return Some(wrong);
+    }
     (accepted != fates.iter().sum::<f64>())
         .then(|| format!("{accepted} publishes were accepted; routed, without receiver, rejected: {fates:?}"))
 }
+
+/// What does not add up of requests: of each priority, those accepted are the sum of all other states.
+fn requests(metrics: &str) -> Option<String> {
+    let of = |priority: &str, is_meant: fn(&str) -> bool| -> f64 {
+        let lines = metrics.lines();
+        let lines = lines.filter(|line| {
+            line.starts_with("clawdbot_requests_account{")
+                && line.contains(&format!("priority=\"{priority}\""))
+                && is_meant(line)
+        });
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    };
+    ["urgent", "interactive", "background"]
+        .into_iter()
+        .find_map(|priority| {
+            let accepted = of(priority, |line| line.contains(ACCEPTED));
+            let others = of(priority, |line| !line.contains(ACCEPTED));
+            (accepted != others)
+                .then(|| format!("{accepted} {priority} requests were accepted, {others} are accounted for"))
+        })
+}
+
+const ACCEPTED: &str = "state=\"accepted\"";
 
 /// Why copies for sessions are dropped. A full mailbox is an actor's, and counted by publish.
 const DROPPED: [&str; 7] = [

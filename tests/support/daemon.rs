@@ -194,7 +194,8 @@ impl Daemon {
                 "dead_lettered",
             ];
             let ended: f64 = ends.iter().map(|state| of(state)).sum();
-            (of("accepted") == ended && of("running") + of("queued") == 0.0).then_some(())
+            (of("accepted") == ended && of("running") + of("queued") + of("waiting_for_turn") == 0.0)
+                .then_some(())
         })
         .await;
     }

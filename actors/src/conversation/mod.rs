@@ -28,8 +28,11 @@ use crate::external_broker::{Answering, Receipt};
 use crate::mailbox::{Durability, Mailbox, Overflow};
 use crate::outside;
 use crate::policy::priority::Priority;
+use crate::policy::schedule::End as Fate;
 use crate::received::may_answer_on;
-use crate::scheduler::{CancelJob, JobId, Progress, SHUTTING_DOWN, Scheduler, Submit};
+use crate::scheduler::{
+    AwaitsTurn, CancelJob, JobId, Progress, SHUTTING_DOWN, Scheduler, SchedulerGauge, Submit, Weight,
+};
 use crate::served::Audience;
 use crate::store::Acceptance;
 use crate::switchboard::{Inbound, Switchboard};
@@ -68,6 +71,8 @@ pub struct ConversationConfig {
     pub idle: Duration,
     /// What was said before.
     pub memory: Memory,
+    /// Where requests are counted.
+    pub requests: Arc<SchedulerGauge>,
 }
 
 impl ConversationConfig {
@@ -115,6 +120,9 @@ struct Pending {
     /// Its prompt alone fills the context.
     without_history: bool,
     request: Request,
+    weight: Weight,
+    /// None for one that is only kept in case it is asked anew.
+    turn: Option<AwaitsTurn>,
     reply: ReplyTo,
     /// When its answer must be complete.
     deadline: Option<Instant>,
@@ -360,6 +368,8 @@ impl Handler<Progress> for Conversation {
                     return self.next(ctx);
                 }
                 if let (true, Some(again)) = (TOO_LONG.contains(&code.as_str()), running.again.take()) {
+                    let turn = Some(self.turn(again.request.priority));
+                    let again = Pending { turn, ..again };
                     self.queue.push_front(again);
                     return self.next(ctx);
                 }
@@ -407,6 +417,7 @@ impl Conversation {
                 message: &message,
                 retry_after_ms: Some(1000),
             };
+            self.turn(request.priority).ends(Fate::Refused);
             return self.fail(&reply, &id, error);
         }
         let by_request = request.deadline.map(|within| now + within);
@@ -414,6 +425,8 @@ impl Conversation {
             id,
             without_history: false,
             deadline: msg.message.expires_at.into_iter().chain(by_request).min(),
+            weight: self.config.requests.weigh(request.generate.prompt.bytes()),
+            turn: Some(self.turn(request.priority)),
             request,
             reply,
             last_receiver_seen: now,
@@ -447,6 +460,9 @@ impl Conversation {
                     retry_after_ms: None,
                 };
                 self.fail(&pending.reply, &pending.id, error);
+                if let Some(turn) = pending.turn {
+                    turn.ends(Fate::Expired);
+                }
                 continue;
             }
             let (prompt, remembered) = self.with_history(&pending);
@@ -455,11 +471,18 @@ impl Conversation {
                 id: pending.id.clone(),
                 without_history: true,
                 request: pending.request.clone(),
+                weight: self
+                    .config
+                    .requests
+                    .weigh(pending.request.generate.prompt.bytes()),
+                turn: None,
                 reply: pending.reply.clone(),
                 ..pending
             });
             let mut request = pending.request.generate;
             request.prompt = prompt;
+            let mut weight = pending.weight;
+            weight.becomes(request.prompt.bytes());
             // The engine has no source of chance of its own; a seed asked for is kept.
             request.sampling.seed.get_or_insert_with(outside::random);
             let job = JobId::next();
@@ -468,6 +491,8 @@ impl Conversation {
                 priority: pending.request.priority,
                 device: self.device.clone(),
                 request,
+                weight,
+                turn: pending.turn,
                 accepted_at: pending.accepted_at,
                 deadline: pending.deadline,
                 min_precision: pending.request.min_precision,
@@ -570,7 +595,7 @@ impl Conversation {
         let (gone, kept): (VecDeque<_>, _) = self.queue.drain(..).partition(|pending| hit(&pending.id));
         self.queue = kept;
         for pending in gone {
-            self.cancelled(&pending);
+            self.cancelled(pending);
         }
     }
 
@@ -615,7 +640,7 @@ impl Conversation {
             .partition(|(seen, _)| !seen);
         self.queue = kept.into_iter().map(|(_, pending)| pending).collect();
         for (_, pending) in gone {
-            self.cancelled(&pending);
+            self.cancelled(pending);
         }
     }
 
@@ -678,12 +703,19 @@ impl Conversation {
         self.fail(reply, &id, error);
     }
 
-    fn cancelled(&self, pending: &Pending) {
+    fn turn(&self, priority: Priority) -> AwaitsTurn {
+        AwaitsTurn::new(&self.config.requests, priority)
+    }
+
+    fn cancelled(&self, pending: Pending) {
         let end = End {
             finish_reason: finish_reason(FinishReason::Cancelled),
             ..End::default()
         };
         self.only_item(&pending.reply, &pending.id, end);
+        if let Some(turn) = pending.turn {
+            turn.ends(Fate::Cancelled);
+        }
     }
 
     /// Nothing was said of it, and nothing will be.

@@ -352,6 +352,9 @@ impl DeviceSession {
             stats.dropped_refused.add(refused);
         }
         self.handle.undelivered.store(self.session.undelivered(), Relaxed);
+        self.handle
+            .queued_bytes
+            .store(self.session.queued_bytes(), Relaxed);
     }
 
     fn routed(&mut self, packet_id: u16, reason: ReasonCode, ctx: &mut Context<Self>) {

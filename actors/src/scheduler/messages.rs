@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use models::{FinishReason, GenerateRequest, ModelSummary, Precision, SequenceId, TokenLogprob, ToolCall};
 
+use super::{AwaitsTurn, Weight};
 use crate::conversation::{Timings, Usage};
 use crate::inference_worker::InferenceWorker;
 use crate::policy::governor::Action;
@@ -26,7 +27,7 @@ impl JobId {
 }
 
 /// A request for an answer. What becomes of it is told to `progress`.
-#[derive(Clone, Message)]
+#[derive(Message)]
 #[rtype(result = "()")]
 pub struct Submit {
     /// Its name.
@@ -37,6 +38,10 @@ pub struct Submit {
     pub device: Arc<str>,
     /// What to generate.
     pub request: GenerateRequest,
+    /// What it weighs until it has ended.
+    pub weight: Weight,
+    /// Its place in the conversations' account, until the schedule's has it.
+    pub turn: Option<AwaitsTurn>,
     /// When the daemon took it on.
     pub accepted_at: Instant,
     /// When its answer must be complete.

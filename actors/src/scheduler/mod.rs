@@ -3,10 +3,12 @@
 //! whoever listens hears one unbroken answer.
 
 mod answers;
+mod books;
 mod messages;
 mod status;
 #[cfg(test)]
 mod tests;
+mod weight;
 mod words;
 
 use std::collections::BTreeMap;
@@ -28,11 +30,13 @@ use crate::policy::schedule::{Cancelled, Decision, End, Entry, Schedule, Schedul
 use crate::policy::suspects::Suspects;
 use crate::worker_protocol::ToWorker;
 
+pub use books::AwaitsTurn;
 pub use messages::{
     CancelJob, Drain, Govern, JobId, Progress, Submit, WorkerGone, WorkerPacks, WorkerReady, WorkerSays,
     WorkerSteppedTo,
 };
 pub use status::{GetStatus, SchedulerGauge, SchedulerStatus};
+pub use weight::Weight;
 
 /// Submissions that find it full are refused with an item (`overloaded`); all else waits for room.
 const MAILBOX: usize = 4096;
@@ -49,6 +53,8 @@ pub struct Scheduler {
     /// What has begun and not ended, in the order in which it came.
     begun: BTreeMap<SequenceId, Begun>,
     suspects: Suspects,
+    /// Of requests that the schedule's account has now.
+    turns_come: Vec<AwaitsTurn>,
     /// What becomes of the caches of those that are paused.
     while_paused: WhilePaused,
     worker: Worker,
@@ -122,6 +128,7 @@ impl Scheduler {
             schedule: Schedule::new(config),
             begun: BTreeMap::new(),
             suspects: Suspects::default(),
+            turns_come: Vec::new(),
             while_paused: WhilePaused::Keep,
             worker: if has_model {
                 Worker::Starting { packed_percent: None }
@@ -150,7 +157,8 @@ impl Actor for Scheduler {
 impl Handler<Submit> for Scheduler {
     type Result = ();
 
-    fn handle(&mut self, submit: Submit, ctx: &mut Self::Context) {
+    fn handle(&mut self, mut submit: Submit, ctx: &mut Self::Context) {
+        self.turns_come.extend(submit.turn.take());
         if let Some((code, message, retry_after_ms)) = self.objection(&submit) {
             self.schedule.refused_elsewhere(submit.priority);
             self.refuse(&submit, code, &message, retry_after_ms);

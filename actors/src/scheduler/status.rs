@@ -1,15 +1,15 @@
 //! How the scheduler is doing, for those who ask it and those who must not.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::prelude::*;
 use models::ModelSummary;
 use serde::Serialize;
 
-use super::{Scheduler, Worker};
+use super::books::Books;
+use super::{Scheduler, Weight, Worker};
 use crate::policy::priority::Priority;
-use crate::policy::schedule::Account;
 
 /// The newest state, for those who must not ask an actor: health, metrics.
 #[derive(Debug, Default)]
@@ -19,7 +19,8 @@ pub struct SchedulerGauge {
     paused: AtomicU64,
     ready: AtomicBool,
     workers_lost: AtomicU64,
-    account: Mutex<Account>,
+    request_bytes: Arc<AtomicU64>,
+    books: Mutex<Books>,
 }
 
 impl SchedulerGauge {
@@ -48,14 +49,24 @@ impl SchedulerGauge {
         self.workers_lost.load(Relaxed)
     }
 
-    /// What became of all requests: each term of the conservation law, per priority.
-    pub fn account(&self) -> Vec<(Priority, &'static str, u64)> {
-        self.the_account().counts().collect()
+    /// Bytes of the prompts of all requests that were accepted and have not ended.
+    pub fn request_bytes(&self) -> u64 {
+        self.request_bytes.load(Relaxed)
     }
 
-    /// Whole whoever panicked beside it: it is copied in one piece.
-    fn the_account(&self) -> MutexGuard<'_, Account> {
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Counts so many bytes of a request for as long as what is returned lives.
+    pub(crate) fn weigh(&self, bytes: usize) -> Weight {
+        Weight::of(&self.request_bytes, bytes)
+    }
+
+    /// What became of all requests: each term of the conservation law, per priority.
+    pub fn account(&self) -> Vec<(Priority, &'static str, u64)> {
+        self.books().sum().counts().collect()
+    }
+
+    /// Whole whoever panicked beside it: nothing in it can panic halfway.
+    pub(super) fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn lost_worker(&self) {
@@ -123,7 +134,7 @@ impl Handler<GetStatus> for Scheduler {
 }
 
 impl Scheduler {
-    pub(super) fn publish_gauge(&self) {
+    pub(super) fn publish_gauge(&mut self) {
         let gauge = &self.gauge;
         let (running, paused) = (self.schedule.running(), self.schedule.paused());
         gauge.running.store((running + paused) as u64, Relaxed);
@@ -131,6 +142,6 @@ impl Scheduler {
         gauge.waiting.store(self.schedule.queued() as u64, Relaxed);
         let is_ready = matches!(self.worker, Worker::Ready { .. });
         gauge.ready.store(is_ready, Relaxed);
-        gauge.the_account().clone_from(self.schedule.account());
+        gauge.books().note(self.schedule.account(), &mut self.turns_come);
     }
 }

@@ -81,6 +81,12 @@ impl Switchboard {
             .len()
     }
 
+    /// What retained messages weigh.
+    pub fn retained_bytes(&self) -> u64 {
+        let retained = self.0.retained.read().unwrap_or_else(PoisonError::into_inner);
+        retained.bytes() as u64
+    }
+
     /// Makes it the last word on its topic. Returns what must be on disk before that is said to be so.
     pub(super) fn retain(&self, message: &Arc<Message>) -> Option<Ticket> {
         let store = self.store_for(&message.topic);

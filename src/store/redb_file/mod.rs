@@ -133,6 +133,12 @@ impl Backend for RedbFile {
         }
     }
 
+    fn cache_bytes(&self) -> u64 {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let stats = database.as_ref().map(ReadableDatabase::cache_stats);
+        stats.map_or(0, |stats| stats.used_bytes() as u64)
+    }
+
     fn close(&self) {
         drop(
             self.database

@@ -476,6 +476,11 @@ impl Session {
         self.outbound.undelivered()
     }
 
+    /// What the messages weigh that are queued and were not sent yet.
+    pub fn queued_bytes(&self) -> usize {
+        self.outbound.queued_bytes()
+    }
+
     /// What became of messages for the client since this was asked last.
     pub fn take_outcomes(&mut self) -> Outcomes {
         self.outbound.take_outcomes()

@@ -382,6 +382,11 @@ impl Outbound {
         self.len() - self.taken_over
     }
 
+    /// What the queue weighs; what is inflight comes beside.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
     /// Messages waiting, inflight ones included.
     pub(super) fn len(&self) -> usize {
         self.queue.len() + self.inflight.len()

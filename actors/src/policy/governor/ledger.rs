@@ -12,11 +12,15 @@ pub enum Owner {
     KvRunning,
     /// Keys and values that ended ones left.
     KvKept,
-    /// Sessions of clients, with their subscriptions and what is on its way to them.
+    /// Messages that wait for clients, in outboxes and queues of sessions, as the bounds of those count them: topic, payload
+    /// and 160 bytes. A payload that several sessions wait for counts for each. What was sent and is not acknowledged, and
+    /// what the sessions are beside it, is in the rest.
     Sessions,
-    /// Messages and requests that wait.
+    /// Retained messages, counted the same way.
+    Retained,
+    /// Prompts of requests that were accepted and have not ended, and changes that wait to be written by the store.
     Queues,
-    /// What the store keeps of its file.
+    /// Pages that the embedded store has of its file, as its library counts them; what a PostgreSQL server has is not ours.
     StoreCache,
     /// All else of the daemon.
     OtherOfDaemon,
@@ -26,11 +30,12 @@ pub enum Owner {
 
 impl Owner {
     /// All of them, the order in which they are told.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Weights,
         Self::KvRunning,
         Self::KvKept,
         Self::Sessions,
+        Self::Retained,
         Self::Queues,
         Self::StoreCache,
         Self::OtherOfDaemon,
@@ -44,6 +49,7 @@ impl Owner {
             Self::KvRunning => "kv_running",
             Self::KvKept => "kv_kept",
             Self::Sessions => "sessions",
+            Self::Retained => "retained",
             Self::Queues => "queues",
             Self::StoreCache => "store_cache",
             Self::OtherOfDaemon => "other_of_daemon",
@@ -57,11 +63,13 @@ impl Owner {
 pub struct DaemonMemory {
     /// Measured: its own pages, in memory and swapped out.
     pub private_bytes: u64,
-    /// Sessions.
+    /// See [`Owner::Sessions`].
     pub sessions_bytes: u64,
-    /// Queues.
+    /// See [`Owner::Retained`].
+    pub retained_bytes: u64,
+    /// See [`Owner::Queues`].
     pub queues_bytes: u64,
-    /// The store's cache.
+    /// See [`Owner::StoreCache`].
     pub store_cache_bytes: u64,
 }
 
@@ -94,6 +102,7 @@ impl Ledger {
         let mut ledger = Self::default();
         let mut left = daemon.private_bytes;
         ledger.give(Owner::Sessions, daemon.sessions_bytes, &mut left);
+        ledger.give(Owner::Retained, daemon.retained_bytes, &mut left);
         ledger.give(Owner::Queues, daemon.queues_bytes, &mut left);
         ledger.give(Owner::StoreCache, daemon.store_cache_bytes, &mut left);
         ledger.add(Owner::OtherOfDaemon, left);
@@ -146,6 +155,8 @@ struct Written {
     kv_running_bytes: u64,
     kv_kept_bytes: u64,
     sessions_bytes: u64,
+    #[serde(default)]
+    retained_bytes: u64,
     queues_bytes: u64,
     store_cache_bytes: u64,
     other_of_daemon_bytes: u64,
@@ -160,6 +171,7 @@ impl From<Ledger> for Written {
             kv_running_bytes: ledger.bytes(Owner::KvRunning),
             kv_kept_bytes: ledger.bytes(Owner::KvKept),
             sessions_bytes: ledger.bytes(Owner::Sessions),
+            retained_bytes: ledger.bytes(Owner::Retained),
             queues_bytes: ledger.bytes(Owner::Queues),
             store_cache_bytes: ledger.bytes(Owner::StoreCache),
             other_of_daemon_bytes: ledger.bytes(Owner::OtherOfDaemon),
@@ -176,6 +188,7 @@ impl From<Written> for Ledger {
             (Owner::KvRunning, written.kv_running_bytes),
             (Owner::KvKept, written.kv_kept_bytes),
             (Owner::Sessions, written.sessions_bytes),
+            (Owner::Retained, written.retained_bytes),
             (Owner::Queues, written.queues_bytes),
             (Owner::StoreCache, written.store_cache_bytes),
             (Owner::OtherOfDaemon, written.other_of_daemon_bytes),
@@ -205,6 +218,7 @@ mod tests {
         let daemon = DaemonMemory {
             private_bytes: 100,
             sessions_bytes: 20,
+            retained_bytes: 3,
             queues_bytes: 30,
             store_cache_bytes: 10,
         };
@@ -217,7 +231,7 @@ mod tests {
         };
         let ledger = Ledger::new(daemon, worker);
         let bytes = Owner::ALL.map(|owner| ledger.bytes(owner));
-        assert_eq!(bytes, [4_000, 450, 50, 20, 30, 10, 40, 0]);
+        assert_eq!(bytes, [4_000, 450, 50, 20, 3, 30, 10, 37, 0]);
         assert_eq!(ledger.total_bytes(), 4_600);
     }
 
@@ -238,12 +252,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_parts_add_up_to_what_was_measured_whatever_is_claimed(bytes: [u32; 9]) {
-            let [daemon, sessions, queues, store_cache, worker, mapped, private, running, kept] = bytes.map(u64::from);
+        fn the_parts_add_up_to_what_was_measured_whatever_is_claimed(bytes: [u32; 10]) {
+            let [daemon, sessions, retained, queues, store_cache, worker, mapped, private, running, kept] = bytes.map(u64::from);
             let ledger = Ledger::new(
                 DaemonMemory {
                     private_bytes: daemon,
                     sessions_bytes: sessions,
+                    retained_bytes: retained,
                     queues_bytes: queues,
                     store_cache_bytes: store_cache,
                 },
@@ -258,7 +273,7 @@ mod tests {
             prop_assert_eq!(ledger.total_bytes(), daemon + worker + mapped);
             prop_assert_eq!(ledger.parts().map(|(_, bytes)| bytes).sum::<u64>(), ledger.total_bytes());
             for (owner, claimed) in [
-                (Owner::Sessions, sessions), (Owner::Queues, queues), (Owner::StoreCache, store_cache),
+                (Owner::Sessions, sessions), (Owner::Retained, retained), (Owner::Queues, queues), (Owner::StoreCache, store_cache),
                 (Owner::KvRunning, running), (Owner::KvKept, kept), (Owner::Weights, mapped + private),
             ] {
                 prop_assert!(of(owner, &ledger) <= claimed);

@@ -1,7 +1,7 @@
 //! The conservation law: what was accepted has ended in one of the named ways, runs, or waits.
 //!
-//! Per priority, accepted = completed + failed + refused + expired + cancelled + dead-lettered + running + queued. The
-//! left side and each term on the right are counted where they happen, so that a request that gets lost, or ends twice,
+//! Per priority, accepted = completed + failed + refused + expired + cancelled + dead-lettered + running + queued + waiting
+//! for the turn of their device. The left side and each term on the right are counted where they happen, so that a request that gets lost, or ends twice,
 //! shows as a sum that does not add up.
 
 use super::PerPriority;
@@ -78,9 +78,22 @@ pub struct Counts {
     pub running: u64,
     /// They wait, for the first time or to be begun anew.
     pub queued: u64,
+    /// They wait behind others of their device, and no schedule knows of them yet.
+    pub waiting_for_turn: u64,
 }
 
 impl Counts {
+    fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        for end in End::ALL {
+            let mut other = *other;
+            *self.ended(end) += *other.ended(end);
+        }
+        self.running += other.running;
+        self.queued += other.queued;
+        self.waiting_for_turn += other.waiting_for_turn;
+    }
+
     fn ended(&mut self, end: End) -> &mut u64 {
         match end {
             End::Completed => &mut self.completed,
@@ -100,7 +113,7 @@ impl Counts {
     }
 
     /// The right side, term by term.
-    fn terms(&self) -> [(&'static str, u64); 8] {
+    fn terms(&self) -> [(&'static str, u64); 9] {
         [
             ("completed", self.completed),
             ("failed", self.failed),
@@ -110,6 +123,7 @@ impl Counts {
             ("dead_lettered", self.dead_lettered),
             ("running", self.running),
             ("queued", self.queued),
+            ("waiting_for_turn", self.waiting_for_turn),
         ]
     }
 }
@@ -150,9 +164,38 @@ impl Account {
         Ok(())
     }
 
-    pub(super) fn accepted(&mut self, priority: Priority) {
+    pub(crate) fn accepted(&mut self, priority: Priority) {
         self.counts[priority].accepted += 1;
         self.counts[priority].queued += 1;
+    }
+
+    /// A request is accepted, and waits behind others of its device.
+    pub(crate) fn waits_for_turn(&mut self, priority: Priority) {
+        self.counts[priority].accepted += 1;
+        self.counts[priority].waiting_for_turn += 1;
+    }
+
+    /// One that waited so is in another account from now on.
+    pub(crate) fn handed_over(&mut self, priority: Priority) {
+        let counts = &mut self.counts[priority];
+        counts.accepted = counts.accepted.saturating_sub(1);
+        counts.waiting_for_turn = counts.waiting_for_turn.saturating_sub(1);
+    }
+
+    /// One that waited so has ended.
+    pub(crate) fn ended_before_turn(&mut self, priority: Priority, end: End) {
+        let counts = &mut self.counts[priority];
+        counts.waiting_for_turn = counts.waiting_for_turn.saturating_sub(1);
+        *counts.ended(end) += 1;
+    }
+
+    /// Both together.
+    pub(crate) fn with(&self, other: &Self) -> Self {
+        let mut sum = self.clone();
+        for (priority, counts) in other.counts.iter() {
+            sum.counts[priority].add(counts);
+        }
+        sum
     }
 
     /// What is not there cannot move: the sum then shows it.
@@ -201,7 +244,7 @@ mod tests {
         account.accepted(Priority::Background);
         account.ended(Priority::Background, At::Queued, End::Expired);
         let counts: Vec<_> = account.counts().collect();
-        assert_eq!(counts.len(), 27);
+        assert_eq!(counts.len(), 30);
         let named = |name| {
             let found = counts
                 .iter()

@@ -97,8 +97,8 @@ pub struct Patterns {
 #[derive(Clone, Debug)]
 pub(super) struct Say {
     pub(super) intent: String,
-    /// The slots that must be there.
-    pub(super) slots: Vec<String>,
+    /// The slots that must be there, some with this value.
+    pub(super) slots: Vec<(String, Option<String>)>,
     pub(super) text: String,
 }
 
@@ -290,8 +290,13 @@ impl Reader {
             .ok_or("a sentence is written Intent slot … = words")?;
         let mut words = what.split_whitespace();
         let intent = known_intent(words.next().unwrap_or_default())?;
-        let slots: Vec<String> = words.map(str::to_owned).collect();
-        if let Some(unknown) = slots.iter().find(|slot| !intent.slots.contains(&slot.as_str())) {
+        let condition = |word: &str| match word.split_once('=') {
+            Some((slot, value)) => (slot.to_owned(), Some(value.to_owned())),
+            None => (word.to_owned(), None),
+        };
+        let slots: Vec<_> = words.map(condition).collect();
+        let unknown = slots.iter().find(|(slot, _)| !intent.slots.contains(&slot.as_str()));
+        if let Some((unknown, _)) = unknown {
             return Err(format!("{} has no slot {unknown}", intent.name));
         }
         self.patterns.says.push(Say {

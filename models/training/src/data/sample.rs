@@ -144,6 +144,17 @@ impl<'p> Sampler<'p> {
         self.chance.pick_weighted(entries?, |entry| entry.weight)
     }
 
+    /// What is said, and what is meant by it.
+    fn from_list(&mut self, list: usize) -> Option<(String, String)> {
+        let entry = self.entry(self.patterns.lists.get(list))?;
+        let mut segments = Vec::new();
+        self.expand(&entry.pieces, &mut segments, &mut []);
+        let said: String = segments.iter().map(|segment| segment.text.as_str()).collect();
+        let said = tidy(&said);
+        let value = entry.value.clone().unwrap_or_else(|| said.clone());
+        Some((said, value))
+    }
+
     fn capture(&mut self, capture: &Capture, segments: &mut Vec<Segment>, actions: &mut [Action]) {
         let Some(action) = actions.get_mut(capture.action) else {
             return;
@@ -194,14 +205,19 @@ impl<'p> Sampler<'p> {
                 duration.said
             }
             Source::List(list) => {
-                let Some(entry) = self.entry(self.patterns.lists.get(list)) else {
-                    return;
-                };
-                let mut of_entry = Vec::new();
-                self.expand(&entry.pieces, &mut of_entry, &mut []);
-                let said: String = of_entry.iter().map(|segment| segment.text.as_str()).collect();
-                let said = tidy(&said);
-                let value = entry.value.clone().unwrap_or_else(|| said.clone());
+                let mut drawn = self.from_list(list);
+                // Nobody names the same room twice in one breath.
+                for _ in 0..3 {
+                    let is_again = |action: &Action| match (&drawn, action.slots.get(&capture.slot)) {
+                        (Some((_, value)), Some(SlotValue::Text(other))) => value == other,
+                        _ => false,
+                    };
+                    if !actions.iter().take(capture.action).any(is_again) {
+                        break;
+                    }
+                    drawn = self.from_list(list);
+                }
+                let Some((said, value)) = drawn else { return };
                 let is_text = matches!(intents::kind(&capture.slot), Some(Kind::Span | Kind::Word(_)));
                 let number = value.parse().ok().filter(|_| !is_text);
                 let value = number.map_or_else(|| SlotValue::Text(value), SlotValue::Number);

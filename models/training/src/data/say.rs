@@ -16,9 +16,11 @@ pub(super) fn to(actions: &[Action], patterns: &Patterns, language: Language) ->
 }
 
 fn to_one(action: &Action, patterns: &Patterns) -> String {
-    let fits = |say: &&Say| {
-        say.intent == action.intent && say.slots.iter().all(|slot| action.slots.get(slot).is_some())
+    let holds = |(slot, wanted): &(String, Option<String>)| {
+        let found = action.slots.get(slot);
+        found.is_some_and(|found| wanted.as_ref().is_none_or(|wanted| found.to_string() == *wanted))
     };
+    let fits = |say: &&Say| say.intent == action.intent && say.slots.iter().all(holds);
     let Some(say) = patterns.says.iter().find(fits) else {
         return String::new();
     };

@@ -127,6 +127,7 @@ impl World {
                 dead_lettered: ended(End::DeadLettered),
                 running: count(&|is| matches!(is, Is::Running | Is::Paused)),
                 queued: count(&|is| matches!(is, Is::Waiting | Is::Lost)),
+                waiting_for_turn: 0,
             };
             assert_eq!(counts, expected);
         }
