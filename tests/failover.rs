@@ -113,7 +113,7 @@ async fn after_a_kill_an_answer_goes_on_with_fewer_bits_and_says_so() {
         }
         events.push(event["event"].clone());
     }
-    assert_eq!(events, ["worker_lost", "worker_ready"]);
+    assert_eq!(events, ["request_begun", "worker_lost", "worker_ready"]);
     let course = course(&answer);
     assert_eq!(course, [(1, "int8".to_owned()), (2, "int4".to_owned())]);
     let first = answer.items.iter().filter(|item| item["attempt"] == 1);

@@ -3,5 +3,6 @@
 //! `models/training`, which users never compile.
 
 pub mod actions;
+pub mod asking;
 pub mod intents;
 pub mod score;

@@ -32,9 +32,12 @@ fn is_out_of_reach(actions: &[Action]) -> bool {
 /// # Errors
 /// The number of the first line that is not understood, and why.
 pub fn read(lines: &str) -> Result<Vec<Labelled>, String> {
-    let numbered = (1..).zip(lines.lines()).filter(|(_, line)| !line.trim().is_empty());
+    let numbered = (1..)
+        .zip(lines.lines())
+        .filter(|(_, line)| !line.trim().is_empty());
     let parsed = numbered.map(|(number, line)| {
-        let labelled: Labelled = serde_json::from_str(line).map_err(|error| format!("line {number}: {error}"))?;
+        let labelled: Labelled =
+            serde_json::from_str(line).map_err(|error| format!("line {number}: {error}"))?;
         let problem = labelled.actions.iter().find_map(Action::problem);
         match problem {
             Some(problem) => Err(format!("line {number}: {problem}")),
@@ -83,14 +86,21 @@ impl Scores {
         }
         let found = found.unwrap_or_else(|| "nothing readable".to_owned());
         if found != wanted {
-            *self.confusions.entry(wanted).or_default().entry(found).or_default() += 1;
+            *self
+                .confusions
+                .entry(wanted)
+                .or_default()
+                .entry(found)
+                .or_default() += 1;
         }
     }
 
     /// The most frequent confusions: what was meant, what was understood, how often.
     pub fn worst(&self, count: usize) -> Vec<(&str, &str, usize)> {
         let each = self.confusions.iter().flat_map(|(meant, found)| {
-            found.iter().map(move |(found, times)| (meant.as_str(), found.as_str(), *times))
+            found
+                .iter()
+                .map(move |(found, times)| (meant.as_str(), found.as_str(), *times))
         });
         let mut all: Vec<_> = each.collect();
         all.sort_by_key(|(_, _, times)| std::cmp::Reverse(*times));
@@ -120,8 +130,14 @@ mod tests {
         scores.count(&set[0], None);
         scores.count(&set[1], Some(&set[1].actions));
         scores.count(&set[1], Some(&set[0].actions));
-        assert_eq!((scores.commands, scores.intents_right, scores.all_right), (4, 2, 1));
-        assert_eq!((scores.out_of_reach, scores.accepted, scores.unreadable), (2, 1, 1));
+        assert_eq!(
+            (scores.commands, scores.intents_right, scores.all_right),
+            (4, 2, 1)
+        );
+        assert_eq!(
+            (scores.out_of_reach, scores.accepted, scores.unreadable),
+            (2, 1, 1)
+        );
         assert_eq!(scores.worst(1).len(), 1);
         assert_eq!(scores.confusions["HassTurnOn"]["HassTurnOff"], 1);
     }
@@ -129,7 +145,10 @@ mod tests {
     #[test]
     fn a_line_that_means_nothing_known_is_named() {
         let error = read(&SET.replace("HassTurnOn", "HassDance")).unwrap_err();
-        assert!(error.starts_with("line 2") && error.contains("HassDance"), "{error}");
+        assert!(
+            error.starts_with("line 2") && error.contains("HassDance"),
+            "{error}"
+        );
         assert!(read(r#"{"text": "x", "actions": []}"#).is_err());
     }
 
@@ -137,13 +156,18 @@ mod tests {
     #[test]
     fn the_committed_test_sets_are_of_known_intents_and_slots() {
         for language in ["en", "zh"] {
-            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/assistant/{language}.jsonl"));
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join(format!("../tests/assistant/{language}.jsonl"));
             let set = read(&std::fs::read_to_string(path).unwrap()).unwrap();
             assert!(set.len() >= 500, "{language}: {}", set.len());
             let mut texts: Vec<&str> = set.iter().map(|labelled| labelled.text.as_str()).collect();
             texts.sort_unstable();
             texts.dedup();
-            assert_eq!(texts.len(), set.len(), "{language}: a sentence stands there twice");
+            assert_eq!(
+                texts.len(),
+                set.len(),
+                "{language}: a sentence stands there twice"
+            );
         }
     }
 }

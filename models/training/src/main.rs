@@ -4,6 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use models::assistant::actions::Answer;
+use models::assistant::asking::examine;
+use models::assistant::score::{Labelled, read};
+use models::{Engine, EngineOptions};
 use training::data::{Language, Patterns, Sampler};
 use training::learn::{Plan, learn};
 
@@ -50,12 +54,18 @@ struct Flags {
     /// Only print so many sentences of each language, with what they mean
     #[arg(long)]
     sample: Option<usize>,
+    /// Only put these test sets to the network, and print what it did not understand
+    #[arg(long, value_name = "FILE")]
+    score: Vec<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
     if let Some(count) = flags.sample {
         return sample(&flags, count);
+    }
+    if !flags.score.is_empty() {
+        return score(&flags);
     }
     let plan = Plan {
         seed: flags.seed,
@@ -100,4 +110,47 @@ fn sample(flags: &Flags, count: usize) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+fn score(flags: &Flags) -> ExitCode {
+    let scored = flags.score.iter().try_for_each(|path| {
+        let lines = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let set = read(&lines)?;
+        let options = EngineOptions {
+            max_sequences: 16,
+            ..EngineOptions::default()
+        };
+        let mut engine = Engine::load(&flags.out, options).map_err(|error| error.to_string())?;
+        let mut show = |meant: &Labelled, found: Option<&Answer>| {
+            if found.is_none_or(|found| found.actions != meant.actions) {
+                let json = |actions| serde_json::to_string(actions).unwrap_or_default();
+                let found = found.map_or_else(String::new, |found| json(&found.actions));
+                println!(
+                    "{}\n    meant {}\n    found {found}",
+                    meant.text,
+                    json(&meant.actions)
+                );
+            }
+        };
+        let scores = examine(&mut engine, &set, 16, &mut show).map_err(|error| error.to_string())?;
+        let share = |part: usize, of: usize| 100.0 * part as f64 / of.max(1) as f64;
+        println!(
+            "{}: intents {:.1} %, all {:.1} % of {}; {:.1} % of {} out of reach accepted; {} unreadable",
+            path.display(),
+            share(scores.intents_right, scores.commands),
+            share(scores.all_right, scores.commands),
+            scores.commands,
+            share(scores.accepted, scores.out_of_reach),
+            scores.out_of_reach,
+            scores.unreadable
+        );
+        Ok::<_, String>(())
+    });
+    match scored {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("train: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -31,7 +31,7 @@ pub(super) struct Asked {
     pub(super) is_accepted: bool,
     /// The items of the present attempt.
     items: Vec<Value>,
-    /// The daemon that was asked, and after each that died over it, the next.
+    /// The daemon that was asked.
     life: u32,
     /// How it ended, the first time.
     pub(super) end: Option<String>,
@@ -68,17 +68,15 @@ impl Answers {
         let Some(seq) = seq else {
             return world.fault(format!("{item} has no seq"));
         };
+        let died = world.life() > asked.life;
+        if seq == 0 && died && !asked.items.is_empty() && !self.is_forgetful {
+            // A daemon died over it, or before the end of it was on its disk, and the next one begins anew; or its first
+            // item comes again, and all others behind it.
+            asked.items.clear();
+        }
         let is_again = asked.items.get(seq).is_some_and(|known| *known == item);
         if is_again {
             return;
-        }
-        if seq == 0 && !asked.items.is_empty() && world.life() > asked.life && !self.is_forgetful {
-            // A daemon died over it, or before the end of it was on its disk, and the next one begins anew.
-            if item["attempt"].as_u64() < Some(2) {
-                world.fault(format!("{item} does not say that it is not the first attempt"));
-            }
-            asked.items.clear();
-            asked.life += 1;
         }
         let is_complete = asked.items.last().is_some_and(|last| last["done"] == true);
         if !self.is_forgetful && (is_complete || seq != asked.items.len()) {

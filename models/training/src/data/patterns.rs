@@ -295,7 +295,9 @@ impl Reader {
             None => (word.to_owned(), None),
         };
         let slots: Vec<_> = words.map(condition).collect();
-        let unknown = slots.iter().find(|(slot, _)| !intent.slots.contains(&slot.as_str()));
+        let unknown = slots
+            .iter()
+            .find(|(slot, _)| !intent.slots.contains(&slot.as_str()));
         if let Some((unknown, _)) = unknown {
             return Err(format!("{} has no slot {unknown}", intent.name));
         }

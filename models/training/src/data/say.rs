@@ -28,10 +28,18 @@ fn to_one(action: &Action, patterns: &Patterns) -> String {
     for (slot, value) in action.slots.iter() {
         let (value, hole) = (value.to_string(), format!("{{{slot}}}"));
         if text.contains(&hole) {
+            // Not "the emma's lamp".
+            if value.contains("'s ") {
+                text = text.replace(&format!("the {hole}"), &hole);
+            }
             text = text.replace(&hole, &translated(patterns, slot, value));
         }
     }
-    text
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => first.to_uppercase().chain(letters).collect(),
+        None => text,
+    }
 }
 
 /// Words of a closed list are English in both languages; this is how they are said.
