@@ -70,7 +70,7 @@ const SMALLEST_KV_BYTES: u64 = 64 << 20;
 /// How long memory must be well before something is taken back.
 const SETTLE: Duration = Duration::from_secs(15);
 /// The longest that background requests pause for memory alone.
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 
 /// The newest measurement, for metrics and status. Zero before the first one.
 #[derive(Debug, Default)]

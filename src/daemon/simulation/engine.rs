@@ -414,7 +414,7 @@ impl Simulated {
             request.said_text.split_whitespace().count()
         };
         self.world.note(format!("begins {prompt} behind {said} words"));
-        let is_poison_at = prompt.contains("poison").then(|| words.len() / 2);
+        let is_poison_at = prompt.contains("poison").then_some(words.len() / 2);
         self.sequences.push(Sequence {
             id,
             most: request.max_tokens,

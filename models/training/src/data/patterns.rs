@@ -72,12 +72,15 @@ pub(super) struct Entry {
     pub(super) weight: u32,
 }
 
+/// An intent with the slots that it has whatever is drawn.
+pub(super) type Meaning = (String, Vec<(String, SlotValue)>);
+
 /// A sentence of an intent.
 #[derive(Clone, Debug)]
 pub(super) struct Pattern {
     pub(super) pieces: Vec<Piece>,
     /// What it means, without what captures bring.
-    pub(super) actions: Vec<(String, Vec<(String, SlotValue)>)>,
+    pub(super) actions: Vec<Meaning>,
     pub(super) weight: u32,
 }
 
@@ -373,11 +376,7 @@ impl Reader {
     }
 
     /// What the text is made of. Captures only where there are actions that they could belong to.
-    fn pieces(
-        &self,
-        text: &str,
-        actions: Option<&[(String, Vec<(String, SlotValue)>)]>,
-    ) -> Result<Vec<Piece>, String> {
+    fn pieces(&self, text: &str, actions: Option<&[Meaning]>) -> Result<Vec<Piece>, String> {
         let mut pieces = Vec::new();
         let mut rest = text;
         while let Some(at) = rest.find(['(', '[', '<', '{']) {
@@ -418,7 +417,7 @@ impl Reader {
         Ok(pieces)
     }
 
-    fn capture(&self, text: &str, actions: &[(String, Vec<(String, SlotValue)>)]) -> Result<Capture, String> {
+    fn capture(&self, text: &str, actions: &[Meaning]) -> Result<Capture, String> {
         let (number, name) = match text.split_once('.') {
             Some((number, name)) => (
                 number

@@ -145,7 +145,7 @@ impl<'p> Sampler<'p> {
     }
 
     /// What is said, and what is meant by it.
-    fn from_list(&mut self, list: usize) -> Option<(String, String)> {
+    fn drawn_from(&mut self, list: usize) -> Option<(String, String)> {
         let entry = self.entry(self.patterns.lists.get(list))?;
         let mut segments = Vec::new();
         self.expand(&entry.pieces, &mut segments, &mut []);
@@ -205,7 +205,7 @@ impl<'p> Sampler<'p> {
                 duration.said
             }
             Source::List(list) => {
-                let mut drawn = self.from_list(list);
+                let mut drawn = self.drawn_from(list);
                 // Nobody names the same room twice in one breath.
                 for _ in 0..3 {
                     let is_again = |action: &Action| match (&drawn, action.slots.get(&capture.slot)) {
@@ -215,7 +215,7 @@ impl<'p> Sampler<'p> {
                     if !actions.iter().take(capture.action).any(is_again) {
                         break;
                     }
-                    drawn = self.from_list(list);
+                    drawn = self.drawn_from(list);
                 }
                 let Some((said, value)) = drawn else { return };
                 let is_text = matches!(intents::kind(&capture.slot), Some(Kind::Span | Kind::Word(_)));
