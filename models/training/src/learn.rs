@@ -37,6 +37,8 @@ pub struct Plan {
     pub heads: usize,
     /// See [`Sizes`].
     pub feed_forward: usize,
+    /// Steps between two checkpoints.
+    pub keep_every: usize,
 }
 
 /// Why nothing was learnt.
@@ -81,8 +83,6 @@ const BATCHES_TOGETHER: usize = 16;
 const MAX_TOKENS: usize = 120;
 /// Steps between two lines of progress.
 const TOLD_EVERY: usize = 50;
-/// Steps between two checkpoints.
-const KEPT_EVERY: usize = 500;
 
 /// Both languages' sentences.
 struct Source<'p> {
@@ -127,6 +127,7 @@ impl Kept<'_> {
 }
 
 /// Learns according to plan and writes the network to `out`. In `directory` it keeps how far it has come, and goes on from there.
+/// `tell` hears how it goes, and says whether to go on.
 ///
 /// # Errors
 /// The first thing that went wrong.
@@ -135,7 +136,7 @@ pub fn learn(
     patterns: &Path,
     directory: &Path,
     out: &Path,
-    say: &mut dyn FnMut(&str),
+    tell: &mut dyn FnMut(&str) -> bool,
 ) -> Result<(), LearnError> {
     let kept = Kept(directory);
     fs::create_dir_all(directory).map_err(|source| LearnError::File {
@@ -158,7 +159,7 @@ pub fn learn(
     let vocabulary = match kept.read("vocabulary.json") {
         Some(json) => Vocabulary::from_json(&json)?,
         None => {
-            say("learning the vocabulary");
+            let _asked_again_soon = tell("learning the vocabulary");
             let mut source = Source::new(&patterns, plan.seed ^ 0x70CA);
             let examples: Vec<Example> = (0..2 * FOR_THE_VOCABULARY)
                 .filter_map(|_| source.next_example())
@@ -175,7 +176,7 @@ pub fn learn(
         heads: plan.heads,
         feed_forward: plan.feed_forward,
     };
-    say(&format!(
+    let _asked_again_soon = tell(&format!(
         "{} tokens, {:.2} million weights",
         vocabulary.len(),
         sizes.parameters() as f64 / 1e6
@@ -191,7 +192,9 @@ pub fn learn(
         drawn += waiting.len();
     }
     waiting.drain(..waiting.len().saturating_sub(drawn - run.step));
-    while run.step < plan.steps {
+    waiting.reverse();
+    let mut goes_on = true;
+    while goes_on && run.step < plan.steps {
         if waiting.is_empty() {
             waiting = batches(&mut source, &vocabulary, plan)?;
             waiting.reverse();
@@ -199,11 +202,11 @@ pub fn learn(
         let Some(batch) = waiting.pop() else { continue };
         run.learn_from(plan, &batch);
         if run.step.is_multiple_of(TOLD_EVERY) || run.step == plan.steps {
-            say(&run.progress(plan));
+            goes_on = tell(&run.progress(plan));
         }
-        if run.step.is_multiple_of(KEPT_EVERY) || run.step == plan.steps {
+        if run.step.is_multiple_of(plan.keep_every.max(1)) || run.step == plan.steps {
             let loss = run.loss_of(&held_out);
-            say(&format!(
+            goes_on &= tell(&format!(
                 "step {}: loss {loss:.4} on sentences that are not learnt from",
                 run.step
             ));

@@ -51,6 +51,9 @@ struct Flags {
     /// Numbers between the two halves of a layer's second part
     #[arg(long, default_value_t = 768)]
     feed_forward: usize,
+    /// Steps between two checkpoints
+    #[arg(long, default_value_t = 500)]
+    keep_every: usize,
     /// Only print so many sentences of each language, with what they mean
     #[arg(long)]
     sample: Option<usize>,
@@ -77,13 +80,17 @@ fn main() -> ExitCode {
         layers: flags.layers,
         heads: flags.heads,
         feed_forward: flags.feed_forward,
+        keep_every: flags.keep_every,
     };
     let learnt = learn(
         &plan,
         &flags.patterns,
         &flags.directory,
         &flags.out,
-        &mut |line| println!("{line}"),
+        &mut |line| {
+            println!("{line}");
+            true
+        },
     );
     match learnt {
         Ok(()) => ExitCode::SUCCESS,
