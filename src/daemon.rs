@@ -18,7 +18,7 @@ use actors::device_session::ShutDown;
 use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, OpenLink, StopLink};
 use actors::hub::Hub;
 use actors::policy::backoff::BackoffConfig;
-use actors::scheduler::{Drain, Scheduler};
+use actors::scheduler::{AskLeave, Drain, Scheduler};
 use actors::start_room::ModelSizes;
 use actors::stats::Stats;
 use actors::store::{RestoredSessions, Store as _, Table};
@@ -26,7 +26,7 @@ use actors::supervisor::{StopSupervisor, Supervisor};
 use actors::switchboard::Switchboard;
 use models::Footprint;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::admin::{AdminError, AdminListener};
 use crate::broker::{self, BrokerError};
@@ -38,7 +38,7 @@ use crate::net::{DoorError, Doors, Entrance, open_files};
 use crate::security::certificates::{WatchError, WatchedCertificate};
 use crate::security::{DataDir, DataDirError, KeyError, KeyRing, MasterKeyPlace, crypto_provider};
 use crate::settings::{AuthMode, Settings, StoreMode};
-use crate::store::{Caretaker, DurableStore, Restored, StoreError, StorePlace};
+use crate::store::{AskForLeave, Caretaker, DurableStore, Restored, StoreError, StorePlace};
 use crate::store_desk::StoreDesk;
 use crate::telemetry::{Metrics, metrics, observe};
 
@@ -119,6 +119,9 @@ impl DaemonError {
         )
     }
 }
+
+/// How soon a check of the store sees that it may begin, or that the daemon stops.
+const LEAVE_LOOKED_FOR_EVERY: Duration = Duration::from_millis(100);
 
 /// What an application says when its actors cannot be started.
 pub type ApplicationError = Box<dyn std::error::Error + Send + Sync>;
@@ -272,7 +275,17 @@ impl Prepared {
                 .records
                 .into_iter()
                 .partition(|record| record.table != Table::Conversations);
-            let caretaker = Caretaker::start(store.clone(), care(&settings), stats.clone());
+            (store, master_key)
+        });
+        let keeper: Arc<dyn Keeper> = match &store {
+            Some((store, _)) => Arc::new(InStore(store.clone())),
+            None => Arc::new(Forgetful),
+        };
+        let sizes = model.clone().map(|model| model as Arc<dyn ModelSizes>);
+        let core = Core::start(&settings, sizes, surroundings, &instruments).await?;
+        let store = store.map(|(store, master_key)| {
+            let leave = leave_to_check(core.scheduler.clone());
+            let caretaker = Caretaker::start(store.clone(), care(&settings), leave, stats.clone());
             observe::observe_store(&instruments, &caretaker.gauge());
             StoreDesk {
                 store,
@@ -280,12 +293,6 @@ impl Prepared {
                 master_key,
             }
         });
-        let keeper: Arc<dyn Keeper> = match &store {
-            Some(desk) => Arc::new(InStore(desk.store.clone())),
-            None => Arc::new(Forgetful),
-        };
-        let sizes = model.clone().map(|model| model as Arc<dyn ModelSizes>);
-        let core = Core::start(&settings, sizes, surroundings, &instruments).await?;
         application(core.hub.clone())
             .await
             .map_err(DaemonError::Application)?;
@@ -465,6 +472,24 @@ fn open_store(
         "store opened"
     );
     Ok((store, restored, master_key))
+}
+
+/// The scheduler's leave for a check of the store, waited for on a thread of its own.
+fn leave_to_check(scheduler: Addr<Scheduler>) -> AskForLeave {
+    Box::new(move |waits| {
+        let (tell, mut told) = oneshot::channel();
+        let what = "checking the store";
+        // A scheduler with no room has much to do, and gives no leave for a while.
+        scheduler.try_send(AskLeave { what, tell }).ok()?;
+        while waits() {
+            match told.try_recv() {
+                Ok(leave) => return Some(Box::new(leave)),
+                Err(oneshot::error::TryRecvError::Closed) => return None,
+                Err(oneshot::error::TryRecvError::Empty) => std::thread::sleep(LEAVE_LOOKED_FOR_EVERY),
+            }
+        }
+        None
+    })
 }
 
 async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, DaemonError> {

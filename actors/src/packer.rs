@@ -1,5 +1,6 @@
 //! The actor that has weights packed before they are needed: a failure, or a lack of memory, is no time to do it while
-//! everybody waits. One precision at a time, in a process of its own that stands back for all else.
+//! everybody waits. One precision at a time, when the scheduler gives leave, in a process of its own that stands back for all
+//! else.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -9,6 +10,9 @@ use std::process::Stdio;
 use actix::prelude::*;
 use models::Precision;
 use tokio::process::Command;
+use tokio::sync::oneshot;
+
+use crate::scheduler::{AskLeave, Scheduler};
 
 /// A model has three precisions that are packed.
 const MAILBOX: usize = 16;
@@ -29,15 +33,17 @@ pub struct PackerSpec {
 /// See the module.
 pub struct Packer {
     spec: PackerSpec,
+    scheduler: Addr<Scheduler>,
     wanted: VecDeque<Precision>,
     is_busy: bool,
 }
 
 impl Packer {
     /// An actor not started yet.
-    pub fn new(spec: PackerSpec) -> Self {
+    pub fn new(spec: PackerSpec, scheduler: Addr<Scheduler>) -> Self {
         Self {
             spec,
+            scheduler,
             wanted: VecDeque::new(),
             is_busy: false,
         }
@@ -62,20 +68,29 @@ impl Packer {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
+        let (tell, told) = oneshot::channel();
+        let asked = self.scheduler.send(AskLeave {
+            what: "packing",
+            tell,
+        });
         let packed = async move {
+            // Who is not heard, or gets no leave, is told so by what follows: the daemon stops.
+            let _asked = asked.await;
+            let Ok(leave) = told.await else { return Ok(None) };
+            tracing::info!(%precision, "the model's weights are packed at another precision, to be at hand");
             let mut child = command.spawn()?;
             let held = child.stdin.take();
             let output = child.wait_with_output().await;
-            drop(held);
-            output
+            drop((held, leave));
+            output.map(Some)
         };
-        tracing::info!(%precision, "the model's weights are packed at another precision, to be at hand");
         ctx.spawn(packed.into_actor(self).map(move |output, act, ctx| {
             match output {
-                Ok(output) if output.status.success() => {
+                Ok(None) => {}
+                Ok(Some(output)) if output.status.success() => {
                     tracing::info!(%precision, "packed");
                 }
-                Ok(output) => {
+                Ok(Some(output)) => {
                     let said = String::from_utf8_lossy(&output.stderr);
                     let reason = said.lines().last().unwrap_or_default();
                     tracing::warn!(%precision, status = %output.status, reason, "not packed");

@@ -135,7 +135,7 @@ impl Core {
             };
             let spec = worker_spec(settings, host.clone(), path.clone());
             let worker = spec.gauge.clone();
-            let packer = packer.map(|spec| Packer::new(spec).start());
+            let packer = packer.map(|spec| Packer::new(spec, scheduler.clone()).start());
             let (backoff, failover) = (backoff(settings), failover(settings));
             let scheduler = scheduler.clone();
             let supervisor =

@@ -64,6 +64,9 @@ pub enum JobError {
     Stopping,
 }
 
+/// Waits until a check that nobody asked for may begin, for as long as it is to wait; what comes is held while it runs.
+pub type AskForLeave = Box<dyn Fn(&dyn Fn() -> bool) -> Option<Box<dyn Send>> + Send + Sync>;
+
 /// What it does when it is asked. It may hold secrets: there is no Debug.
 type Job = Box<dyn FnOnce(&DurableStore, &Progress) -> Result<Value, String> + Send>;
 
@@ -75,6 +78,7 @@ pub struct Caretaker {
 
 struct Desk {
     config: CaretakerConfig,
+    leave: AskForLeave,
     state: Mutex<State>,
     changed: Condvar,
     progress: Progress,
@@ -95,9 +99,15 @@ struct State {
 
 impl Caretaker {
     /// Begins to look after a store.
-    pub fn start(store: Arc<DurableStore>, config: CaretakerConfig, stats: Arc<Stats>) -> Caretaker {
+    pub fn start(
+        store: Arc<DurableStore>,
+        config: CaretakerConfig,
+        leave: AskForLeave,
+        stats: Arc<Stats>,
+    ) -> Caretaker {
         let desk = Arc::new(Desk {
             config,
+            leave,
             state: Mutex::default(),
             changed: Condvar::new(),
             progress: Progress::default(),
@@ -206,6 +216,15 @@ impl Desk {
             match self.next(last) {
                 Next::End => return,
                 Next::Check => {
+                    // Somebody's job, or the end, is not kept waiting by what nobody asked for.
+                    let waits = || {
+                        let state = self.state();
+                        !state.ends && state.asked.is_none()
+                    };
+                    let leave = (self.leave)(&waits);
+                    if leave.is_none() && !waits() {
+                        continue;
+                    }
                     match self.check(store, &self.progress) {
                         Ok(Some(report)) if !report.is_sound() => {
                             tracing::error!(%report, "the store was checked and is damaged");

@@ -34,7 +34,7 @@ use actors::store::{Accepted, Change, Record, RestoredSessions, Store, StoreFull
 use topics::message::Message;
 
 pub use archive::{ArchiveError, ArchiveSecret, Contents as ArchiveContents};
-pub use caretaker::{CareGauge, Caretaker, CaretakerConfig, JobError};
+pub use caretaker::{AskForLeave, CareGauge, Caretaker, CaretakerConfig, JobError};
 pub use database::DatabaseError;
 use database::SealedDatabase;
 use integrity::Walk;

@@ -1,6 +1,7 @@
 //! Decisions as pure code: state and time in, decisions out.
 
 pub mod backoff;
+pub mod chores;
 pub mod expiry;
 pub mod failover;
 pub mod flapping;

@@ -5,6 +5,7 @@
 mod answers;
 mod books;
 mod governing;
+mod leave;
 mod messages;
 mod status;
 #[cfg(test)]
@@ -25,12 +26,14 @@ use crate::events::{Event, Events};
 use crate::inference_worker::{InferenceWorker, ToChild};
 use crate::metrics::{Ending, RequestMetrics};
 use crate::outside;
+use crate::policy::chores::Chores;
 use crate::policy::priority::Priority;
 use crate::policy::schedule::{Cancelled, Decision, End, Entry, Schedule, ScheduleConfig, Tokens};
 use crate::policy::suspects::Suspects;
 use crate::worker_protocol::ToWorker;
 
 pub use books::AwaitsTurn;
+pub use leave::{AskLeave, Leave};
 pub use messages::{
     CancelJob, Drain, Govern, JobId, Progress, Submit, WorkerGone, WorkerPacks, WorkerReady, WorkerSays,
     WorkerSteppedTo,
@@ -60,6 +63,8 @@ pub struct Scheduler {
     worker: Worker,
     /// Of all answers since the start.
     generated_tokens: u64,
+    /// The daemon's own work.
+    chores: Chores<AskLeave>,
     draining: Vec<oneshot::Sender<()>>,
     stopping: bool,
     alarm: Option<SpawnHandle>,
@@ -125,6 +130,7 @@ impl Scheduler {
         events: Events,
     ) -> Self {
         Self {
+            chores: Chores::new(config.ageing.background_after),
             schedule: Schedule::new(config),
             begun: BTreeMap::new(),
             suspects: Suspects::default(),
@@ -296,6 +302,7 @@ impl Handler<Drain> for Scheduler {
 
     fn handle(&mut self, Drain { grace }: Drain, ctx: &mut Self::Context) -> Self::Result {
         self.stopping = true;
+        self.chores.clear();
         for entry in self.schedule.drain() {
             self.refuse(&entry.payload, SHUTTING_DOWN, words::STOPPING, None);
         }
@@ -359,10 +366,12 @@ impl Scheduler {
                 }
             }
         }
+        self.give_leave(now, ctx);
         if let Some(alarm) = self.alarm.take() {
             ctx.cancel_future(alarm);
         }
-        if let Some(after) = self.schedule.next_expiry(now) {
+        let due = [self.schedule.next_expiry(now), self.chores.next_due(now)];
+        if let Some(after) = due.into_iter().flatten().min() {
             let after = after.max(Duration::from_millis(1));
             self.alarm = Some(ctx.run_later(after, |act, ctx| {
                 act.alarm = None;

@@ -103,6 +103,17 @@ pub struct SchedulerStatus {
     pub generated_tokens: u64,
     /// Inference processes lost since the start.
     pub workers_lost: u64,
+    /// The daemon's own work, at the tail of the queue.
+    pub own_work: OwnWork,
+}
+
+/// Packing weights, looking through the store.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct OwnWork {
+    /// Whether some is done now.
+    pub running: bool,
+    /// Pieces that wait for a quiet moment.
+    pub waiting: usize,
 }
 
 impl Handler<GetStatus> for Scheduler {
@@ -129,6 +140,10 @@ impl Handler<GetStatus> for Scheduler {
             waiting: self.schedule.queued(),
             generated_tokens: self.generated_tokens,
             workers_lost: self.gauge.workers_lost(),
+            own_work: OwnWork {
+                running: self.chores.is_running(),
+                waiting: self.chores.waiting(),
+            },
         }
     }
 }

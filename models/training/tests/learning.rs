@@ -38,9 +38,9 @@ unsupported = No.
 fn patterns(directory: &Path) {
     for (language, text) in [("en", ENGLISH), ("zh", CHINESE)] {
         let directory = directory.join(language);
-        std::fs::create_dir_all(&directory).unwrap();
-        std::fs::write(directory.join("home.txt"), text).unwrap();
-        std::fs::write(directory.join("say.txt"), SAY).unwrap();
+        std::fs::create_dir_all(&directory).expect("a directory for patterns");
+        std::fs::write(directory.join("home.txt"), text).expect("patterns are written");
+        std::fs::write(directory.join("say.txt"), SAY).expect("sentences are written");
     }
 }
 

@@ -1,0 +1,77 @@
+//! Leave for the daemon's own work, which stands at the tail of the same queue as requests.
+
+use std::time::Instant;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use super::Scheduler;
+use crate::outside;
+use crate::policy::priority::Priority;
+
+/// Asks for leave to do some of the daemon's own work. `tell` hears when it may begin; it is dropped where it may not any
+/// more, because the daemon stops, or because too many wait.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AskLeave {
+    /// What it is, for people.
+    pub what: &'static str,
+    /// Who hears.
+    pub tell: oneshot::Sender<Leave>,
+}
+
+/// To be held for as long as the work takes.
+pub struct Leave(Addr<Scheduler>);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        // Past the mailbox's bound: there is one leave at a time, and its end is said once.
+        self.0.do_send(LeaveOver);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct LeaveOver;
+
+impl Handler<AskLeave> for Scheduler {
+    type Result = ();
+
+    fn handle(&mut self, ask: AskLeave, ctx: &mut Self::Context) {
+        if self.stopping {
+            return;
+        }
+        let what = ask.what;
+        if self.chores.ask(outside::now(), ask).is_err() {
+            tracing::warn!(what, "too much of the daemon's own work waits");
+        }
+        self.dispatch(ctx);
+    }
+}
+
+impl Handler<LeaveOver> for Scheduler {
+    type Result = ();
+
+    fn handle(&mut self, _: LeaveOver, ctx: &mut Self::Context) {
+        self.chores.ended();
+        self.dispatch(ctx);
+    }
+}
+
+impl Scheduler {
+    /// Lets the next piece of work begin, if it may.
+    pub(super) fn give_leave(&mut self, now: Instant, ctx: &Context<Self>) {
+        let account = self.schedule.account();
+        let is_quiet = [Priority::Urgent, Priority::Interactive]
+            .into_iter()
+            .all(|priority| {
+                let counts = account.of(priority);
+                counts.running + counts.queued == 0
+            });
+        if let Some(ask) = self.chores.next(now, is_quiet) {
+            tracing::debug!(what = ask.what, "the daemon's own work begins");
+            // Where nobody hears any more, the leave comes back at once.
+            let _unheard = ask.tell.send(Leave(ctx.address()));
+        }
+    }
+}
