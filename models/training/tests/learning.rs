@@ -1,5 +1,7 @@
 //! From patterns to a file that the engine runs.
 
+#![allow(clippy::expect_used, reason = "a test stops where its fixture fails")]
+
 use std::path::Path;
 
 use models::assistant::asking::examine;
