@@ -155,7 +155,7 @@ mod tests {
     /// The test sets of the repository are what their guide says.
     #[test]
     fn the_committed_test_sets_are_of_known_intents_and_slots() {
-        for language in ["en", "zh"] {
+        for language in ["en", "zh", "en-dev", "zh-dev"] {
             let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join(format!("../tests/assistant/{language}.jsonl"));
             let set = read(&std::fs::read_to_string(path).unwrap()).unwrap();

@@ -321,8 +321,7 @@ struct Run<'d> {
 impl<'d> Run<'d> {
     fn new(plan: &Plan, sizes: Sizes, kept: Kept<'d>) -> Result<Self, LearnError> {
         let device = Device::flex().autodiff();
-        device.seed(plan.seed);
-        let mut network = Network::new(sizes, &device);
+        let mut network = Network::new(sizes, plan.seed, &device);
         let mut optimizer: Adam = AdamWConfig::new()
             .with_beta_2(0.99)
             .with_epsilon(1e-8)

@@ -2,10 +2,12 @@
 //! run by `models`, from the file that is written of it.
 
 use burn::module::{Module, Param};
-use burn::nn::{Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::nn::{Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::activation::{log_softmax, silu, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
+
+use crate::data::Chance;
 
 /// Its sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,9 @@ impl Sizes {
 pub const ROPE_BASE: f64 = 10_000.0;
 /// What is added under the root of a norm.
 pub const NORM_EPSILON: f64 = 1e-5;
+
+/// How far weights lie apart at first.
+const SPREAD: f32 = 0.02;
 
 /// See the module.
 #[derive(Module, Debug)]
@@ -86,39 +91,42 @@ pub struct Batch {
 }
 
 impl Network {
-    /// With small random weights. Burn's chance is to be seeded before.
-    pub fn new(sizes: Sizes, device: &Device) -> Self {
-        let spread = |std| Initializer::Normal { mean: 0.0, std };
-        let std = 0.02;
-        // What is added to the running state grows with the number of layers (Radford et al. 2019).
-        let small = std / (2.0 * sizes.layers as f64).sqrt();
-        let linear = |inputs, outputs, std| {
-            LinearConfig::new(inputs, outputs)
-                .with_bias(false)
-                .with_initializer(spread(std))
-                .init(device)
+    /// With small random weights from this seed. (Burn's own chance is the process', which others draw from as well.)
+    pub fn new(sizes: Sizes, seed: u64, device: &Device) -> Self {
+        let mut chance = Chance::new(seed);
+        let mut drawn = |shape: [usize; 2], spread: f32| {
+            let values: Vec<f32> = (0..shape[0] * shape[1])
+                .map(|_| spread * chance.normal())
+                .collect();
+            Param::from_data(TensorData::new(values, shape), device)
         };
         let norm = || {
             RmsNormConfig::new(sizes.hidden)
                 .with_epsilon(NORM_EPSILON)
                 .init(device)
         };
-        let hidden = sizes.hidden;
+        let (hidden, inner) = (sizes.hidden, sizes.feed_forward);
+        // What is added to the running state is smaller the more layers there are (Radford et al. 2019).
+        let small = SPREAD / (2.0 * sizes.layers as f32).sqrt();
+        let embedding = drawn([sizes.vocabulary, hidden], SPREAD);
+        let mut linear = |inputs, outputs, spread| Linear {
+            weight: drawn([inputs, outputs], spread),
+            bias: None,
+        };
+        let blocks = (0..sizes.layers).map(|_| Block {
+            attention_norm: norm(),
+            query: linear(hidden, hidden, SPREAD),
+            key: linear(hidden, hidden, SPREAD),
+            value: linear(hidden, hidden, SPREAD),
+            output: linear(hidden, hidden, small),
+            feed_forward_norm: norm(),
+            gate: linear(hidden, inner, SPREAD),
+            up: linear(hidden, inner, SPREAD),
+            down: linear(inner, hidden, small),
+        });
         Self {
-            embedding: spread(std).init([sizes.vocabulary, hidden], device),
-            blocks: (0..sizes.layers)
-                .map(|_| Block {
-                    attention_norm: norm(),
-                    query: linear(hidden, hidden, std),
-                    key: linear(hidden, hidden, std),
-                    value: linear(hidden, hidden, std),
-                    output: linear(hidden, hidden, small),
-                    feed_forward_norm: norm(),
-                    gate: linear(hidden, sizes.feed_forward, std),
-                    up: linear(hidden, sizes.feed_forward, std),
-                    down: linear(sizes.feed_forward, hidden, small),
-                })
-                .collect(),
+            embedding,
+            blocks: blocks.collect(),
             norm: norm(),
         }
     }

@@ -55,4 +55,15 @@ impl Chance {
             is_it
         })
     }
+
+    /// In 0..1.
+    fn part(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1_u64 << 24) as f32
+    }
+
+    /// Normally distributed, one apart (Box and Muller 1958).
+    pub fn normal(&mut self) -> f32 {
+        let radius = (-2.0 * (1.0 - self.part()).ln()).sqrt();
+        radius * (std::f32::consts::TAU * self.part()).cos()
+    }
 }
