@@ -479,7 +479,7 @@ fn leave_to_check(scheduler: Addr<Scheduler>) -> AskForLeave {
     Box::new(move |waits| {
         let (tell, mut told) = oneshot::channel();
         let what = "checking the store";
-        // A scheduler with no room has much to do, and gives no leave for a while.
+        // A scheduler with no room, or one that is gone, is not waited for: the check goes on without its leave.
         scheduler.try_send(AskLeave { what, tell }).ok()?;
         while waits() {
             match told.try_recv() {

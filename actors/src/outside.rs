@@ -58,10 +58,16 @@ pub fn random() -> u64 {
     let Some(mut simulated) = SIMULATED.get() else {
         return RandomState::new().build_hasher().finish();
     };
-    // SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-    simulated.chance = simulated.chance.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let drawn = split_mix(&mut simulated.chance);
     SIMULATED.set(Some(simulated));
-    let mut mixed = simulated.chance;
+    drawn
+}
+
+/// The next number of a seed: SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). The same
+/// ones whatever version of a library is at hand.
+pub fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut mixed = *state;
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     mixed ^ (mixed >> 31)

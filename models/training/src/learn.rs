@@ -41,6 +41,27 @@ pub struct Plan {
     pub keep_every: usize,
 }
 
+impl Plan {
+    /// What of it cannot be, if something cannot.
+    fn problem(&self) -> Option<&'static str> {
+        let widths = [self.hidden, self.feed_forward];
+        if self.batch == 0 || self.layers == 0 || self.heads == 0 {
+            Some("batch, layers and heads are 1 at least")
+        } else if widths
+            .iter()
+            .any(|width| *width == 0 || !width.is_multiple_of(32))
+        {
+            Some("hidden and feed-forward are multiples of 32: the file has blocks of 32 weights")
+        } else if !self.hidden.is_multiple_of(2 * self.heads) {
+            Some("hidden is a multiple of twice the heads: positions turn pairs of a head's numbers")
+        } else if !self.rate.is_finite() || self.rate <= 0.0 {
+            Some("rate is above 0")
+        } else {
+            None
+        }
+    }
+}
+
 /// Why nothing was learnt.
 #[derive(Debug, thiserror::Error)]
 pub enum LearnError {
@@ -66,6 +87,9 @@ pub enum LearnError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A plan that cannot be.
+    #[error("the plan cannot be carried out: {0}")]
+    Plan(&'static str),
     /// The patterns have no sentence.
     #[error("the patterns of {0:?} have no sentence")]
     NoSentence(Language),
@@ -138,6 +162,9 @@ pub fn learn(
     out: &Path,
     tell: &mut dyn FnMut(&str) -> bool,
 ) -> Result<(), LearnError> {
+    if let Some(problem) = plan.problem() {
+        return Err(LearnError::Plan(problem));
+    }
     let kept = Kept(directory);
     fs::create_dir_all(directory).map_err(|source| LearnError::File {
         path: directory.to_owned(),

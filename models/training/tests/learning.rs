@@ -140,3 +140,36 @@ fn a_run_that_was_broken_off_goes_on_to_the_same_end() {
     let refused = run("resumed", 41, "never");
     assert!(refused.unwrap_err().to_string().contains("another plan"));
 }
+
+#[test]
+fn a_plan_that_cannot_be_is_refused_with_the_reason_before_anything_is_done() {
+    let work = tempfile::tempdir().unwrap();
+    let nowhere = work.path().join("nowhere");
+    let refused = |plan: Plan| {
+        let learnt = learn(&plan, &nowhere, &nowhere, &nowhere, &mut |_| true);
+        learnt.unwrap_err().to_string()
+    };
+    for (wrong, word) in [
+        (Plan { batch: 0, ..plan(1) }, "batch"),
+        (Plan { heads: 0, ..plan(1) }, "heads"),
+        (
+            Plan {
+                hidden: 72,
+                ..plan(1)
+            },
+            "32",
+        ),
+        (Plan { heads: 3, ..plan(1) }, "twice the heads"),
+        (
+            Plan {
+                rate: f64::NAN,
+                ..plan(1)
+            },
+            "rate",
+        ),
+    ] {
+        let error = refused(wrong);
+        assert!(error.contains(word), "{error}");
+    }
+    assert!(!nowhere.exists());
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use actors::outside;
 
-/// SplitMix64: the same numbers from the same seed.
+/// Chance that can be repeated.
 pub(super) struct Chance(u64);
 
 impl Chance {
@@ -14,7 +14,7 @@ impl Chance {
     }
 
     pub(super) fn below(&mut self, bound: u64) -> u64 {
-        mixed(&mut self.0) % bound.max(1)
+        outside::split_mix(&mut self.0) % bound.max(1)
     }
 
     pub(super) fn one_in(&mut self, count: u64) -> bool {
@@ -32,16 +32,8 @@ impl Chance {
 
     /// Of one's own, so that what one part does changes nothing of another's.
     pub(super) fn fork(&mut self) -> Chance {
-        Chance(mixed(&mut self.0))
+        Chance(outside::split_mix(&mut self.0))
     }
-}
-
-fn mixed(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut mixed = *state;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
 }
 
 /// The first moment of every simulation.
@@ -92,7 +84,7 @@ impl World {
     pub(super) fn begin_life(&self) {
         let mut inner = self.inner();
         inner.life += 1;
-        let (seed, at) = (mixed(&mut inner.chance.0), epoch() + inner.passed);
+        let (seed, at) = (outside::split_mix(&mut inner.chance.0), epoch() + inner.passed);
         outside::simulate(seed, at);
         inner.life_began = Some(outside::now());
     }
