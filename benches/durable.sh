@@ -41,7 +41,7 @@ start() {
   # What waits in one from before would be written again and again.
   rm -rf "$work/clawdbot" "$work/mosquitto.db"
   CLAWDBOT__DATA_DIR=$work/clawdbot CLAWDBOT__MQTT__TCP=127.0.0.1:${PORT[clawdbot]} CLAWDBOT__AUTH__MODE=none \
-    CLAWDBOT__MQTT__WEBSOCKET= CLAWDBOT__METRICS__LISTEN=127.0.0.1:18849 CLAWDBOT__LOG__LEVEL=warn \
+    CLAWDBOT__MODEL__PATH= CLAWDBOT__MQTT__WEBSOCKET= CLAWDBOT__METRICS__LISTEN=127.0.0.1:18849 CLAWDBOT__LOG__LEVEL=warn \
     CLAWDBOT__MQTT__MAX_QUEUED_MESSAGES=1000000 CLAWDBOT__MQTT__MAX_QUEUED_BYTES=1000000000 \
     "${@//NAME/clawdbot}" "$CLAWDBOT" serve >"$work/clawdbot.log" 2>&1 &
   PID[clawdbot]=$!

@@ -18,7 +18,7 @@
 //! ```
 //!
 //! (The process in which the model runs is started from the program's own file, which is why the
-//! command line belongs to it. A program without a model may call [`daemon::run_with`] instead.)
+//! command line belongs to it. A program that sets `model.path = ""` may call [`daemon::run_with`] instead.)
 //!
 //! What to know:
 //!

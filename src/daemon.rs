@@ -32,6 +32,7 @@ use crate::admin::{AdminError, AdminListener};
 use crate::broker::{self, BrokerError};
 use crate::identity::{Desk, Forgetful, Identities, InStore, Keeper};
 use crate::kept_certificate::KeptCertificate;
+use crate::library::{Library, LibraryError};
 use crate::net::peers::Reach;
 use crate::net::permits::Permits;
 use crate::net::{DoorError, Doors, Entrance, open_files};
@@ -70,6 +71,9 @@ pub enum DaemonError {
          it empty to route without one"
     )]
     Model(#[from] models::ModelError),
+    /// The models folder.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
     /// The certificate of the TLS listeners.
     #[error(transparent)]
     Certificate(#[from] WatchError),
@@ -189,6 +193,13 @@ impl Prepared {
         crypto_provider::install();
         let data_dir = DataDir::prepare(&settings.data_dir)?;
         let ring = KeyRing::load_or_create(&data_dir, SystemTime::now())?;
+        let library = Library::of(&settings.data_dir);
+        for path in [&settings.model.path, &settings.model.fallback]
+            .into_iter()
+            .flatten()
+        {
+            library.unpack(path)?;
+        }
         let model = settings.model.path.as_deref().map(Footprint::of).transpose()?;
         settings
             .model

@@ -8,6 +8,7 @@
 
 mod against_mosquitto;
 mod application;
+mod assistant;
 mod attacks;
 mod back_pressure;
 mod bad_packets;

@@ -60,12 +60,14 @@ impl StartRoom {
         self.footprint.summary()
     }
 
-    /// The precision that was configured, or that which suits the model, and all that are lower.
+    /// The precision that was configured, or that which suits the model, and all that are lower; of the embedded assistant, whose
+    /// few megabytes at lower ones would save nothing, none is.
     pub fn ladder(&self, configured: Option<Precision>) -> impl Iterator<Item = Precision> + use<> {
         let best = configured.unwrap_or(self.summary().precision);
+        let has_lower = !self.summary().assistant;
         Precision::ALL
             .into_iter()
-            .filter(move |precision| *precision >= best)
+            .filter(move |precision| *precision == best || has_lower && *precision > best)
     }
 
     /// At which of these precisions the model begins now. None where all are as good: the model is so small that its
@@ -79,7 +81,8 @@ impl StartRoom {
 
     /// The same, inside these limits.
     pub fn begin_within(&self, precisions: &[Precision], limits: &[MachineMemory]) -> Option<Begin> {
-        if self.summary().precision == Precision::F32 || self.keep_free_percent == 0 {
+        let is_small = self.summary().precision == Precision::F32 || self.summary().assistant;
+        if is_small || self.keep_free_percent == 0 {
             return None;
         }
         let weights: Vec<_> = precisions

@@ -205,7 +205,13 @@ impl Engine {
             .encode(prompt, answer.shown_tools(), self.prompt_limit(), self.today)?;
         let (tokenizer, style) = (self.model.tokenizer(), self.model.call_style());
         let seed = request.sampling.seed.unwrap_or(FALLBACK_SEED) ^ id;
-        let shape = Shape::new(answer, &mut self.grammars, tokenizer, style, &prompt, seed)?;
+        let gives_actions = self.model.summary().assistant && answer.is_plain();
+        let shape = if gives_actions {
+            Shape::of_actions(answer, &mut self.grammars, tokenizer, &prompt)?
+        } else {
+            Shape::new(answer, &mut self.grammars, tokenizer, style, &prompt, seed)?
+        };
+        let greedy = Sampling::greedy();
         let anew;
         let said = if request.said_text.is_empty() {
             &request.said
@@ -218,8 +224,9 @@ impl Engine {
             said,
             said_as_text: !request.said_text.is_empty(),
             max_tokens: request.max_tokens,
-            sampling: &request.sampling,
-            stop: &request.stop,
+            sampling: if gives_actions { &greedy } else { &request.sampling },
+            // It would end in the middle of the form.
+            stop: if gives_actions { &[] } else { &request.stop },
         };
         self.begin_shaped(id, asked, shape)
     }

@@ -59,7 +59,7 @@ impl Precision {
 }
 
 /// Parameters of which the reference takes no time that anybody would notice.
-const SMALL: u64 = 10_000_000;
+const SMALL: u64 = 1_000_000;
 /// Files of 4-bit types have up to 5.5, with their scales and the 6 or 8 bits of their embeddings.
 const MOST_BITS_OF_INT4: f64 = 5.6;
 
@@ -141,6 +141,8 @@ mod tests {
         let billion = 1_000_000_000;
         for (parameters, bytes, expected) in [
             (260_000, 1_040_000, Precision::F32),
+            (1_000_000, 1_062_500, Precision::F32),
+            (6_160_000, 6_545_000, Precision::Int8),
             (billion, 2 * billion, Precision::Int8),
             (billion, billion * 17 / 16, Precision::Int8),
             (billion, billion * 9 / 16, Precision::Int4),

@@ -28,6 +28,9 @@ pub struct ModelSummary {
     pub has_chat_template: bool,
     /// The file format and the type of most weights: `gguf f32`, `safetensors bf16`.
     pub format: String,
+    /// Whether it answers with actions ([`crate::assistant`]).
+    #[serde(default)]
+    pub assistant: bool,
     /// How many bits a weight has while it runs; before it is loaded, what it would have if nobody says otherwise.
     pub precision: Precision,
 }

@@ -10,6 +10,7 @@ use super::{Failure, GlobalFlags, say};
 use crate::broker::link_config;
 use crate::daemon;
 use crate::kept_certificate::lasts;
+use crate::library::Library;
 use crate::security::certificates::WatchedCertificate;
 use crate::security::{DataDir, DataDirError, KeyError, keys};
 use crate::settings::{BrokerMode, DEFAULT_TOML, Mqtt, Settings};
@@ -119,6 +120,10 @@ fn model(settings: &Settings) -> Result<String, String> {
             "model: none (requests are answered with an explanation; set one with --model, `clawdbot model pull` brings one)".to_owned(),
         );
     };
+    if *path == Library::of(&settings.data_dir).embedded() {
+        return Ok("model: the embedded assistant, which comes with the program and understands commands (for one that talks: \
+             `clawdbot model pull`, then model.path)".to_owned());
+    }
     let model = models::inspect(path).map_err(|error| {
         format!("model.path: {error} (`clawdbot model list` shows the models that are here, `clawdbot model pull` brings one)")
     })?;

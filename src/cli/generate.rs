@@ -14,6 +14,7 @@ use super::form::FormFlags;
 use super::worker::today;
 use super::{Failure, GlobalFlags};
 use crate::library::Library;
+use crate::security::DataDir;
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateFlags {
@@ -40,7 +41,7 @@ pub(super) struct GenerateFlags {
 /// Which model, and how it is to run.
 #[derive(Debug, Args)]
 pub(super) struct ModelFlags {
-    /// A name of `clawdbot model list`, GGUF file, or directory with safetensors [default: the setting model.path]
+    /// A name of `clawdbot model list`, GGUF file, directory with safetensors, or "embedded" [default: the setting model.path]
     #[arg(long, value_name = "NAME|PATH")]
     model: Option<String>,
     /// Bits of a weight: f32, f16, int8 or int4 [default: the setting model.precision]
@@ -77,6 +78,11 @@ impl ModelFlags {
                     .to_owned(),
             )
         })?;
+        if path == library.embedded() {
+            // Perhaps before the daemon's first start.
+            DataDir::prepare(&all_settings.data_dir).map_err(Failure::misconfigured)?;
+            library.unpack(&path).map_err(Failure::at_run_time)?;
+        }
         let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = self.threads.filter(|threads| *threads > 0);
         Ok(Chosen {

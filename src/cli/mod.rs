@@ -7,6 +7,7 @@ mod bench;
 mod certs;
 mod check;
 mod device;
+mod eval;
 mod form;
 mod generate;
 mod keys;
@@ -91,6 +92,8 @@ enum Command {
     Generate(Box<With<generate::GenerateFlags>>),
     /// Measure how fast this machine runs a model, at each precision, and what its memory would allow
     Bench(With<bench::BenchFlags>),
+    /// Show how well a model understands commands, on sentences with what they mean
+    Eval(With<eval::EvalFlags>),
     /// Fetch models from the Hugging Face hub, list, show, remove, import and pack them
     Model(With<model::ModelFlags>),
     /// Pair devices with this hub, list, revoke and rename them
@@ -189,6 +192,7 @@ where
         )),
         Some(Command::Ask(inner)) => ask::run(&global.then(inner.global), inner.flags),
         Some(Command::Generate(inner)) => generate::run(&global.then(inner.global), inner.flags),
+        Some(Command::Eval(inner)) => eval::run(&global.then(inner.global), inner.flags),
         Some(Command::Bench(inner)) => bench::run(&global.then(inner.global), inner.flags),
         Some(Command::Model(inner)) => model::run(global.then(inner.global), inner.flags),
         Some(Command::Device(inner)) => device::run(global.then(inner.global), inner.flags),

@@ -10,7 +10,7 @@ use crate::{daemon, telemetry};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeFlags {
-    /// The model: a name of `clawdbot model list`, a GGUF file, or a directory with safetensors (setting model.path)
+    /// The model: a name of `clawdbot model list`, a GGUF file, a directory with safetensors, or "embedded" (setting model.path)
     #[arg(long, value_name = "NAME|PATH")]
     model: Option<String>,
 }

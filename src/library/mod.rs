@@ -4,6 +4,7 @@
 //! A model appears as a whole or not at all: it is put together in `.part/`, under the same folder's name, and renamed when all
 //! of it is there and was found fit. What is in `.part/` is also where an interrupted pull goes on.
 
+mod embedded;
 mod manifest;
 mod name;
 
@@ -11,6 +12,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use embedded::EMBEDDED;
 pub use manifest::{KeptFile, Manifest, Source, is_file_name};
 pub use name::{ModelName, NotAName, is_plain};
 
@@ -131,9 +133,12 @@ impl Library {
         }
     }
 
-    /// What a setting or flag means: a path where there is something, else a model's name, else a path all the same, so
-    /// that whoever opens it says that nothing is there.
+    /// What a setting or flag means: the assistant that comes with the program ([`EMBEDDED`]), a path where there is something, else a
+    /// model's name, else a path all the same, so that whoever opens it says that nothing is there.
     pub fn resolve(&self, text: &str) -> Result<PathBuf, LibraryError> {
+        if text == EMBEDDED {
+            return Ok(self.embedded());
+        }
         let path = PathBuf::from(text);
         if path.exists() {
             return Ok(path);

@@ -15,7 +15,7 @@ use super::{
     Auth, AuthMode, BrokerMode, Conversation, Flapping, Hub, Log, LogFormat, Memory, Metrics, Model, Origin,
     Problem, Scheduler, Settings, Shutdown, Supervisor,
 };
-use crate::library::Library;
+use crate::library::{EMBEDDED, Library};
 use crate::telemetry::logging;
 
 /// A day, the longest that anything here waits; longer is a slip of the finger or the wrong unit.
@@ -67,7 +67,7 @@ impl Checker<'_> {
             access: access.unwrap_or_default(),
             model: Model {
                 path: self.model_path("model.path", raw.model.path, &library),
-                fallback: self.model_path("model.fallback", raw.model.fallback, &library),
+                fallback: self.fallback(raw.model.fallback, &library),
                 max_sequences: self.number("model.max_sequences", raw.model.max_sequences, 1..=1024),
                 precision: self.choice(
                     "model.precision",
@@ -360,6 +360,18 @@ impl Checker<'_> {
             );
             PathBuf::new()
         })
+    }
+
+    /// The assistant has answers of its own, and takes up nobody's words.
+    fn fallback(&mut self, given: Given<String>, library: &Library) -> Option<PathBuf> {
+        const KEY: &str = "model.fallback";
+        let path = self.model_path(KEY, given, library)?;
+        if path == library.embedded() {
+            let reason = "the embedded assistant cannot go on with another model's answer; name a smaller model of the same kind, or none";
+            self.refuse(KEY, format!("{EMBEDDED:?}"), reason);
+            return None;
+        }
+        Some(path)
     }
 
     /// A path, or the name of a model in the models folder.

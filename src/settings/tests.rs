@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 
 mod access;
+mod model;
 
 struct Setup {
     temp: tempfile::TempDir,
@@ -84,6 +85,8 @@ fn the_defaults_are_those_that_tests_use_but_for_places() {
         Some("127.0.0.1:8083")
     );
     assert_eq!(defaults.metrics.listen.to_string(), "127.0.0.1:9464");
+    let embedded = crate::library::Library::of(&defaults.data_dir).embedded();
+    assert_eq!(defaults.model.path.take(), Some(embedded));
     let tests = Settings::default_for_tests(setup.temp.path());
     defaults.data_dir.clone_from(&tests.data_dir);
     defaults.mqtt.tcp = tests.mqtt.tcp;
@@ -160,7 +163,6 @@ fn variables_reach_every_kind_of_value() {
     assert!(settings.metrics.allow_beyond_loopback);
     assert_eq!(settings.log.format, LogFormat::Json);
     assert_eq!(settings.data_dir, Path::new("/0123"));
-    assert_eq!(settings.model.path, None);
 }
 
 #[test]
@@ -698,30 +700,4 @@ fn what_cannot_go_together_in_the_broker_section_is_said() {
 fn what_an_external_broker_needs_is_not_asked_for_while_ours_is_used() {
     let setup = setup().file("[broker]\naddress = \"mqtt://10.0.0.1\"\n");
     assert_eq!(setup.settings().broker.mode, BrokerMode::Embedded);
-}
-
-#[test]
-fn a_model_is_named_by_its_path_or_by_its_name_in_the_models_folder() {
-    let setup = setup();
-    let library = crate::library::Library::of(&setup.temp.path().join("data"));
-    let put = |name: &str| {
-        let staging = library.stage(&name.parse().unwrap()).unwrap();
-        let manifest = crate::library::Manifest {
-            name: name.to_owned(),
-            model: "model.gguf".to_owned(),
-            source: None,
-            files: Vec::new(),
-        };
-        staging.finish(&manifest).unwrap().model
-    };
-    let model = put("someone/model:Q4_0");
-    let setup = setup.flag("--model", "model.path", "someone/model");
-    assert_eq!(setup.settings().model.path, Some(model));
-    put("someone/model:Q8_0");
-    let message = setup.message();
-    for said in ["--model", "someone/model:Q4_0, someone/model:Q8_0"] {
-        assert!(message.contains(said), "{message}");
-    }
-    let setup = setup.flag("--model", "model.path", "someone/other");
-    assert_eq!(setup.settings().model.path, Some("someone/other".into()));
 }

@@ -108,6 +108,7 @@ def start_broker(filename, cmd=None, port=0, use_conf=False, expect_fail=False, 
         "CLAWDBOT__METRICS__LISTEN": "127.0.0.1:0",
         "CLAWDBOT__AUTH__MODE": "none",
         "CLAWDBOT__LOG__LEVEL": "warn",
+        "CLAWDBOT__MODEL__PATH": "",
         # Mosquitto keeps nothing unless it is told to.
         "CLAWDBOT__STORE__MODE": found.get("STORE__MODE", "none"),
     }

@@ -25,6 +25,7 @@ impl Broker {
             .env("CLAWDBOT__MQTT__TCP", address.to_string())
             .env("CLAWDBOT__METRICS__LISTEN", free_address().to_string())
             .env("CLAWDBOT__AUTH__MODE", "none")
+            .env("CLAWDBOT__MODEL__PATH", "")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

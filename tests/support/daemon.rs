@@ -446,7 +446,9 @@ impl Home {
             .env("CLAWDBOT__DATA_DIR", self.data_dir())
             .env("CLAWDBOT__MQTT__TCP", "127.0.0.1:0")
             .env("CLAWDBOT__MQTT__WEBSOCKET", "127.0.0.1:0")
-            .env("CLAWDBOT__METRICS__LISTEN", "127.0.0.1:0");
+            .env("CLAWDBOT__METRICS__LISTEN", "127.0.0.1:0")
+            // Most of what is tested needs no model.
+            .env("CLAWDBOT__MODEL__PATH", "");
         command
     }
 

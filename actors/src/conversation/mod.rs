@@ -6,6 +6,7 @@
 //! cancelled. It is cancelled early only by an explicit cancel, or when for a grace time nobody,
 //! connected or with a session that outlives its connection, could receive its reply topic.
 
+mod commanded;
 mod history;
 mod item;
 mod memory;
@@ -38,6 +39,7 @@ use crate::store::Acceptance;
 use crate::switchboard::{Inbound, Switchboard};
 use crate::topic_router::{BindEach, LazyActor, Retire, Retirement, RouteFirst, RouteRequest};
 
+use commanded::Commanded;
 use history::Turn;
 use item::{End, Item, ItemError, finish_reason};
 pub use item::{PromptTokensDetails, Timings, Usage};
@@ -146,6 +148,10 @@ struct Running {
     /// What the answer calls; it goes out with the last item.
     tool_calls: Vec<ToolCall>,
     last_receiver_seen: Instant,
+    /// Whether the request leaves the form of the answer to the model.
+    is_plain: bool,
+    /// What is said, where the embedded assistant says it.
+    commanded: Option<Commanded>,
     /// What is remembered when it has ended; None where nothing is.
     remembered: Option<Remembered>,
     /// The request once more, if it was asked with a history that it may not have room for.
@@ -300,8 +306,16 @@ impl Handler<Progress> for Conversation {
                 model,
                 precision,
                 attempt,
+                is_assistant,
                 ..
             } => {
+                if is_assistant {
+                    // To it each sentence is a command of its own.
+                    running.remembered = None;
+                    if running.is_plain {
+                        running.commanded.get_or_insert_default();
+                    }
+                }
                 (running.precision, running.attempt) = (Some(precision), attempt);
                 if *running.first_model.get_or_insert_with(|| model.clone()) != model {
                     running.other_model = Some(model);
@@ -318,6 +332,9 @@ impl Handler<Progress> for Conversation {
                 running.again = None;
                 if let Some(turn) = &mut running.remembered {
                     turn.assistant.push_str(&text);
+                }
+                if let Some(commanded) = &mut running.commanded {
+                    commanded.push(&text);
                 }
                 self.publish(
                     &running.reply,
@@ -354,6 +371,14 @@ impl Handler<Progress> for Conversation {
                     timings: Some(timings),
                     ..End::default()
                 };
+                // Before the last item: what is done of it comes from this, and that lets go of the request.
+                let commanded = running.commanded.take().filter(|_| reason == FinishReason::Stop);
+                let attempt = running.all_attempts();
+                if let Some(event) = commanded.and_then(|all| all.event(&self.device, &running.id, attempt)) {
+                    // A part of the answer to an external broker, too: where there is no room for it, the request comes again.
+                    let answering = running.reply.receipt.clone().map(Answering::Item);
+                    self.switchboard.publish_answer(event, answering);
+                }
                 self.end(&running, end);
                 self.next(ctx);
             }
@@ -485,6 +510,7 @@ impl Conversation {
             weight.becomes(request.prompt.bytes());
             // The engine has no source of chance of its own; a seed asked for is kept.
             request.sampling.seed.get_or_insert_with(outside::random);
+            let is_plain = request.answer.is_plain();
             let job = JobId::next();
             let submit = Submit {
                 job,
@@ -519,6 +545,8 @@ impl Conversation {
                 other_model: None,
                 attempt: 1,
                 tool_calls: Vec::new(),
+                is_plain,
+                commanded: None,
                 last_receiver_seen: pending.last_receiver_seen,
                 remembered,
                 again,

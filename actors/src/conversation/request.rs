@@ -78,6 +78,7 @@ struct RawRequest {
     tool_choice: Option<ToolChoice>,
     logprobs: Option<bool>,
     top_logprobs: Option<usize>,
+    min_confidence: Option<f32>,
     deadline_ms: Option<u64>,
     min_precision: Option<Precision>,
 }
@@ -165,6 +166,7 @@ impl RawRequest {
             tool_choice: None,
             logprobs: None,
             top_logprobs: None,
+            min_confidence: None,
             deadline_ms: None,
             min_precision: None,
         }
@@ -210,6 +212,7 @@ impl RawRequest {
                 .logprobs
                 .filter(|wanted| *wanted)
                 .map(|_| self.top_logprobs.unwrap_or(0)),
+            min_confidence: self.min_confidence,
         };
         // Tools are part of what the model is told.
         let prompt_bytes = prompt.bytes() + answer.prompt_bytes();

@@ -67,6 +67,8 @@ pub enum Progress {
         precision: Precision,
         /// 1, and more with each worker that was lost with it.
         attempt: u32,
+        /// Whether it is the embedded assistant, whose answers are actions.
+        is_assistant: bool,
     },
     /// More of the answer.
     Text {

@@ -100,6 +100,8 @@ struct Begun {
     text: String,
     /// The model that computes it.
     model: String,
+    /// Whether that is the embedded assistant.
+    is_assistant: bool,
     /// Whether more than one has: their tokens mean nothing to each other.
     is_mixed: bool,
     /// 1, and more with each worker that was lost with it.
@@ -115,6 +117,7 @@ impl Begun {
             model: self.model.clone(),
             precision,
             attempt,
+            is_assistant: self.is_assistant,
         };
         tell(&self.submit.progress, begun);
     }
@@ -392,6 +395,7 @@ impl Scheduler {
             said: Vec::new(),
             text: String::new(),
             model: String::new(),
+            is_assistant: false,
             is_mixed: false,
             attempt: 1,
             cancelled: false,
@@ -420,6 +424,7 @@ impl Scheduler {
         }
         begun.is_mixed |= !begun.model.is_empty() && begun.model != summary.name;
         begun.model.clone_from(&summary.name);
+        begun.is_assistant = summary.assistant;
         begun.tell_begun(precision);
         let mut request = Box::new(begun.submit.request.clone());
         if begun.is_mixed {

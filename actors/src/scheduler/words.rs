@@ -6,8 +6,9 @@ use models::Precision;
 
 use crate::policy::schedule::{Bound, Late, Why};
 
-pub(super) const NO_MODEL: &str = "no model is configured; set model.path to a GGUF file or a directory with \
-    config.json, model.safetensors and tokenizer.json, or start with `clawdbot serve --model PATH`";
+pub(super) const NO_MODEL: &str = "no model is configured; set model.path to \"embedded\", the assistant that comes with \
+    the program, to a GGUF file or to a directory with config.json, model.safetensors and tokenizer.json, or start with \
+    `clawdbot serve --model PATH`";
 
 pub(super) const STOPPING: &str = "the daemon is stopping; ask again when it is back";
 

@@ -156,7 +156,10 @@ impl Sequence {
     pub(super) fn goes_on(&mut self, events: &mut Vec<Event>) -> bool {
         let ending = match self.ended.take() {
             Some(ending) => ending,
-            None if self.cancelled => self.end(String::new(), FinishReason::Cancelled),
+            None if self.cancelled => {
+                self.shape.abandon();
+                self.end(String::new(), FinishReason::Cancelled)
+            }
             None => return true,
         };
         self.conclude(ending, events);

@@ -25,6 +25,7 @@ use self::gguf_parts::Parts;
 pub(crate) use self::matrix::Matrix;
 use crate::architecture;
 use crate::architecture::spec::NetworkSpec;
+use crate::assistant::METADATA_KEY;
 use crate::error::{ModelError, Problem};
 use crate::packed::file::checksum;
 use crate::precision::Precision;
@@ -37,6 +38,8 @@ pub(crate) struct Checkpoint {
     pub(crate) spec: NetworkSpec,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<String>,
+    /// See [`ModelSummary::assistant`].
+    pub(crate) assistant: bool,
     /// The file that holds the weights, or lists those that do.
     path: PathBuf,
     format: &'static str,
@@ -217,6 +220,7 @@ impl Checkpoint {
             vocabulary_size: self.spec.vocabulary_size,
             has_chat_template: self.template.is_some(),
             format: format!("{} {}", self.format, most.to_lowercase()),
+            assistant: self.assistant,
             precision: Precision::automatic(parameters, weights_bytes),
         }
     }
@@ -289,6 +293,7 @@ fn from_gguf(path: &Path, file_name: &str, parts: &Parts<'_>) -> Result<Checkpoi
         spec,
         tokenizer,
         template,
+        assistant: gguf.unsigned(METADATA_KEY).is_some(),
         path: path.to_owned(),
         format: "gguf",
         files: Vec::new(),

@@ -108,6 +108,7 @@ fn open_files(weights: &Path, files: Vec<(Mmap, Option<Vec<&str>>)>) -> Result<C
         spec,
         tokenizer,
         template,
+        assistant: false,
         path: weights.to_owned(),
         format: "safetensors",
         files: files.into_iter().map(|(file, _)| file).collect(),

@@ -3,11 +3,13 @@
 
 mod call_reader;
 mod call_style;
+mod copying;
 mod format;
 mod grammar;
 mod logprobs;
 mod schema;
 mod tools;
+mod verdict;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,11 +21,14 @@ pub use tools::{FunctionCall, FunctionKind, Tool, ToolCall, ToolChoice};
 pub(crate) use call_style::CallStyle;
 pub(crate) use grammar::Grammars;
 
+use crate::assistant::intents;
 use crate::error::RequestError;
 use crate::sampler::Sampler;
 use crate::tokenizer::{TextStream, Tokenizer};
 use call_reader::CallReader;
+use copying::Copying;
 use grammar::{Constraint, Form, is_among};
+use verdict::Verdict;
 
 /// What a request may ask for beside words; nothing of it by default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -37,6 +42,9 @@ pub struct AnswerOptions {
     pub tool_choice: ToolChoice,
     /// Each token's log-probability, with so many of the likeliest tokens at its place.
     pub logprobs: Option<usize>,
+    /// How sure the embedded assistant must be that it can do what is said, 0 to 1; none for what was found to serve
+    /// ([`MIN_CONFIDENCE`](crate::assistant::MIN_CONFIDENCE)). Other models do not ask.
+    pub min_confidence: Option<f32>,
 }
 
 impl AnswerOptions {
@@ -49,6 +57,13 @@ impl AnswerOptions {
                 field: "top_logprobs",
                 value: most.to_string(),
                 legal: "0 to 20",
+            });
+        }
+        if let Some(wrong) = self.min_confidence.filter(|least| !(0.0..=1.0).contains(least)) {
+            return Err(RequestError::InvalidSampling {
+                field: "min_confidence",
+                value: wrong.to_string(),
+                legal: "0 to 1",
             });
         }
         self.response_format.validate()?;
@@ -71,6 +86,11 @@ impl AnswerOptions {
     /// Bytes that the tools add to a prompt, at least.
     pub fn prompt_bytes(&self) -> usize {
         self.shown_tools().iter().map(Tool::bytes).sum()
+    }
+
+    /// Whether it may have any form, which is then the model's own.
+    pub fn is_plain(&self) -> bool {
+        self.response_format == ResponseFormat::Text && !self.offers_tools()
     }
 
     fn offers_tools(&self) -> bool {
@@ -110,6 +130,10 @@ pub(crate) struct Shape {
     alternatives: Option<usize>,
     /// Of tokens whose text was not said yet.
     logprobs: Vec<TokenLogprob>,
+    /// Where the answer is one of actions.
+    verdict: Option<Verdict>,
+    /// The same: from what.
+    copying: Option<Copying>,
 }
 
 #[derive(Debug)]
@@ -170,6 +194,37 @@ impl Shape {
             calls,
             alternatives: options.logprobs,
             logprobs: Vec::new(),
+            verdict: None,
+            copying: None,
+        })
+    }
+
+    /// That of the embedded assistant, where a request wants no other.
+    ///
+    /// # Errors
+    /// [`RequestError::InvalidResponseFormat`], where the model's tokens cannot write it.
+    pub(crate) fn of_actions(
+        options: &AnswerOptions,
+        grammars: &mut Grammars,
+        tokenizer: &Tokenizer,
+        prompt: &[u32],
+    ) -> Result<Self, RequestError> {
+        let constraint = grammars
+            .constraint(tokenizer, &Form::Json(&ACTIONS), false)
+            .map_err(|problem| RequestError::InvalidResponseFormat { problem })?;
+        let mut sentence = tokenizer.stream(&[]);
+        let mut text: String = prompt
+            .iter()
+            .map(|&token| sentence.push(tokenizer, token))
+            .collect();
+        text.push_str(&sentence.finish());
+        Ok(Self {
+            constraint: Some(constraint),
+            calls: None,
+            alternatives: options.logprobs,
+            logprobs: Vec::new(),
+            verdict: Some(Verdict::new(&text, prompt.len(), options.min_confidence)),
+            copying: Some(Copying::of(&text)),
         })
     }
 
@@ -183,16 +238,27 @@ impl Shape {
         sampler: &mut Sampler,
         logits: &[f32],
     ) -> Result<u32, String> {
+        let held;
+        let mut logits = logits;
         let token = match &mut self.constraint {
             None => sampler.sample(logits),
             Some(constraint) => {
                 let allowed = constraint.allowed()?;
-                sampler.sample_among(logits, |token| is_among(allowed, token))
+                let is_allowed = |token| is_among(allowed, token);
+                if let Some(copying) = &self.copying {
+                    held = copying.held_to_sentence(tokenizer, logits, is_allowed);
+                    logits = &held;
+                }
+                sampler.sample_among(logits, is_allowed)
             }
         };
         let token = token.ok_or("the model computed no usable number; its file may be damaged")?;
         if let Some(constraint) = &mut self.constraint {
             constraint.accept(tokenizer, token)?;
+        }
+        if let Some(verdict) = &mut self.verdict {
+            let most = verdict.alternatives();
+            verdict.weigh(logprobs::logprob(tokenizer, logits, token, most));
         }
         if let Some(most) = self.alternatives.filter(|_| !tokenizer.is_end(token)) {
             self.logprobs
@@ -219,6 +285,14 @@ impl Shape {
 
     /// The text that this token completes, without what is, or may become, a call.
     pub(crate) fn text(&mut self, tokenizer: &Tokenizer, stream: &mut TextStream, token: u32) -> String {
+        if let Some(verdict) = &mut self.verdict {
+            let text = stream.push(tokenizer, token);
+            if let Some(copying) = &mut self.copying {
+                copying.push(&text);
+            }
+            verdict.push(&text);
+            return String::new();
+        }
         let Some(calls) = &mut self.calls else {
             return stream.push(tokenizer, token);
         };
@@ -231,6 +305,14 @@ impl Shape {
 
     /// The rest of the text, given the rest of the stream, and the calls.
     pub(crate) fn finish(&mut self, rest: &str) -> (String, Vec<ToolCall>) {
+        if let Some(verdict) = &mut self.verdict {
+            let (text, stands) = verdict.spoken(rest);
+            if !stands {
+                // They are of what is not said.
+                self.logprobs.clear();
+            }
+            return (text, Vec::new());
+        }
         let Some(calls) = &mut self.calls else {
             return (rest.to_owned(), Vec::new());
         };
@@ -246,12 +328,20 @@ impl Shape {
         (text, found.collect())
     }
 
+    /// Says nothing of what is held back: nobody waits for it any more.
+    pub(crate) fn abandon(&mut self) {
+        if let Some(verdict) = &mut self.verdict {
+            verdict.abandon();
+        }
+    }
+
     /// Log-probabilities of the tokens since this was asked last.
     pub(crate) fn take_logprobs(&mut self) -> Vec<TokenLogprob> {
         std::mem::take(&mut self.logprobs)
     }
 }
 
+static ACTIONS: std::sync::LazyLock<Value> = std::sync::LazyLock::new(intents::schema);
 static ANY_OBJECT: std::sync::LazyLock<Value> = std::sync::LazyLock::new(|| json!({"type": "object"}));
 
 /// Nine letters and digits that look like nothing and are hardly ever the same.

@@ -9,6 +9,7 @@
 mod support;
 
 mod architectures;
+mod assistant;
 mod batching;
 mod engine;
 mod gguf_reader;

@@ -9,11 +9,13 @@ use crate::gguf::{self, FileTensor, Meta};
 use crate::network::{NORM_EPSILON, Network, ROPE_BASE, Sizes};
 use crate::vocabulary::{ASSISTANT, END, PRE, USER, Written};
 
-/// The longest sentence and answer together, in tokens.
-pub const CONTEXT: u32 = 512;
+/// The longest sentence and answer together, in tokens: what the template leaves of a sentence, four bytes a character, and an
+/// answer.
+pub const CONTEXT: u32 = 2048;
 
-/// Only what was said last counts: each sentence is a command of its own.
-const TEMPLATE: &str = "<|user|>{{ messages[-1]['content'] | trim | lower }}<|assistant|>";
+/// Only what was said last counts: each sentence is a command of its own. Nobody commands in more characters, and what does has its
+/// answer whatever stands behind them.
+const TEMPLATE: &str = "<|user|>{{ (messages[-1]['content'] | trim | lower)[:400] }}<|assistant|>";
 
 /// Writes it.
 ///
@@ -36,6 +38,8 @@ pub fn write(out: &mut impl Write, network: &Network, sizes: Sizes, vocabulary: 
         ("general.architecture", Meta::Text("llama".into())),
         ("general.name", Meta::Text("clawdbot-assistant".into())),
         ("general.file_type", Meta::Number(7)),
+        // By this the engine knows that answers are actions.
+        (models::assistant::METADATA_KEY, Meta::Number(1)),
         ("llama.context_length", Meta::Number(CONTEXT)),
         ("llama.embedding_length", number(sizes.hidden)),
         ("llama.block_count", number(sizes.layers)),

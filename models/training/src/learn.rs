@@ -2,12 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
 use burn::grad_clipping::GradientClippingConfig;
 use burn::module::Module;
-use burn::optim::{AdamWConfig, GradientsParams};
+use burn::optim::{AdamWConfig, GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +107,8 @@ const WARM_UP: usize = 200;
 const BATCHES_TOGETHER: usize = 16;
 /// Longer ones are left out: they are few, and cost the most.
 const MAX_TOKENS: usize = 120;
+/// Parts of a batch that are learnt from at once. No count of cores, so that every machine learns the same.
+const PARTS: usize = 2;
 /// Steps between two lines of progress.
 const TOLD_EVERY: usize = 50;
 
@@ -150,8 +154,24 @@ impl Kept<'_> {
     }
 }
 
+/// Who looks on. A closure that hears the lines is one.
+pub trait Watcher {
+    /// Hears how it goes, and says whether to go on.
+    fn hear(&mut self, line: &str) -> bool;
+
+    /// Looks at the network as far as it has come, at each checkpoint; what is said of it is heard.
+    fn look(&mut self, _network: &Path) -> Option<String> {
+        None
+    }
+}
+
+impl<F: FnMut(&str) -> bool> Watcher for F {
+    fn hear(&mut self, line: &str) -> bool {
+        self(line)
+    }
+}
+
 /// Learns according to plan and writes the network to `out`. In `directory` it keeps how far it has come, and goes on from there.
-/// `tell` hears how it goes, and says whether to go on.
 ///
 /// # Errors
 /// The first thing that went wrong.
@@ -160,7 +180,7 @@ pub fn learn(
     patterns: &Path,
     directory: &Path,
     out: &Path,
-    tell: &mut dyn FnMut(&str) -> bool,
+    watcher: &mut dyn Watcher,
 ) -> Result<(), LearnError> {
     if let Some(problem) = plan.problem() {
         return Err(LearnError::Plan(problem));
@@ -186,7 +206,7 @@ pub fn learn(
     let vocabulary = match kept.read("vocabulary.json") {
         Some(json) => Vocabulary::from_json(&json)?,
         None => {
-            let _asked_again_soon = tell("learning the vocabulary");
+            let _asked_again_soon = watcher.hear("learning the vocabulary");
             let mut source = Source::new(&patterns, plan.seed ^ 0x70CA);
             let examples: Vec<Example> = (0..2 * FOR_THE_VOCABULARY)
                 .filter_map(|_| source.next_example())
@@ -203,7 +223,7 @@ pub fn learn(
         heads: plan.heads,
         feed_forward: plan.feed_forward,
     };
-    let _asked_again_soon = tell(&format!(
+    let _asked_again_soon = watcher.hear(&format!(
         "{} tokens, {:.2} million weights",
         vocabulary.len(),
         sizes.parameters() as f64 / 1e6
@@ -229,16 +249,19 @@ pub fn learn(
         let Some(batch) = waiting.pop() else { continue };
         run.learn_from(plan, &batch);
         if run.step.is_multiple_of(TOLD_EVERY) || run.step == plan.steps {
-            goes_on = tell(&run.progress(plan));
+            goes_on = watcher.hear(&run.progress(plan));
         }
         if run.step.is_multiple_of(plan.keep_every.max(1)) || run.step == plan.steps {
             let loss = run.loss_of(&held_out);
-            goes_on &= tell(&format!(
+            goes_on &= watcher.hear(&format!(
                 "step {}: loss {loss:.4} on sentences that are not learnt from",
                 run.step
             ));
             run.keep()?;
             write_network(&run, &vocabulary, out)?;
+            if let Some(seen) = watcher.look(out) {
+                goes_on &= watcher.hear(&format!("step {}: {seen}", run.step));
+            }
         }
     }
     write_network(&run, &vocabulary, out)
@@ -385,12 +408,40 @@ impl<'d> Run<'d> {
     }
 
     fn learn_from(&mut self, plan: &Plan, batch: &Batch) {
-        let loss = self.network.loss(self.sizes, batch, &self.device);
-        let gradients = GradientsParams::from_grads(loss.backward(), &self.network);
-        self.losses.push(loss.into_scalar());
+        let parts = batch.parts(PARTS);
+        let targets = batch.targets.len().max(1) as f32;
+        // Each part by a thread of its own, and added up in their order: the same bits whatever the machine has to do beside.
+        let learnt: Vec<(f32, GradientsParams)> = thread::scope(|scope| {
+            let threads: Vec<_> = parts
+                .iter()
+                .map(|part| {
+                    // A fork has a graph of its own: a shared one is behind a lock.
+                    let network = self.network.clone().fork(&self.device);
+                    let (device, sizes) = (&self.device, self.sizes);
+                    scope.spawn(move || {
+                        let share = part.targets.len() as f32 / targets;
+                        let loss = network.loss(sizes, part, device) * share;
+                        let gradients = GradientsParams::from_grads(loss.backward(), &network);
+                        (loss.into_scalar(), gradients)
+                    })
+                })
+                .collect();
+            let ended = threads.into_iter().map(|thread| {
+                // Nothing but a fault of ours ends a thread: it ends this one, too.
+                thread.join().unwrap_or_else(|fault| resume_unwind(fault))
+            });
+            ended.collect()
+        });
+        let mut sum = GradientsAccumulator::new();
+        let mut whole = 0.0;
+        for (loss, gradients) in learnt {
+            whole += loss;
+            sum.accumulate(&self.network, gradients);
+        }
+        self.losses.push(whole);
         self.network = self
             .optimizer
-            .step(rate(plan, self.step), self.network.clone(), gradients);
+            .step(rate(plan, self.step), self.network.clone(), sum.grads());
         self.step += 1;
         self.sentences += batch.tokens.len();
     }

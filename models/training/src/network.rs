@@ -90,6 +90,29 @@ pub struct Batch {
     pub targets: Vec<u32>,
 }
 
+impl Batch {
+    /// The same sentences in so many batches, or in fewer where there are fewer sentences.
+    pub fn parts(&self, count: usize) -> Vec<Self> {
+        let length = self.tokens.first().map_or(0, Vec::len);
+        let rows = self.tokens.len().div_ceil(count.max(1)).max(1);
+        let mut learnt = self.places.iter().zip(&self.targets).peekable();
+        let parts = self.tokens.chunks(rows).enumerate().map(|(number, tokens)| {
+            let (from, to) = (number * rows * length, (number + 1) * rows * length);
+            let (mut places, mut targets) = (Vec::new(), Vec::new());
+            while let Some((place, target)) = learnt.next_if(|(place, _)| **place < to) {
+                places.push(place - from);
+                targets.push(*target);
+            }
+            Self {
+                tokens: tokens.to_vec(),
+                places,
+                targets,
+            }
+        });
+        parts.collect()
+    }
+}
+
 impl Network {
     /// With small random weights from this seed. (Burn's own chance is the process', which others draw from as well.)
     pub fn new(sizes: Sizes, seed: u64, device: &Device) -> Self {

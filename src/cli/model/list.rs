@@ -13,11 +13,11 @@ pub(super) struct ListFlags {}
 pub(super) fn run(desk: &Desk, _flags: &ListFlags) -> Result<(), Failure> {
     let (entries, unfinished) = (desk.library.entries()?, desk.library.unfinished());
     if entries.is_empty() && unfinished.is_empty() {
-        return say(format!(
+        say(format!(
             "no models are in {} (`clawdbot model pull OWNER/NAME` brings one, `clawdbot model import PATH` takes one from \
              here)",
             desk.library.directory().display()
-        ));
+        ))?;
     }
     let mut rows = vec![["NAME", "SIZE", "FORMAT", "RUNS AS", "PACKED", ""].map(str::to_owned)];
     for entry in &entries {
@@ -69,6 +69,9 @@ pub(super) fn run(desk: &Desk, _flags: &ListFlags) -> Result<(), Failure> {
         ))?;
     }
     match &desk.settings.model.path {
+        Some(path) if *path == desk.library.embedded() => {
+            say("configured is \"embedded\", the assistant that comes with the program")
+        }
         Some(path) if !entries.iter().any(|entry| entry.is_at(path)) => say(format!(
             "configured is {}, which is not in the models folder",
             path.display()

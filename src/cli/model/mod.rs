@@ -91,6 +91,10 @@ impl Desk {
     /// The path of what is named, which may also be a model elsewhere.
     fn path_of(&self, named: &str) -> Result<PathBuf, Failure> {
         let path = self.library.resolve(named)?;
+        if path == self.library.embedded() {
+            self.prepare()?;
+            self.library.unpack(&path)?;
+        }
         if path.exists() {
             return Ok(path);
         }

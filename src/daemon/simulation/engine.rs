@@ -581,6 +581,7 @@ fn summary(model: &Path, precision: Precision) -> ModelSummary {
         vocabulary_size: 50_000,
         has_chat_template: true,
         format: "simulated".into(),
+        assistant: false,
         precision,
     }
 }

@@ -1,12 +1,15 @@
 //! Sentences and what they mean, drawn from the pattern files of `models/embedded/patterns`: what the embedded model is trained
 //! on. The same files and the same seed give the same sentences.
 
+mod around;
 mod chance;
 mod noise;
 mod numbers;
+mod open;
 mod patterns;
 mod sample;
 mod say;
+mod slips;
 #[cfg(test)]
 mod tests;
 

@@ -2,6 +2,7 @@
 
 use super::Language;
 use super::chance::Chance;
+use super::slips::slip;
 use models::assistant::actions::Action;
 use models::assistant::intents::UNSUPPORTED;
 
@@ -10,7 +11,7 @@ use models::assistant::intents::UNSUPPORTED;
 pub(super) struct Segment {
     pub(super) text: String,
     /// Whether a slip would change what is meant: a span is given as it is written.
-    is_span: bool,
+    pub(super) is_span: bool,
 }
 
 impl Segment {
@@ -21,7 +22,7 @@ impl Segment {
         }
     }
 
-    /// A value. Rooms are known words, so that a slip in one is only a slip.
+    /// A value. In a word that is known a slip is only a slip.
     pub(super) fn span(text: &str, is_known_word: bool) -> Self {
         Self {
             text: text.to_owned(),
@@ -94,10 +95,11 @@ pub(super) fn joined(parts: Vec<Vec<Segment>>, language: Language, chance: &mut 
 pub(super) fn disturbed(
     mut segments: Vec<Segment>,
     actions: &[Action],
+    has_lead: bool,
     language: Language,
     chance: &mut Chance,
 ) -> Vec<Segment> {
-    if chance.percent(9) {
+    if chance.percent(11) {
         slip(&mut segments, language, chance);
     }
     let is_out_of_reach = actions.iter().any(|action| action.intent == UNSUPPORTED);
@@ -119,7 +121,8 @@ pub(super) fn disturbed(
         }
         Language::Chinese => {
             // What is not to be done is not asked for more politely here than there.
-            let asks = !is_talk && !is_question && !is_out_of_reach;
+            // Nor are reasons.
+            let asks = !is_talk && !is_question && !is_out_of_reach && !has_lead;
             chinese_manners(&mut segments, asks, is_talk, chance);
             chinese_writing(&mut segments, is_question, chance);
         }
@@ -489,106 +492,4 @@ fn chinese_writing(segments: &mut Vec<Segment>, is_question: bool, chance: &mut 
             segment.text = segment.text.replace('，', blank);
         }
     }
-}
-
-/// One slip of typing or of speech recognition, where it changes nothing that is meant.
-fn slip(segments: &mut [Segment], language: Language, chance: &mut Chance) {
-    match language {
-        Language::English => english_slip(segments, chance),
-        Language::Chinese => {
-            const HEARD: &[(&str, &str)] = &[
-                ("把", "吧"),
-                ("在", "再"),
-                ("的", "得"),
-                ("灯", "登"),
-                ("到", "道"),
-                ("客厅", "客听"),
-                ("卧室", "卧式"),
-                ("厨房", "除房"),
-                ("关", "官"),
-                ("开", "凯"),
-                ("调", "条"),
-                ("空调", "空条"),
-                ("吗", "嘛"),
-                ("一下", "以下"),
-                ("书房", "书访"),
-                ("亮", "量"),
-                ("计时", "记时"),
-                ("度", "肚"),
-                ("帮我", "帮窝"),
-                ("阳台", "洋台"),
-                ("播放", "波放"),
-                ("窗帘", "窗连"),
-                ("定时", "订时"),
-            ];
-            let (meant, heard) = chance.pick(HEARD).copied().unwrap_or(("", ""));
-            if let Some(segment) = segments
-                .iter_mut()
-                .find(|segment| !segment.is_span && segment.text.contains(meant))
-            {
-                segment.text = segment.text.replacen(meant, heard, 1);
-            }
-        }
-    }
-}
-
-fn english_slip(segments: &mut [Segment], chance: &mut Chance) {
-    const NEIGHBOURS: &[(char, char)] = &[
-        ('a', 's'),
-        ('e', 'r'),
-        ('i', 'o'),
-        ('o', 'p'),
-        ('t', 'y'),
-        ('n', 'm'),
-        ('h', 'j'),
-        ('l', 'k'),
-        ('u', 'i'),
-        ('g', 'h'),
-        ('r', 't'),
-        ('s', 'd'),
-        ('c', 'v'),
-        ('m', 'n'),
-    ];
-    let places: Vec<usize> = (0..segments.len())
-        .filter(|at| {
-            segments
-                .get(*at)
-                .is_some_and(|segment| !segment.is_span && segment.text.trim().len() > 3)
-        })
-        .collect();
-    let Some(segment) = chance.pick(&places).and_then(|at| segments.get_mut(*at)) else {
-        return;
-    };
-    let mut letters: Vec<char> = segment.text.chars().collect();
-    // Inside a word: what begins right is still read right.
-    let inside: Vec<usize> = (1..letters.len().saturating_sub(1))
-        .filter(|at| {
-            [at - 1, *at, at + 1]
-                .iter()
-                .all(|at| letters.get(*at).is_some_and(char::is_ascii_alphabetic))
-        })
-        .collect();
-    let Some(&at) = chance.pick(&inside) else {
-        return;
-    };
-    match chance.below(4) {
-        0 => letters.swap(at, at + 1),
-        1 => drop(letters.remove(at)),
-        2 => {
-            let twice = letters.get(at).copied().unwrap_or(' ');
-            letters.insert(at, twice);
-        }
-        _ => {
-            let beside = |letter: char| {
-                NEIGHBOURS
-                    .iter()
-                    .find(|(one, _)| *one == letter)
-                    .map(|(_, other)| *other)
-            };
-            if let Some(letter) = letters.get_mut(at) {
-                *letter = beside(*letter).unwrap_or(*letter);
-            }
-        }
-    }
-    segment.text = letters.into_iter().collect();
 }

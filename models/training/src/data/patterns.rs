@@ -153,6 +153,17 @@ impl Patterns {
             .map(Vec::as_slice)
     }
 
+    /// The place of the list of this name, and the name of the list at a place.
+    pub(super) fn list_place(&self, name: &str) -> Option<usize> {
+        self.list_names.get(name).copied()
+    }
+
+    /// See [`list_place`](Self::list_place).
+    pub(super) fn list_name(&self, place: usize) -> Option<&str> {
+        let found = self.list_names.iter().find(|(_, at)| **at == place);
+        found.map(|(name, _)| name.as_str())
+    }
+
     fn check_no_rule_contains_itself(&self) -> Result<(), PatternError> {
         // 1 while it is being looked at, 2 when it was.
         let mut seen = vec![0_u8; self.rules.len()];

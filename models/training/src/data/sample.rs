@@ -2,10 +2,8 @@
 
 use super::chance::Chance;
 use super::noise::{Segment, disturbed, joined, tidy};
-use super::numbers;
 use super::patterns::{Capture, Entry, Pattern, Patterns, Piece, Source};
-use super::say;
-use super::{Example, Language};
+use super::{Example, Language, around, numbers, open, say};
 use models::assistant::actions::{Action, SlotValue};
 use models::assistant::intents::{self, Kind, UNSUPPORTED};
 
@@ -15,12 +13,14 @@ pub struct Sampler<'p> {
     patterns: &'p Patterns,
     language: Language,
     chance: Chance,
+    /// By the place of a list its name, looked up for every capture.
+    names: Vec<String>,
 }
 
 /// How often an intent is drawn, beside the others.
 fn weight(intent: &str) -> u32 {
     match intent {
-        UNSUPPORTED => 34,
+        UNSUPPORTED => 62,
         "HassTurnOn" | "HassTurnOff" => 16,
         "HassLightSet" => 15,
         "HassClimateSetTemperature" | "HassGetState" | "HassSetPosition" => 10,
@@ -47,6 +47,9 @@ impl<'p> Sampler<'p> {
             patterns,
             language,
             chance: Chance::new(seed),
+            names: (0..patterns.lists.len())
+                .map(|place| patterns.list_name(place).unwrap_or_default().to_owned())
+                .collect(),
         }
     }
 
@@ -58,12 +61,13 @@ impl<'p> Sampler<'p> {
 
     /// The next one.
     pub fn next_example(&mut self) -> Option<Example> {
-        let (segments, actions) = if self.chance.percent(13) {
-            self.several()?
-        } else {
-            self.sentence(weight)?
+        let (mut segments, actions) = match self.chance.below(100) {
+            0..18 => self.several()?,
+            18..24 => self.conditional()?,
+            _ => self.sentence(weight)?,
         };
-        let segments = disturbed(segments, &actions, self.language, &mut self.chance);
+        let has_lead = self.give_reasons(&mut segments, &actions);
+        let segments = disturbed(segments, &actions, has_lead, self.language, &mut self.chance);
         Some(self.finished(&segments, actions))
     }
 
@@ -77,10 +81,75 @@ impl<'p> Sampler<'p> {
         }
     }
 
+    /// With why it is said, now and then; whether that stands in front.
+    fn give_reasons(&mut self, segments: &mut Vec<Segment>, actions: &[Action]) -> bool {
+        if !around::has_reasons(actions) {
+            return false;
+        }
+        let mut has_lead = false;
+        if let Some(action) = actions.first().filter(|_| self.chance.percent(11))
+            && let Some(clause) = self.clause("lead", around::kind(action))
+        {
+            around::put_before(&clause, segments, false, self.language, &mut self.chance);
+            has_lead = true;
+        }
+        // Behind a text it could be part of the text.
+        let ends_in_text = |action: &Action| {
+            ["message", "item", "conversation_command"]
+                .iter()
+                .any(|slot| action.slots.get(slot).is_some())
+        };
+        if let Some(action) = actions.last().filter(|action| !ends_in_text(action)) {
+            let clause = match self.chance.percent(7) {
+                true => self.clause("trail", around::kind(action)),
+                false => None,
+            };
+            if let Some(clause) = clause {
+                around::put_behind(&clause, segments, false, self.language, &mut self.chance);
+            }
+        }
+        has_lead
+    }
+
+    fn clause(&mut self, list: &str, kind: &str) -> Option<String> {
+        let kind = if self.chance.percent(60) { kind } else { "" };
+        let place = self.patterns.list_place(&format!("{list}{kind}"))?;
+        self.drawn_from(place).map(|(said, _)| said)
+    }
+
+    /// A command on a condition, at a time of the clock, again and again, or for so long: out of reach, all of them.
+    fn conditional(&mut self) -> Option<(Vec<Segment>, Vec<Action>)> {
+        let behind = self.chance.percent(50);
+        let of_these = |intent: &str| {
+            if around::takes_condition(intent, behind) {
+                weight(intent)
+            } else {
+                0
+            }
+        };
+        let (mut segments, _) = self.sentence(of_these)?;
+        let list = if behind {
+            "condition_after"
+        } else {
+            "condition_before"
+        };
+        if let Some(clause) = self.clause(list, "") {
+            let put = if behind {
+                around::put_behind
+            } else {
+                around::put_before
+            };
+            put(&clause, &mut segments, true, self.language, &mut self.chance);
+            return Some((segments, vec![Action::unsupported()]));
+        }
+        // A language without such clauses.
+        self.sentence(weight)
+    }
+
     /// Two or three sentences in one.
     fn several(&mut self) -> Option<(Vec<Segment>, Vec<Action>)> {
-        let count = if self.chance.percent(80) { 2 } else { 3 };
-        let out_of_reach = self.chance.percent(4).then(|| self.chance.below(count));
+        let count = if self.chance.percent(72) { 2 } else { 3 };
+        let out_of_reach = self.chance.percent(7).then(|| self.chance.below(count));
         let (mut parts, mut actions) = (Vec::new(), Vec::new());
         for number in 0..count {
             let of_these = |intent: &str| match (out_of_reach == Some(number), stands_alone(intent)) {
@@ -161,6 +230,7 @@ impl<'p> Sampler<'p> {
         };
         let (language, chance) = (self.language, &mut self.chance);
         let slots = &mut action.slots;
+        let mut is_known = capture.slot == "area";
         let said = match capture.source {
             Source::Percent { negative } => {
                 let (said, value) = numbers::percent(language, chance);
@@ -217,7 +287,19 @@ impl<'p> Sampler<'p> {
                     }
                     drawn = self.drawn_from(list);
                 }
-                let Some((said, value)) = drawn else { return };
+                let Some((mut said, mut value)) = drawn else {
+                    return;
+                };
+                is_known |= matches!(capture.slot.as_str(), "name" | "floor");
+                let intent = actions.get(capture.action).map(|action| action.intent.clone());
+                if let Some(other) = self.out_of_open_vocabulary(intent.as_deref(), &capture.slot, list) {
+                    // "in the kitchen", which means kitchen, keeps what stands before it.
+                    if let Some(before) = said.strip_suffix(&value) {
+                        is_known = false;
+                        said = format!("{before}{other}");
+                        value = other;
+                    }
+                }
                 let is_text = matches!(intents::kind(&capture.slot), Some(Kind::Span | Kind::Word(_)));
                 let number = value.parse().ok().filter(|_| !is_text);
                 let value = number.map_or_else(|| SlotValue::Text(value), SlotValue::Number);
@@ -227,6 +309,52 @@ impl<'p> Sampler<'p> {
                 said
             }
         };
-        segments.push(Segment::span(&said, capture.slot == "area"));
+        segments.push(Segment::span(&said, is_known));
+    }
+
+    /// A span that the pattern's own list does not have, now and then.
+    fn out_of_open_vocabulary(&mut self, intent: Option<&str>, slot: &str, list: usize) -> Option<String> {
+        let intent = intent?;
+        let share = if slot == "area" { 12 } else { 30 };
+        if !self.chance.percent(share) {
+            return None;
+        }
+        if slot == "conversation_command" {
+            return self.command();
+        }
+        let more = open::list_for(intent, slot, self.names.get(list)?)?;
+        let place = self.patterns.list_place(more)?;
+        let (one, _) = self.drawn_from(place)?;
+        let is_text = matches!(slot, "message" | "area");
+        match self.chance.below(100) {
+            0..20 if !is_text => {
+                let (other, _) = self.drawn_from(place)?;
+                Some(open::crossed(&one, &other, self.language))
+            }
+            20..32 if !is_text => Some(match self.language {
+                Language::English => open::made_up(&mut self.chance),
+                Language::Chinese => {
+                    let (other, _) = self.drawn_from(place)?;
+                    open::made_up_characters(&[one, other], &mut self.chance)
+                }
+            })
+            .filter(|word| !word.is_empty()),
+            _ => Some(one),
+        }
+    }
+
+    /// What can be done later.
+    fn command(&mut self) -> Option<String> {
+        let of_these = |intent: &str| match intent {
+            "HassTurnOn" | "HassTurnOff" => 6,
+            "HassLightSet" | "HassClimateSetTemperature" | "HassSetPosition" | "HassMediaPause" => 2,
+            "HassSetVolume" | "HassVacuumStart" | "HassVacuumReturnToBase" | "HassMediaUnpause" => 1,
+            _ => 0,
+        };
+        let (segments, actions) = self.sentence(of_these)?;
+        let text: String = segments.iter().map(|segment| segment.text.as_str()).collect();
+        // A sentence of several, or of several clauses, says more than one command.
+        let is_one = actions.len() == 1 && !text.contains([',', '，', '.', '。', '?', '？']);
+        is_one.then(|| tidy(&text))
     }
 }

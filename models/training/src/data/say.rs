@@ -3,10 +3,13 @@
 use super::Language;
 use super::patterns::{Patterns, Piece, Say};
 use models::assistant::actions::Action;
+use models::assistant::intents::UNSUPPORTED;
+use models::assistant::refusal;
 
 /// To all of them.
 pub(super) fn to(actions: &[Action], patterns: &Patterns, language: Language) -> String {
     match (actions, language) {
+        ([one], _) if one.intent == UNSUPPORTED => refusal(language == Language::Chinese).to_owned(),
         ([one], _) => to_one(one, patterns),
         ([one, other], Language::English) => format!("{} {}", to_one(one, patterns), to_one(other, patterns)),
         ([one, other], Language::Chinese) => format!("{}{}", to_one(one, patterns), to_one(other, patterns)),

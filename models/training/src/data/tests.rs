@@ -128,3 +128,58 @@ fn every_sentence_of_the_shipped_patterns_has_actions_that_may_be() {
         }
     }
 }
+
+#[test]
+fn a_reason_changes_nothing_a_condition_puts_out_of_reach_and_open_vocabulary_is_meant_as_it_is_said() {
+    // Signs, which no slip changes.
+    let text = format!(
+        "{SMALL}unsupported:\n  ~song~\n@lead = ~lead~\n@trail = ~trail~\n@condition_before = ~before~\n\
+         @condition_after = ~after~\n@more_room = igloo | boathouse\n"
+    )
+    .replace("~song~", "§")
+    .replace("~lead~", "¤")
+    .replace("~trail~", "¶")
+    .replace("~before~", "†")
+    .replace("~after~", "‡");
+    let patterns = parse(&text).unwrap();
+    let mut sampler = Sampler::new(&patterns, Language::English, 3);
+    let (mut reasons, mut conditions, mut rooms) = (0, 0, 0);
+    for _ in 0..3000 {
+        let example = sampler.next_example().unwrap();
+        let said = example.text.to_lowercase();
+        let is_out = example.actions == vec![Action::unsupported()];
+        conditions += usize::from(said.contains(['†', '‡']));
+        reasons += usize::from(said.contains(['¤', '¶']));
+        assert_eq!(is_out, said.contains(['§', '†', '‡']), "{example:?}");
+        for action in &example.actions {
+            if let Some(SlotValue::Text(area)) = action.slots.get("area")
+                && ["igloo", "boathouse"].contains(&area.as_str())
+            {
+                rooms += 1;
+                assert!(said.contains(area.as_str()), "{example:?}");
+            }
+        }
+    }
+    assert!(
+        reasons > 100 && conditions > 50 && rooms > 50,
+        "{reasons} {conditions} {rooms}"
+    );
+}
+
+#[test]
+fn made_up_names_are_words_of_one_piece_and_halves_of_two_keep_their_ends() {
+    let mut chance = Chance::new(5);
+    for _ in 0..200 {
+        let word = open::made_up(&mut chance);
+        assert!(
+            word.len() >= 2 && word.bytes().all(|byte| byte.is_ascii_lowercase()),
+            "{word}"
+        );
+    }
+    assert_eq!(
+        open::crossed("reading lamp", "kitchen night light", Language::English),
+        "reading night light"
+    );
+    assert_eq!(open::crossed("扫地机", "空调", Language::Chinese), "扫地调");
+    assert_eq!(open::crossed("tv", "空调", Language::Chinese), "tv");
+}
