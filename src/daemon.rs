@@ -189,7 +189,7 @@ struct Started {
 }
 
 impl Prepared {
-    async fn open(settings: Settings) -> Result<Self, DaemonError> {
+    async fn open(mut settings: Settings) -> Result<Self, DaemonError> {
         crypto_provider::install();
         let data_dir = DataDir::prepare(&settings.data_dir)?;
         let ring = KeyRing::load_or_create(&data_dir, SystemTime::now())?;
@@ -201,6 +201,9 @@ impl Prepared {
             library.unpack(path)?;
         }
         let model = settings.model.path.as_deref().map(Footprint::of).transpose()?;
+        if let Some(model) = &model {
+            settings.model.suit(model.summary());
+        }
         settings
             .model
             .fallback

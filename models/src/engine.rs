@@ -60,9 +60,6 @@ pub struct Engine {
     generation: u64,
 }
 
-/// Keys and values of the embedded assistant: the longest sentence with its answer takes 11 MiB, a usual one a twentieth.
-const ASSISTANT_CACHE_BYTES: usize = 16 << 20;
-
 /// Bounds that the engine's owner sets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineOptions {
@@ -150,14 +147,6 @@ impl Engine {
             packed_directory: options.packed_directory.as_deref(),
         };
         let model = Model::load_with(path, how, progress)?;
-        let mut options = options;
-        if model.summary().assistant {
-            // Its sentences share nothing that is worth keeping.
-            let most = options
-                .cache_bytes
-                .map_or(ASSISTANT_CACHE_BYTES, |bytes| bytes.min(ASSISTANT_CACHE_BYTES));
-            options.cache_bytes = Some(most);
-        }
         let cache = model.new_cache_at(1, options.kv);
         let pages = cache.pages();
         Ok(Engine {

@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use models::assistant::asking::{Examined, How, examine};
 use models::assistant::score::{Labelled, Scores, read};
-use models::{Engine, EngineOptions};
 use serde_json::json;
 
 use super::bar::{Bar, Unit};
-use super::generate::{Chosen, ModelFlags, complain, show_packing};
+use super::generate::ModelFlags;
 use super::{Failure, GlobalFlags, say};
 
 #[derive(Debug, Args)]
@@ -48,25 +47,9 @@ pub(super) fn run(global: &GlobalFlags, flags: EvalFlags) -> Result<(), Failure>
         .into_iter()
         .map(|path| Ok((path.clone(), set(&path, flags.sets.is_empty())?)))
         .collect::<Result<_, Failure>>()?;
-    let Chosen {
-        path,
-        precision,
-        kv_precision,
-        threads,
-        packed_directory,
-    } = flags.model.chosen(global)?;
-    let options = EngineOptions {
-        max_sequences: usize::from(flags.at_once),
-        precision,
-        threads: Some(threads),
-        packed_directory: Some(packed_directory),
-        kv: kv_precision,
-        ..EngineOptions::default()
-    };
+    let chosen = flags.model.chosen(global)?;
     let began = Instant::now();
-    let loaded = Engine::load_with(&path, options, &mut show_packing);
-    let mut engine = loaded.map_err(Failure::misconfigured)?;
-    complain(engine.model());
+    let mut engine = chosen.engine(usize::from(flags.at_once))?;
     let loaded = began.elapsed();
     // Any other model is asked for the same form.
     let how = if engine.summary().assistant {

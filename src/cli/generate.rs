@@ -65,6 +65,24 @@ pub(super) struct Chosen {
     pub(super) packed_directory: PathBuf,
 }
 
+impl Chosen {
+    /// Loads the model, to run so many sequences at once.
+    pub(super) fn engine(self, max_sequences: usize) -> Result<Engine, Failure> {
+        let options = EngineOptions {
+            max_sequences,
+            precision: self.precision,
+            threads: Some(self.threads),
+            packed_directory: Some(self.packed_directory),
+            kv: self.kv_precision,
+            ..EngineOptions::default()
+        };
+        let loaded = Engine::load_with(&self.path, options, &mut show_packing);
+        let engine = loaded.map_err(Failure::misconfigured)?;
+        complain(engine.model());
+        Ok(engine)
+    }
+}
+
 impl ModelFlags {
     pub(super) fn chosen(&self, global: &GlobalFlags) -> Result<Chosen, Failure> {
         let all_settings = global.settings(Vec::new())?;
@@ -110,26 +128,10 @@ pub(super) fn complain(model: &Model) {
 }
 
 pub(super) fn run(global: &GlobalFlags, flags: GenerateFlags) -> Result<(), Failure> {
-    let Chosen {
-        path,
-        precision,
-        kv_precision,
-        threads,
-        packed_directory,
-    } = flags.model.chosen(global)?;
-    let options = EngineOptions {
-        max_sequences: 1,
-        precision,
-        threads: Some(threads),
-        packed_directory: Some(packed_directory),
-        kv: kv_precision,
-        ..EngineOptions::default()
-    };
+    let chosen = flags.model.chosen(global)?;
     let answer = flags.form.answer(flags.logprobs)?;
     let began = Instant::now();
-    let loaded = Engine::load_with(&path, options, &mut show_packing);
-    let mut engine = loaded.map_err(Failure::misconfigured)?;
-    complain(engine.model());
+    let mut engine = chosen.engine(1)?;
     if let Some(today) = today() {
         engine.set_today(today);
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use models::{KvPrecision, Precision};
+use models::{KvPrecision, ModelSummary, Precision, assistant};
 
 use topics::access::PolicyEntry;
 
@@ -259,6 +259,16 @@ pub struct Model {
     pub fallback: Option<PathBuf>,
     /// Whether lower precisions are packed beside the work, to be at hand when memory runs short.
     pub keep_lower_precisions: bool,
+}
+
+impl Model {
+    /// What is set for models in general, where this one needs less.
+    pub fn suit(&mut self, summary: &ModelSummary) {
+        if summary.assistant {
+            let most = assistant::CACHE_BYTES;
+            self.cache_bytes = Some(self.cache_bytes.map_or(most, |bytes| bytes.min(most)));
+        }
+    }
 }
 
 /// Where models come from.

@@ -10,6 +10,7 @@ mod commanded;
 mod history;
 mod item;
 mod memory;
+mod progress;
 mod request;
 
 use std::collections::VecDeque;
@@ -31,9 +32,7 @@ use crate::outside;
 use crate::policy::priority::Priority;
 use crate::policy::schedule::End as Fate;
 use crate::received::may_answer_on;
-use crate::scheduler::{
-    AwaitsTurn, CancelJob, JobId, Progress, SHUTTING_DOWN, Scheduler, SchedulerGauge, Submit, Weight,
-};
+use crate::scheduler::{AwaitsTurn, CancelJob, JobId, Scheduler, SchedulerGauge, Submit, Weight};
 use crate::served::Audience;
 use crate::store::Acceptance;
 use crate::switchboard::{Inbound, Switchboard};
@@ -289,124 +288,6 @@ impl Handler<Retire> for Conversation {
     fn handle(&mut self, _: Retire, _: &mut Self::Context) -> bool {
         self.retired = self.running.is_empty() && self.queue.is_empty();
         self.retired
-    }
-}
-
-impl Handler<Progress> for Conversation {
-    type Result = ();
-
-    fn handle(&mut self, progress: Progress, ctx: &mut Self::Context) {
-        let is_this = |running: &Running| running.job == progress.job();
-        let Some(number) = self.running.iter().position(is_this) else {
-            return;
-        };
-        let mut running = self.running.swap_remove(number);
-        match progress {
-            Progress::Begun {
-                model,
-                precision,
-                attempt,
-                is_assistant,
-                ..
-            } => {
-                if is_assistant {
-                    // To it each sentence is a command of its own.
-                    running.remembered = None;
-                    if running.is_plain {
-                        running.commanded.get_or_insert_default();
-                    }
-                }
-                (running.precision, running.attempt) = (Some(precision), attempt);
-                if *running.first_model.get_or_insert_with(|| model.clone()) != model {
-                    running.other_model = Some(model);
-                }
-                self.running.push(running);
-            }
-            Progress::ToolCalls { calls, .. } => {
-                running.again = None;
-                running.tool_calls = calls;
-                self.running.push(running);
-            }
-            Progress::Text { text, logprobs, .. } => {
-                // Only before the first text may it begin anew.
-                running.again = None;
-                if let Some(turn) = &mut running.remembered {
-                    turn.assistant.push_str(&text);
-                }
-                if let Some(commanded) = &mut running.commanded {
-                    commanded.push(&text);
-                }
-                self.publish(
-                    &running.reply,
-                    &Item {
-                        id: &running.id,
-                        seq: running.seq,
-                        delta: &text,
-                        logprobs: &logprobs,
-                        model: running.other_model.as_deref(),
-                        precision: running.precision,
-                        attempt: running.all_attempts(),
-                        end: None,
-                    },
-                );
-                running.seq += 1;
-                self.running.push(running);
-            }
-            Progress::Done {
-                reason,
-                usage,
-                timings,
-                model,
-                ..
-            } => {
-                // Kept before the last item is: whoever has that finds the turn remembered.
-                if let Some(turn) = running.remembered.take() {
-                    self.remember(turn, usage);
-                }
-                let end = End {
-                    finish_reason: finish_reason(reason),
-                    tool_calls: &running.tool_calls,
-                    model: Some(&model),
-                    usage: Some(usage),
-                    timings: Some(timings),
-                    ..End::default()
-                };
-                // Before the last item: what is done of it comes from this, and that lets go of the request.
-                let commanded = running.commanded.take().filter(|_| reason == FinishReason::Stop);
-                let attempt = running.all_attempts();
-                if let Some(event) = commanded.and_then(|all| all.event(&self.device, &running.id, attempt)) {
-                    // A part of the answer to an external broker, too: where there is no room for it, the request comes again.
-                    let answering = running.reply.receipt.clone().map(Answering::Item);
-                    self.switchboard.publish_answer(event, answering);
-                }
-                self.end(&running, end);
-                self.next(ctx);
-            }
-            Progress::Failed {
-                code,
-                message,
-                retry_after_ms,
-                ..
-            } => {
-                if code == SHUTTING_DOWN && self.is_left_to_the_next_daemon(&running.reply) {
-                    drop(running);
-                    return self.next(ctx);
-                }
-                if let (true, Some(again)) = (TOO_LONG.contains(&code.as_str()), running.again.take()) {
-                    let turn = Some(self.turn(again.request.priority));
-                    let again = Pending { turn, ..again };
-                    self.queue.push_front(again);
-                    return self.next(ctx);
-                }
-                let error = ItemError {
-                    code: &code,
-                    message: &message,
-                    retry_after_ms,
-                };
-                self.end(&running, End::failed(error));
-                self.next(ctx);
-            }
-        }
     }
 }
 

@@ -21,6 +21,10 @@ pub const METADATA_KEY: &str = "clawdbot.assistant.version";
 /// `tests/assistant/*-dev.jsonl`, for the model in `models/embedded` (its card has the table).
 pub const MIN_CONFIDENCE: f32 = 0.8;
 
+/// The most keys and values that are of use: the longest sentence with its answer takes 11 MiB, a usual one a twentieth, and those of
+/// ended ones have nothing in common that is worth keeping.
+pub const CACHE_BYTES: usize = 16 << 20;
+
 /// A longer sentence, with the two tokens around it, is no command: the model has learnt from none as long.
 pub const LONGEST_SENTENCE_TOKENS: usize = 96;
 

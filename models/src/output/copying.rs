@@ -42,17 +42,14 @@ impl Copying {
         (is_open && kind(slot) == Some(Kind::Span)).then_some(written)
     }
 
-    /// The logits with those lowered that do not go on with the sentence.
+    /// Inside a span, the logits with those lowered that do not go on with the sentence.
     pub(super) fn held_to_sentence(
         &self,
         tokenizer: &Tokenizer,
         logits: &[f32],
         is_allowed: impl Fn(u32) -> bool,
-    ) -> Vec<f32> {
-        let mut logits = logits.to_vec();
-        let Some(written) = self.span() else {
-            return logits;
-        };
+    ) -> Option<Vec<f32>> {
+        let written = self.span()?;
         // What follows each place where this stands.
         let rests: Vec<&[u8]> = self
             .sentence
@@ -62,8 +59,9 @@ impl Copying {
             .collect();
         if rests.is_empty() {
             // It has gone its own way, and knows why.
-            return logits;
+            return None;
         }
+        let mut logits = logits.to_vec();
         for (token, logit) in (0u32..)
             .zip(logits.iter_mut())
             .filter(|(token, _)| is_allowed(*token))
@@ -80,7 +78,7 @@ impl Copying {
                 *logit -= RELUCTANCE;
             }
         }
-        logits
+        Some(logits)
     }
 }
 

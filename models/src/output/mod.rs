@@ -21,7 +21,7 @@ pub use tools::{FunctionCall, FunctionKind, Tool, ToolCall, ToolChoice};
 pub(crate) use call_style::CallStyle;
 pub(crate) use grammar::Grammars;
 
-use crate::assistant::intents;
+use crate::assistant::{ALTERNATIVES, intents};
 use crate::error::RequestError;
 use crate::sampler::Sampler;
 use crate::tokenizer::{TextStream, Tokenizer};
@@ -245,10 +245,9 @@ impl Shape {
             Some(constraint) => {
                 let allowed = constraint.allowed()?;
                 let is_allowed = |token| is_among(allowed, token);
-                if let Some(copying) = &self.copying {
-                    held = copying.held_to_sentence(tokenizer, logits, is_allowed);
-                    logits = &held;
-                }
+                let copying = self.copying.as_ref();
+                held = copying.and_then(|copying| copying.held_to_sentence(tokenizer, logits, is_allowed));
+                logits = held.as_deref().unwrap_or(logits);
                 sampler.sample_among(logits, is_allowed)
             }
         };
@@ -256,9 +255,8 @@ impl Shape {
         if let Some(constraint) = &mut self.constraint {
             constraint.accept(tokenizer, token)?;
         }
-        if let Some(verdict) = &mut self.verdict {
-            let most = verdict.alternatives();
-            verdict.weigh(logprobs::logprob(tokenizer, logits, token, most));
+        if let Some(verdict) = self.verdict.as_mut().filter(|verdict| verdict.weighs()) {
+            verdict.weigh(logprobs::logprob(tokenizer, logits, token, ALTERNATIVES));
         }
         if let Some(most) = self.alternatives.filter(|_| !tokenizer.is_end(token)) {
             self.logprobs

@@ -4,8 +4,7 @@ use super::logprobs::TokenLogprob;
 use crate::assistant::actions::{Action, Answer};
 use crate::assistant::intents::UNSUPPORTED;
 use crate::assistant::{
-    ALTERNATIVES, ALTERNATIVES_OF, LONGEST_SENTENCE, LONGEST_SENTENCE_TOKENS, MIN_CONFIDENCE, confidence,
-    refusal,
+    ALTERNATIVES_OF, LONGEST_SENTENCE, LONGEST_SENTENCE_TOKENS, MIN_CONFIDENCE, confidence, refusal,
 };
 
 /// An answer of actions, on its way.
@@ -19,7 +18,7 @@ pub(super) struct Verdict {
     is_too_long: bool,
     is_abandoned: bool,
     min_confidence: f32,
-    /// Of the answer's tokens.
+    /// Of the first of the answer's tokens.
     likely: Vec<TokenLogprob>,
 }
 
@@ -36,15 +35,12 @@ impl Verdict {
         }
     }
 
-    /// How many of the likeliest tokens are wanted beside the next one.
-    pub(super) fn alternatives(&self) -> usize {
-        match self.likely.len() < ALTERNATIVES_OF {
-            true => ALTERNATIVES,
-            false => 0,
-        }
+    /// Whether it matters what the next token might have been.
+    pub(super) fn weighs(&self) -> bool {
+        self.likely.len() < ALTERNATIVES_OF
     }
 
-    /// A token was chosen.
+    /// A token was chosen, in the place of these.
     pub(super) fn weigh(&mut self, token: TokenLogprob) {
         self.likely.push(token);
     }
@@ -119,7 +115,7 @@ mod tests {
         let mut verdict = Verdict::new(prompt, tokens, None);
         let (first, last) = answer.split_at(answer.len() / 2);
         verdict.push(first);
-        assert_eq!(verdict.alternatives(), ALTERNATIVES);
+        assert!(verdict.weighs());
         for (text, doubt) in [
             ("{", 0.0),
             ("HassTurnOn", 1.0 - confidence),
@@ -128,7 +124,7 @@ mod tests {
         ] {
             verdict.weigh(token(text, doubt));
         }
-        assert_eq!(verdict.alternatives(), 0);
+        assert!(!verdict.weighs());
         verdict.spoken(last)
     }
 

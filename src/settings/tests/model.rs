@@ -44,6 +44,24 @@ fn the_assistant_that_comes_with_the_program_is_named_by_a_word_and_takes_up_no_
 }
 
 #[test]
+fn the_assistant_is_given_no_more_keys_and_values_than_are_of_use_and_other_models_what_is_set() {
+    let settings = setup().settings();
+    let library = Library::of(&settings.data_dir);
+    library.unpack(&library.embedded()).unwrap();
+    let mut summary = models::inspect(&library.embedded()).unwrap();
+    let mut given = settings.model.clone();
+    given.suit(&summary);
+    assert_eq!(given.cache_bytes, Some(models::assistant::CACHE_BYTES));
+    given.cache_bytes = Some(1 << 20);
+    given.suit(&summary);
+    assert_eq!(given.cache_bytes, Some(1 << 20));
+    summary.assistant = false;
+    let mut given = settings.model.clone();
+    given.suit(&summary);
+    assert_eq!(given.cache_bytes, settings.model.cache_bytes);
+}
+
+#[test]
 fn an_empty_name_is_no_model() {
     assert_eq!(
         setup().flag("--model", "model.path", "").settings().model.path,
