@@ -1,6 +1,7 @@
 //! Build, run, stop. Preparing does everything that can fail: directories, keys, the model's
 //! header, listeners. Starting makes the actors. Stopping lets what runs finish.
 
+mod beside;
 mod configure;
 mod core;
 mod serving;
@@ -25,6 +26,7 @@ use actors::store::{RestoredSessions, Store as _, Table};
 use actors::supervisor::{StopSupervisor, Supervisor};
 use actors::switchboard::Switchboard;
 use models::Footprint;
+use opentelemetry::metrics::Meter as Instruments;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
@@ -41,8 +43,10 @@ use crate::security::{DataDir, DataDirError, KeyError, KeyRing, MasterKeyPlace, 
 use crate::settings::{AuthMode, Settings, StoreMode};
 use crate::store::{AskForLeave, Caretaker, DurableStore, Restored, StoreError, StorePlace};
 use crate::store_desk::StoreDesk;
+use crate::telemetry::disk::DiskProbe;
 use crate::telemetry::{Metrics, metrics, observe};
 
+use beside::{Assistant, Beside};
 use configure::{care, identity_config, invitation, session_arbiters};
 use core::{Core, Surroundings};
 use serving::{Listeners, Watched, serve};
@@ -101,7 +105,7 @@ pub enum DaemonError {
     Application(ApplicationError),
     /// The system.
     #[error(
-        "the threads of the sessions could not be started: {0}; lower mqtt.session_threads, or raise the system's limit on threads"
+        "the daemon's threads could not be started: {0}; lower mqtt.session_threads, or raise the system's limit on threads"
     )]
     Threads(std::io::Error),
     /// The program's own file, from which the inference process is started.
@@ -160,6 +164,8 @@ struct Prepared {
     data_dir: DataDir,
     ring: KeyRing,
     model: Option<Arc<Footprint>>,
+    /// None where it is the model itself, or is not to stand beside it.
+    assistant: Option<Assistant>,
     /// None where an external broker takes their place.
     doors: Option<Doors>,
     /// None where there is no TLS.
@@ -182,8 +188,11 @@ struct Started {
     switchboard: Switchboard,
     scheduler: Addr<Scheduler>,
     supervisor: Option<Addr<Supervisor>>,
+    beside: Option<Beside>,
     link: Option<Addr<ExternalBroker>>,
     store: Option<StoreDesk>,
+    /// Held for as long as the daemon runs; none where it is not to probe.
+    _disk_probe: Option<DiskProbe>,
     arbiters: Vec<Arbiter>,
     served: Vec<actix_rt::task::JoinHandle<()>>,
 }
@@ -204,6 +213,15 @@ impl Prepared {
         if let Some(model) = &model {
             settings.model.suit(model.summary());
         }
+        let assistant = match &settings.model.path {
+            Some(path) if settings.model.commands && *path != library.embedded() => {
+                let path = library.embedded();
+                library.unpack(&path)?;
+                let sizes = Arc::new(Footprint::of(&path)?);
+                Some(Assistant { path, sizes })
+            }
+            _ => None,
+        };
         settings
             .model
             .fallback
@@ -226,6 +244,8 @@ impl Prepared {
             ),
             Some(_) => (None, 0),
         };
+        // Before anything is made that measures.
+        let metrics = metrics::install()?;
         let stats = Arc::<Stats>::default();
         // Behind the status socket, which no two daemons of one data directory have.
         let store = match (settings.store.mode, &link) {
@@ -235,13 +255,13 @@ impl Prepared {
             _ => None,
         };
         let http = listen("metrics.listen", settings.metrics.listen).await?;
-        let metrics = metrics::install()?;
         let program = own_program().map_err(DaemonError::OwnProgram)?;
         Ok(Self {
             settings,
             data_dir,
             ring,
             model: model.map(Arc::new),
+            assistant,
             doors,
             certificate,
             max_connections,
@@ -264,6 +284,7 @@ impl Prepared {
             data_dir,
             ring,
             model,
+            assistant,
             doors,
             certificate,
             max_connections,
@@ -281,6 +302,7 @@ impl Prepared {
         let instruments = opentelemetry::global::meter("clawdbot");
         let mut surroundings = Surroundings::here(&settings, program, stats.clone());
         surroundings.link = link;
+        surroundings.assistant = assistant;
         let store = store.map(|(store, restored, master_key)| {
             let store = Arc::new(store);
             surroundings.store = Some((store.clone(), restored.retained));
@@ -307,6 +329,8 @@ impl Prepared {
                 master_key,
             }
         });
+        observe::observe_process(&instruments, &settings.data_dir);
+        let disk_probe = disk_probe(&settings, &instruments)?;
         application(core.hub.clone())
             .await
             .map_err(DaemonError::Application)?;
@@ -347,6 +371,7 @@ impl Prepared {
             switchboard,
             scheduler,
             supervisor,
+            beside,
             link,
             gauge,
             memory,
@@ -371,6 +396,7 @@ impl Prepared {
             Watched {
                 metrics,
                 gauge,
+                commands: beside.as_ref().map(|beside| beside.gauge.clone()),
                 memory,
                 model: model.map(|model| model.summary().clone()),
                 link: link_gauge,
@@ -387,8 +413,10 @@ impl Prepared {
             switchboard,
             scheduler,
             supervisor,
+            beside,
             link,
             store,
+            _disk_probe: disk_probe,
             arbiters,
             served,
         })
@@ -442,7 +470,8 @@ impl Started {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-        if let Some(supervisor) = self.supervisor {
+        let beside = self.beside.map(|beside| beside.supervisor);
+        for supervisor in self.supervisor.into_iter().chain(beside) {
             // A supervisor that is gone took its worker along.
             let _ = supervisor.send(StopSupervisor).await;
         }
@@ -504,6 +533,12 @@ fn leave_to_check(scheduler: Addr<Scheduler>) -> AskForLeave {
         }
         None
     })
+}
+
+fn disk_probe(settings: &Settings, instruments: &Instruments) -> Result<Option<DiskProbe>, DaemonError> {
+    let interval = settings.metrics.disk_probe_interval;
+    let begin = |interval| DiskProbe::start(settings.data_dir.clone(), interval, instruments);
+    interval.map(begin).transpose().map_err(DaemonError::Threads)
 }
 
 async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, DaemonError> {

@@ -16,6 +16,7 @@ mod bridge;
 mod broker_statistics;
 mod certificates;
 mod chaos;
+mod commands_first;
 mod conformance;
 mod conservation;
 mod conversation;

@@ -12,6 +12,7 @@ pub mod bound_topics;
 pub mod bridge;
 pub mod broker_statistics;
 pub mod certificate_keeper;
+pub mod commander;
 pub mod conversation;
 pub mod denials;
 pub mod device_session;

@@ -198,6 +198,11 @@ impl MailboxRef {
         }
     }
 
+    /// The same for all that lead to one mailbox, and for no others while those live.
+    pub(crate) fn identity(&self) -> usize {
+        Arc::as_ptr(&self.gauge).addr()
+    }
+
     pub(crate) fn mailbox(&self) -> Mailbox {
         self.gauge.mailbox
     }

@@ -157,6 +157,8 @@ pub struct MemoryGovernor {
     failed: bool,
     events: Events,
     holdings: Holdings,
+    /// Of the embedded assistant beside the model; it is counted, not governed.
+    assistant: Option<Arc<WorkerGauge>>,
 }
 
 impl MemoryGovernor {
@@ -181,7 +183,14 @@ impl MemoryGovernor {
             is_background_paused: false,
             warned: false,
             failed: false,
+            assistant: None,
         }
+    }
+
+    /// With the embedded assistant's process, beside the model's.
+    pub fn with_assistant(mut self, assistant: Option<Arc<WorkerGauge>>) -> Self {
+        self.assistant = assistant;
+        self
     }
 
     fn measure(&mut self) {
@@ -246,7 +255,12 @@ impl MemoryGovernor {
                 kv_kept_bytes: stats.engine.kept_bytes as u64,
             }
         });
-        self.gauge.lock().ledger = Ledger::new(daemon, worker.unwrap_or_default());
+        let assistant = self.assistant.as_ref().and_then(|gauge| gauge.running());
+        let assistant_bytes = assistant.map_or(0, |running| {
+            let mapped = running.stats.resident_bytes.unwrap_or(running.stats.mapped_bytes);
+            private(running.id).saturating_add(mapped)
+        });
+        self.gauge.lock().ledger = Ledger::new(daemon, worker.unwrap_or_default(), assistant_bytes);
         if reading.model.is_none() {
             self.warn(least);
         }

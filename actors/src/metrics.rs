@@ -1,12 +1,18 @@
 //! The instruments of requests, in OpenTelemetry's GenAI terms. Boundaries are in seconds and
 //! chosen for what each measures; no device, topic or prompt is ever an attribute.
 
+use models::Precision;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 
+use crate::conversation::Usage;
 use crate::policy::priority::Priority;
 
-/// See the module.
+/// Of a prompt that counts as short where its first token is waited for: what is not in the cache already, in tokens.
+const SHORT_PROMPT: usize = 256;
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
 pub struct RequestMetrics {
     duration_s: Histogram<f64>,
     first_token_s: Histogram<f64>,
@@ -14,6 +20,27 @@ pub struct RequestMetrics {
     queue_s: Histogram<f64>,
     tokens: Histogram<u64>,
     ended: Counter<u64>,
+}
+
+/// What computed an answer.
+#[derive(Clone, Copy)]
+pub(crate) struct By<'a> {
+    /// The model's name; empty where none had begun.
+    pub(crate) model: &'a str,
+    /// How many bits a weight has.
+    pub(crate) precision: Option<Precision>,
+}
+
+impl By<'_> {
+    fn labels(self, priority: Priority) -> Vec<KeyValue> {
+        let precision = self.precision.map_or_else(String::new, |bits| bits.to_string());
+        vec![
+            priority_of(priority),
+            operation(),
+            KeyValue::new("gen_ai.response.model", self.model.to_owned()),
+            KeyValue::new("precision", precision),
+        ]
+    }
 }
 
 /// How a request ended.
@@ -87,46 +114,48 @@ impl RequestMetrics {
         self.queue_s.record(queue_s, &[priority_of(priority)]);
     }
 
-    /// A request's first text came.
-    pub(crate) fn first_text(&self, priority: Priority, model: &str, seconds: f64) {
-        self.first_token_s.record(
-            seconds,
-            &[priority_of(priority), operation(), response_model(model)],
-        );
-    }
-
     /// A request ended.
-    pub(crate) fn ended(&self, priority: Priority, model: &str, ending: &Ending<'_>, duration_s: f64) {
+    pub(crate) fn ended(&self, priority: Priority, by: By<'_>, ending: &Ending<'_>, duration_s: f64) {
         let how = match ending {
             Ending::Finished(reason) => KeyValue::new("finish_reason", *reason),
             // Codes are a fixed few, so this stays bounded.
             Ending::Failed(code) => KeyValue::new("error.type", (*code).to_owned()),
         };
         self.ended.add(1, &[priority_of(priority), how.clone()]);
-        self.duration_s.record(
-            duration_s,
-            &[priority_of(priority), operation(), response_model(model), how],
-        );
+        let mut labels = by.labels(priority);
+        labels.push(how);
+        self.duration_s.record(duration_s, &labels);
     }
 
-    /// What a complete request used.
+    /// What a complete request used, when its first text came, and how long the tokens behind that took.
     pub(crate) fn used(
         &self,
         priority: Priority,
-        model: &str,
-        prompt: usize,
-        completion: usize,
+        by: By<'_>,
+        usage: Usage,
+        first_s: Option<f64>,
         decode_s: Option<f64>,
     ) {
-        for (kind, tokens) in [("input", prompt), ("output", completion)] {
+        let labels = by.labels(priority);
+        for (kind, tokens) in [
+            ("input", usage.prompt_tokens),
+            ("output", usage.completion_tokens),
+        ] {
             let kind = KeyValue::new("gen_ai.token.type", kind);
-            self.tokens
-                .record(tokens as u64, &[kind, operation(), response_model(model)]);
+            let model = KeyValue::new("gen_ai.response.model", by.model.to_owned());
+            self.tokens.record(tokens as u64, &[kind, operation(), model]);
         }
-        if let Some(seconds) = decode_s.filter(|_| completion > 1) {
-            let attributes = [priority_of(priority), operation(), response_model(model)];
-            self.per_token_s
-                .record(seconds / (completion - 1) as f64, &attributes);
+        if let Some(seconds) = first_s {
+            let read =
+                usage.prompt_tokens - usage.prompt_tokens_details.cached_tokens.min(usage.prompt_tokens);
+            let prompt = if read <= SHORT_PROMPT { "short" } else { "long" };
+            let mut labels = labels.clone();
+            labels.push(KeyValue::new("prompt", prompt));
+            self.first_token_s.record(seconds, &labels);
+        }
+        if let Some(seconds) = decode_s.filter(|_| usage.completion_tokens > 1) {
+            let tokens = (usage.completion_tokens - 1) as f64;
+            self.per_token_s.record(seconds / tokens, &labels);
         }
     }
 }
@@ -137,8 +166,4 @@ fn priority_of(priority: Priority) -> KeyValue {
 
 fn operation() -> KeyValue {
     KeyValue::new("gen_ai.operation.name", "chat")
-}
-
-fn response_model(model: &str) -> KeyValue {
-    KeyValue::new("gen_ai.response.model", model.to_owned())
 }

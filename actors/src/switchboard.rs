@@ -5,7 +5,10 @@
 //! the map under a lock of their own: see [`Switchboard::route`] for the order that keeps a
 //! subscriber from missing one.
 
+mod mailboxes;
 mod retaining;
+
+pub use mailboxes::Mailboxes;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};

@@ -25,6 +25,16 @@ impl Precision {
     /// Each of them, the best first.
     pub const ALL: [Precision; 4] = [Self::F32, Self::F16, Self::Int8, Self::Int4];
 
+    /// So many bits has a weight, its share of a scale left out.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::F32 => 32,
+            Self::F16 => 16,
+            Self::Int8 => 8,
+            Self::Int4 => 4,
+        }
+    }
+
     /// As settings and reports write it.
     pub fn name(self) -> &'static str {
         match self {

@@ -127,8 +127,12 @@ fn model(settings: &Settings) -> Result<String, String> {
     let model = models::inspect(path).map_err(|error| {
         format!("model.path: {error} (`clawdbot model list` shows the models that are here, `clawdbot model pull` brings one)")
     })?;
+    let commands = match settings.model.commands {
+        true => "; commands are understood by the embedded assistant",
+        false => "",
+    };
     Ok(format!(
-        "model: {} ({}, {}, {} parameters, context of {} tokens)",
+        "model: {} ({}, {}, {} parameters, context of {} tokens){commands}",
         model.name, model.architecture, model.format, model.parameters, model.context_length
     ))
 }

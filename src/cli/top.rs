@@ -125,7 +125,7 @@ fn shown(before: &Look, now: &Look) -> String {
             number(&inference["workers_lost"]),
         ),
         format!(
-            "memory     {} of {} to be had  weights {}, caches {} and {} kept, daemon {}, rest of the process {}",
+            "memory     {} of {} to be had  weights {}, caches {} and {} kept, daemon {}, rest of the process {}, assistant {}",
             size(number(&memory["available_bytes"])),
             size(number(&memory["total_bytes"])),
             size(number(&ledger["weights_bytes"])),
@@ -133,6 +133,7 @@ fn shown(before: &Look, now: &Look) -> String {
             size(number(&ledger["kv_kept_bytes"])),
             size(OF_DAEMON.iter().map(|part| number(&ledger[*part])).sum()),
             size(number(&ledger["other_of_worker_bytes"])),
+            size(number(&ledger["assistant_bytes"])),
         ),
         format!("           {}", text(&memory["verdict"])),
     ];

@@ -152,6 +152,7 @@ pub(super) fn conversation_config(
         idle: conversation.idle,
         memory,
         requests,
+        commands: None,
     }
 }
 

@@ -8,7 +8,7 @@ use actix::{Actor, Addr, ArbiterHandle};
 use actors::auth_checker::{Admittance, AuthChecker};
 use actors::bridge::Bridge;
 use actors::broker_statistics::BrokerStatistics;
-use actors::conversation::Conversation;
+use actors::conversation::{Conversation, ConversationConfig};
 use actors::events::Events;
 use actors::external_broker::{ExternalBroker, ExternalBrokerConfig, LinkGauge};
 use actors::holdings::Holdings;
@@ -26,10 +26,12 @@ use actors::store::{Accepted, Record, RestoredSessions, Store};
 use actors::supervisor::{Start, Supervisor};
 use actors::switchboard::Switchboard;
 use actors::topic_router::TopicRouter;
+use models::Precision;
 use opentelemetry::metrics::Meter as Instruments;
 use topics::access::AccessPolicy;
 use topics::message::Message;
 
+use super::beside::{Assistant, Beside};
 use super::configure::{
     bans, conversation_config, failover, memory_config, remembered, retained_bounds, schedule,
     session_config, session_config_of_strangers, start_room, worker_spec,
@@ -49,6 +51,8 @@ pub(super) struct Surroundings {
     pub(super) meter: Arc<dyn Meter>,
     /// Counts.
     pub(super) stats: Arc<Stats>,
+    /// Who understands commands beside another model.
+    pub(super) assistant: Option<Assistant>,
     /// What outlives the daemon, with the retained messages of the last one.
     pub(super) store: Option<(Arc<dyn Store>, Vec<Message>)>,
     /// What was said to the last daemons.
@@ -74,6 +78,7 @@ impl Surroundings {
             packer: packer.filter(|_| settings.model.keep_lower_precisions),
             meter: Arc::new(ThisMachine),
             stats,
+            assistant: None,
             store: None,
             conversations: Vec::new(),
             link: None,
@@ -87,6 +92,7 @@ pub(super) struct Core {
     pub(super) switchboard: Switchboard,
     pub(super) scheduler: Addr<Scheduler>,
     pub(super) supervisor: Option<Addr<Supervisor>>,
+    pub(super) beside: Option<Beside>,
     pub(super) link: Option<Addr<ExternalBroker>>,
     pub(super) gauge: Arc<SchedulerGauge>,
     pub(super) memory: Arc<MemoryGauge>,
@@ -106,6 +112,7 @@ impl Core {
             packer,
             meter,
             stats,
+            assistant,
             store,
             conversations,
             link,
@@ -117,15 +124,16 @@ impl Core {
         }
         let events = Events::through(switchboard.clone());
         let gauge = Arc::<SchedulerGauge>::default();
+        let metrics = RequestMetrics::new(instruments);
         let scheduler = Scheduler::new(
             model.is_some(),
             schedule(settings),
-            RequestMetrics::new(instruments),
+            metrics.clone(),
             gauge.clone(),
             events.clone(),
         )
         .start();
-        let mut governed = None;
+        let (mut governed, beside_host) = (None, host.clone());
         let memory = Arc::<MemoryGauge>::default();
         let with_model = settings.model.path.as_ref().zip(model.as_ref());
         let supervisor = with_model.map(|(path, model)| {
@@ -151,6 +159,8 @@ impl Core {
             });
             supervisor
         });
+        let beside = assistant
+            .map(|assistant| Beside::start(settings, assistant, beside_host, meter.clone(), metrics));
         let holdings = Holdings {
             switchboard: switchboard.clone(),
             requests: gauge.clone(),
@@ -163,8 +173,18 @@ impl Core {
             events,
             holdings,
         )
+        .with_assistant(beside.as_ref().map(|beside| beside.worker.clone()))
         .start();
         observe::observe(instruments, &switchboard, &gauge, &memory);
+        let asked_for = settings.model.precision;
+        let asked_for = model
+            .as_ref()
+            .map(|model| asked_for.unwrap_or(model.summary().precision));
+        observe::observe_models(
+            instruments,
+            asked_for.map_or(0, Precision::bits),
+            beside.as_ref().map(|beside| beside.gauge.clone()),
+        );
 
         // Before the application, whose first words it keeps until there is a connection.
         let mut link_gauge = None;
@@ -180,7 +200,10 @@ impl Core {
         let remembers = remembers.map(|model| model.summary());
         let memory_of_words = remembered(settings, remembers, conversations, &switchboard);
         let binding = Conversation::binding(
-            conversation_config(settings, memory_of_words, gauge.clone()),
+            ConversationConfig {
+                commands: beside.as_ref().map(|beside| beside.commands.clone()),
+                ..conversation_config(settings, memory_of_words, gauge.clone())
+            },
             switchboard.clone(),
             scheduler.clone(),
         )
@@ -198,6 +221,7 @@ impl Core {
             switchboard,
             scheduler,
             supervisor,
+            beside,
             link,
             gauge,
             memory,

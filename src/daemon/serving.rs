@@ -33,6 +33,8 @@ pub(super) struct Listeners {
 pub(super) struct Watched {
     pub(super) metrics: Metrics,
     pub(super) gauge: Arc<SchedulerGauge>,
+    /// Of the assistant beside the model.
+    pub(super) commands: Option<Arc<SchedulerGauge>>,
     pub(super) memory: Arc<MemoryGauge>,
     pub(super) model: Option<ModelSummary>,
     pub(super) link: Option<Arc<LinkGauge>>,
@@ -76,18 +78,26 @@ pub(super) fn serve(
 
     let (scheduler, memory, started_at) = (watched.scheduler, watched.memory, watched.started_at);
     let (link, certificate, store) = (watched.link, watched.certificate, watched.store);
+    let commands = watched.commands;
     let admin = listeners.admin.serve(
         move |request: AdminRequest| {
             let store = store.clone();
             let (desk, scheduler, memory) = (desk.clone(), scheduler.clone(), memory.clone());
-            let (link, certificate) = (link.clone(), certificate.clone());
+            let (link, certificate, commands) = (link.clone(), certificate.clone(), commands.clone());
             async move {
                 if let Some(store) = store
                     && let Some(answer) = store.answer(&request.command, &request.arguments).await
                 {
                     return answer;
                 }
-                answer(request, desk, scheduler, memory, link, certificate, started_at).await
+                let is_status = request.command == "status";
+                let mut answer =
+                    answer(request, desk, scheduler, memory, link, certificate, started_at).await?;
+                if let Some(commands) = commands.filter(|_| is_status) {
+                    let state = if commands.is_ready() { "ready" } else { "starting" };
+                    answer["commands"] = json!(state);
+                }
+                Ok(answer)
             }
         },
         until_stop(),

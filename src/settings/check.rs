@@ -67,6 +67,12 @@ impl Checker<'_> {
             access: access.unwrap_or_default(),
             model: Model {
                 path: self.model_path("model.path", raw.model.path, &library),
+                commands: self.choice(
+                    "model.commands",
+                    raw.model.commands,
+                    &[(EMBEDDED, true), ("none", false)],
+                    true,
+                ),
                 fallback: self.fallback(raw.model.fallback, &library),
                 max_sequences: self.number("model.max_sequences", raw.model.max_sequences, 1..=1024),
                 precision: self.choice(
@@ -200,6 +206,12 @@ impl Checker<'_> {
                 interval: self.seconds("memory.interval_s", raw.memory.interval_s, 1..=3600),
             },
             metrics: Metrics {
+                disk_probe_interval: Some(self.seconds(
+                    "metrics.disk_probe_interval_s",
+                    raw.metrics.disk_probe_interval_s,
+                    0..=DAY_S,
+                ))
+                .filter(|interval| !interval.is_zero()),
                 listen: self.address("metrics.listen", raw.metrics.listen),
                 allow_beyond_loopback: self
                     .plain("metrics.allow_beyond_loopback", raw.metrics.allow_beyond_loopback),

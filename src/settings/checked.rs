@@ -255,6 +255,8 @@ pub struct Model {
     pub threads: Option<usize>,
     /// How long the model may take to load.
     pub load_timeout: Duration,
+    /// Whether the embedded assistant understands commands beside it, where it is another model.
+    pub commands: bool,
     /// A smaller model for when the first one runs at no precision.
     pub fallback: Option<PathBuf>,
     /// Whether lower precisions are packed beside the work, to be at hand when memory runs short.
@@ -401,6 +403,8 @@ pub struct Memory {
 /// Health and metrics over HTTP.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    /// How often the disk is probed; none for never.
+    pub disk_probe_interval: Option<Duration>,
     /// Address and port of `/health` and `/metrics`.
     pub listen: SocketAddr,
     /// Whether `listen` may leave the machine although nothing there asks who is reading.
@@ -554,6 +558,7 @@ impl Settings {
                 cache_bytes: Some(2 << 30),
                 threads: None,
                 load_timeout: Duration::from_secs(600),
+                commands: true,
                 fallback: None,
                 keep_lower_precisions: true,
             },
@@ -602,6 +607,7 @@ impl Settings {
                 interval: Duration::from_secs(2),
             },
             metrics: Metrics {
+                disk_probe_interval: Some(Duration::from_secs(15)),
                 listen: any_port,
                 allow_beyond_loopback: false,
             },

@@ -119,6 +119,7 @@ pub(super) struct RawModel {
     pub(super) cache_mib: Given<u64>,
     pub(super) threads: Given<u64>,
     pub(super) load_timeout_s: Given<u64>,
+    pub(super) commands: Given<String>,
     pub(super) fallback: Given<String>,
     pub(super) keep_lower_precisions: Given<bool>,
 }
@@ -193,6 +194,7 @@ pub(super) struct RawMemory {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawMetrics {
+    pub(super) disk_probe_interval_s: Given<u64>,
     pub(super) listen: Given<String>,
     pub(super) allow_beyond_loopback: Given<bool>,
 }

@@ -9,7 +9,11 @@ use std::time::{Duration, Instant};
 use actors::stats::Stats;
 use actors::store::{Change, StoreFull, Ticket};
 
+use opentelemetry::global;
+use opentelemetry::metrics::Histogram;
+
 use super::database::{DatabaseError, SealedDatabase};
+use crate::telemetry::disk;
 
 /// What may wait to be written, as messages weigh in queues.
 const MAX_WAITING_BYTES: usize = 32 * 1024 * 1024;
@@ -47,6 +51,8 @@ struct Desk {
     is_crowded: AtomicBool,
     is_full: AtomicBool,
     stats: Arc<Stats>,
+    /// Seconds of each commit, the flush of the disk among them.
+    took: Histogram<f64>,
 }
 
 #[derive(Default)]
@@ -72,6 +78,11 @@ impl Writer {
             is_crowded: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             stats,
+            took: disk::histogram(
+                &global::meter("clawdbot"),
+                "clawdbot.store.commit.duration",
+                "Writing all that waits for the store, and flushing the disk",
+            ),
         });
         let desk_there = desk.clone();
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
@@ -234,7 +245,9 @@ impl Desk {
 
     fn write(&self, database: &SealedDatabase, changes: &[Change]) -> Result<(), DatabaseError> {
         if !changes.is_empty() {
+            let began = Instant::now();
             database.write(changes)?;
+            self.took.record(began.elapsed().as_secs_f64(), &[]);
             self.stats.store_commits.add(1);
             self.stats.store_changes.add(changes.len() as u64);
         }

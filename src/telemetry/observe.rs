@@ -1,16 +1,19 @@
 //! What is counted elsewhere as plain numbers, exported when somebody scrapes: nothing is paid for
 //! it in between.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use actors::certificate_keeper::CertificateGauge;
 use actors::external_broker::LinkGauge;
 use actors::memory_governor::MemoryGauge;
 use actors::scheduler::SchedulerGauge;
 use actors::stats::Stats;
-use actors::switchboard::Switchboard;
+use actors::switchboard::{Mailboxes, Switchboard};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
+use platform::disk;
 
 use crate::store::CareGauge;
 
@@ -73,6 +76,22 @@ pub fn observe(
         "Inference processes lost",
         move || gauges.workers_lost(),
     );
+    let gauges = requests.clone();
+    gauge(
+        meter,
+        "clawdbot.model.precision.bits",
+        "Bits of a weight of the model that answers; 0 while none does",
+        move || gauges.precision_bits().into(),
+    );
+    actors(meter, switchboard);
+    owned(meter, memory);
+    let decided = memory.clone();
+    counter(
+        meter,
+        "clawdbot.memory.decisions",
+        "Times that the memory governor gave something up or took it back",
+        move || decided.decisions(),
+    );
     let machine = memory.clone();
     bytes(
         meter,
@@ -86,6 +105,104 @@ pub fn observe(
         "clawdbot.machine.memory.available",
         "Memory to be had without swapping",
         move || machine.available_bytes(),
+    );
+}
+
+/// What owns memory.
+fn owned(meter: &Meter, memory: &Arc<MemoryGauge>) {
+    let memory = memory.clone();
+    meter
+        .u64_observable_gauge("clawdbot.memory.used")
+        .with_unit("By")
+        .with_description("Memory of the daemon and its inference processes, by what has it")
+        .with_callback(move |observer| {
+            for (owner, bytes) in memory.status().ledger.parts() {
+                observer.observe(bytes, &[KeyValue::new("owner", owner.as_str())]);
+            }
+        })
+        .build();
+}
+
+/// The actors that own topics, by their kind.
+fn actors(meter: &Meter, switchboard: &Switchboard) {
+    type Of = fn(&Mailboxes) -> u64;
+    let gauges: [(&'static str, &'static str, Of); 3] = [
+        ("clawdbot.actors", "Actors that own topics, by their kind", |of| {
+            of.actors
+        }),
+        (
+            "clawdbot.actor.mailbox.depth",
+            "Messages in the fullest mailbox of a kind of actor",
+            |of| of.deepest,
+        ),
+        (
+            "clawdbot.actor.mailbox.bound",
+            "Messages that each mailbox of a kind of actor holds",
+            |of| of.bound,
+        ),
+    ];
+    for (name, description, number) in gauges {
+        let board = switchboard.clone();
+        meter
+            .u64_observable_gauge(name)
+            .with_description(description)
+            .with_callback(move |observer| {
+                for (actor, of) in board.mailboxes() {
+                    observer.observe(number(&of), &[KeyValue::new("actor", actor)]);
+                }
+            })
+            .build();
+    }
+}
+
+/// Makes the instruments of the model that was asked for, and of the assistant beside it.
+pub fn observe_models(meter: &Meter, configured_bits: u32, commands: Option<Arc<SchedulerGauge>>) {
+    gauge(
+        meter,
+        "clawdbot.model.precision.configured.bits",
+        "Bits of a weight of the model as it was asked for; 0 where there is none",
+        move || configured_bits.into(),
+    );
+    let Some(commands) = commands else { return };
+    let ready = commands.clone();
+    gauge(
+        meter,
+        "clawdbot.commands.ready",
+        "1 while the assistant beside the model understands commands",
+        move || u64::from(ready.is_ready()),
+    );
+    counter(
+        meter,
+        "clawdbot.commands.lost",
+        "Processes of the assistant beside the model that were lost",
+        move || commands.workers_lost(),
+    );
+}
+
+/// Makes the instruments of the process and of the disk that its data is on.
+pub fn observe_process(meter: &Meter, data_dir: &Path) {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let started = since_1970.map_or(0, |since| since.as_secs());
+    gauge_in(
+        meter,
+        "clawdbot.started.timestamp",
+        "s",
+        "When the daemon started, in Unix time",
+        move || started,
+    );
+    let directory = data_dir.to_owned();
+    bytes(
+        meter,
+        "clawdbot.disk.available",
+        "What the disk of the data directory has room for",
+        move || disk::free_bytes(&directory).unwrap_or(0),
+    );
+    let directory = data_dir.to_owned();
+    bytes(
+        meter,
+        "clawdbot.disk.total",
+        "The disk that the data directory is on",
+        move || disk::total_bytes(&directory).unwrap_or(0),
     );
 }
 

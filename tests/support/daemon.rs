@@ -93,6 +93,11 @@ impl Daemon {
         last_worker(&self.log()).expect("an inference process was started")
     }
 
+    /// The process in which this model runs, named by a part of its path.
+    pub(crate) fn worker_pid_of(&self, model: &str) -> u32 {
+        worker_of(&self.log(), model).expect("an inference process of this model was started")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         process::signal(self.pid(), signal);
     }
@@ -100,6 +105,13 @@ impl Daemon {
     /// Stops the model's process in the middle of whatever it does; what it is told waits.
     pub(crate) fn freeze_worker(&self) -> Frozen {
         let pid = self.worker_pid();
+        process::signal(pid, Signal::STOP);
+        Frozen { pid }
+    }
+
+    /// The same of the process in which this model runs.
+    pub(crate) fn freeze_worker_of(&self, model: &str) -> Frozen {
+        let pid = self.worker_pid_of(model);
         process::signal(pid, Signal::STOP);
         Frozen { pid }
     }
@@ -378,10 +390,18 @@ fn listening(home: Arc<Home>, mut command: Command, speaks_mqtt: bool) -> Daemon
 
 /// The inference process that was started last.
 fn last_worker(log: &str) -> Option<u32> {
+    worker_of(log, "")
+}
+
+fn worker_of(log: &str, model: &str) -> Option<u32> {
+    let is_it = |line: &Value| {
+        let path = line["model"].as_str().unwrap_or_default();
+        line["message"] == "inference process started" && path.contains(model)
+    };
     let started = log
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .rfind(|line| line["message"] == "inference process started")?;
+        .rfind(is_it)?;
     u32::try_from(started["pid"].as_u64()?).ok()
 }
 
@@ -448,7 +468,9 @@ impl Home {
             .env("CLAWDBOT__MQTT__WEBSOCKET", "127.0.0.1:0")
             .env("CLAWDBOT__METRICS__LISTEN", "127.0.0.1:0")
             // Most of what is tested needs no model.
-            .env("CLAWDBOT__MODEL__PATH", "");
+            .env("CLAWDBOT__MODEL__PATH", "")
+            // And what is tested of a model is said by that, whatever it is asked.
+            .env("CLAWDBOT__MODEL__COMMANDS", "none");
         command
     }
 

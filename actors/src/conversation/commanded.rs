@@ -35,46 +35,53 @@ impl Commanded {
         self.0.push_str(text);
     }
 
-    /// The event, where there is something to be done. At QoS 1, for sessions that outlive their connection; but nobody who comes
-    /// back much later is to open a door then.
-    pub(super) fn event(&self, device: &str, id: &str, attempt: u32) -> Option<Message> {
-        // What a request has forced into another form is its own affair.
-        let answer: Answer = serde_json::from_str(&self.0).ok()?;
-        let is_to_do = |action: &Action| action.intent != UNSUPPORTED && action.problem().is_none();
-        if answer.actions.is_empty() || !answer.actions.iter().all(is_to_do) {
-            return None;
-        }
-        let topic = TopicName::parse(format!("clawdbot/{device}/intent").into()).ok()?;
-        let payload = serde_json::to_vec(&Understood {
-            at_s: outside::unix_s(),
-            id,
-            device_id: device,
-            attempt,
-            actions: &answer.actions,
-            say: &answer.say,
-        });
-        let mut message = Message::new(topic, payload.ok()?, QoS::AtLeastOnce);
-        message.expires_at = Some(outside::now() + LASTS);
-        Some(message)
+    /// What it comes to, where there is something to be done.
+    pub(super) fn to_do(&self) -> Option<Answer> {
+        to_do(&self.0)
     }
+}
+
+/// What an answer asks for, where that is something that can be done.
+pub(crate) fn to_do(text: &str) -> Option<Answer> {
+    // What a request has forced into another form is its own affair.
+    let answer: Answer = serde_json::from_str(text).ok()?;
+    let is_to_do = |action: &Action| action.intent != UNSUPPORTED && action.problem().is_none();
+    (!answer.actions.is_empty() && answer.actions.iter().all(is_to_do)).then_some(answer)
+}
+
+/// The event of this answer. At QoS 1, for sessions that outlive their connection; but nobody who comes back much later is to
+/// open a door then.
+pub(super) fn event(answer: &Answer, device: &str, id: &str, attempt: u32) -> Option<Message> {
+    let topic = TopicName::parse(format!("clawdbot/{device}/intent").into()).ok()?;
+    let payload = serde_json::to_vec(&Understood {
+        at_s: outside::unix_s(),
+        id,
+        device_id: device,
+        attempt,
+        actions: &answer.actions,
+        say: &answer.say,
+    });
+    let mut message = Message::new(topic, payload.ok()?, QoS::AtLeastOnce);
+    message.expires_at = Some(outside::now() + LASTS);
+    Some(message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn event(answer: &str) -> Option<String> {
+    fn told_of(answer: &str) -> Option<String> {
         let mut commanded = Commanded::default();
         commanded.push(&answer[..answer.len() / 2]);
         commanded.push(&answer[answer.len() / 2..]);
-        let message = commanded.event("phone", "r1", 2)?;
+        let message = event(&commanded.to_do()?, "phone", "r1", 2)?;
         assert_eq!(message.topic.as_str(), "clawdbot/phone/intent");
         String::from_utf8(message.payload.to_vec()).ok()
     }
 
     #[test]
     fn actions_become_an_event_and_what_is_out_of_reach_or_no_action_does_not() {
-        let told = event(
+        let told = told_of(
             r#"{"actions":[{"intent":"HassTurnOn","slots":{"area":"kitchen","domain":"light"}}],"say":"On."}"#,
         );
         let told = told.unwrap();
@@ -91,7 +98,7 @@ mod tests {
             r#"{"actions":[{"intent":"HassTurnOn","slots":{"volume_level":3}}],"say":"No."}"#,
             "Once upon a time",
         ] {
-            assert_eq!(event(other), None, "{other}");
+            assert_eq!(told_of(other), None, "{other}");
         }
     }
 }

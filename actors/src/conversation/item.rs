@@ -1,5 +1,6 @@
 //! One item of a streamed answer, as JSON on the wire.
 
+use models::assistant::actions::Action;
 use models::{FinishReason, Precision, TokenLogprob, ToolCall};
 use serde::Serialize;
 
@@ -30,6 +31,9 @@ pub(super) struct Item<'a> {
 pub(super) struct End<'a> {
     pub(super) done: bool,
     pub(super) finish_reason: &'static str,
+    /// What the embedded assistant has understood, and whoever listens to the device's intents was told.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) actions: &'a [Action],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(super) tool_calls: &'a [ToolCall],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,6 +51,7 @@ impl Default for End<'_> {
         Self {
             done: true,
             finish_reason: "",
+            actions: &[],
             tool_calls: &[],
             error: None,
             model: None,

@@ -12,6 +12,7 @@ mod item;
 mod memory;
 mod progress;
 mod request;
+mod understanding;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use topics::name::TopicName;
 use topics::packet::{PublishProperties, QoS};
 use topics::pattern::{Params, TopicPattern};
 
+use crate::commander::Commands;
 use crate::external_broker::{Answering, Receipt};
 use crate::mailbox::{Durability, Mailbox, Overflow};
 use crate::outside;
@@ -39,6 +41,7 @@ use crate::switchboard::{Inbound, Switchboard};
 use crate::topic_router::{BindEach, LazyActor, Retire, Retirement, RouteFirst, RouteRequest};
 
 use commanded::Commanded;
+pub(crate) use commanded::to_do;
 use history::Turn;
 use item::{End, Item, ItemError, finish_reason};
 pub use item::{PromptTokensDetails, Timings, Usage};
@@ -74,6 +77,8 @@ pub struct ConversationConfig {
     pub memory: Memory,
     /// Where requests are counted.
     pub requests: Arc<SchedulerGauge>,
+    /// Who understands commands, where that is not the model that answers all else.
+    pub commands: Option<Commands>,
 }
 
 impl ConversationConfig {
@@ -91,6 +96,8 @@ pub struct Conversation {
     default_reply_topic: Option<TopicName>,
     /// One of each priority at most.
     running: Vec<Running>,
+    /// Asked of the commander, which answers at once or not at all.
+    understanding: Vec<(JobId, Pending)>,
     /// The most important first, then in the order they came.
     queue: VecDeque<Pending>,
     watch: Option<SpawnHandle>,
@@ -120,6 +127,8 @@ struct Pending {
     id: String,
     /// Its prompt alone fills the context.
     without_history: bool,
+    /// The commander did not understand it.
+    is_no_command: bool,
     request: Request,
     weight: Weight,
     /// None for one that is only kept in case it is asked anew.
@@ -205,6 +214,7 @@ impl Conversation {
                 device: device.into(),
                 default_reply_topic: reply_topic(device),
                 running: Vec::new(),
+                understanding: Vec::new(),
                 queue: VecDeque::new(),
                 watch: None,
                 retired: false,
@@ -286,7 +296,7 @@ impl Handler<Retire> for Conversation {
     type Result = bool;
 
     fn handle(&mut self, _: Retire, _: &mut Self::Context) -> bool {
-        self.retired = self.running.is_empty() && self.queue.is_empty();
+        self.retired = !self.has_work();
         self.retired
     }
 }
@@ -330,6 +340,7 @@ impl Conversation {
         let pending = Pending {
             id,
             without_history: false,
+            is_no_command: false,
             deadline: msg.message.expires_at.into_iter().chain(by_request).min(),
             weight: self.config.requests.weigh(request.generate.prompt.bytes()),
             turn: Some(self.turn(request.priority)),
@@ -349,14 +360,12 @@ impl Conversation {
 
     /// Takes requests up: one after the other, except that what is more important does not wait for what is less.
     fn next(&mut self, ctx: &mut Context<Self>) {
-        let may_begin = |running: &[Running], pending: &mut Pending| {
-            let is_less = |running: &Running| running.priority > pending.request.priority;
-            running.iter().all(is_less)
-        };
-        while let Some(pending) = self
-            .queue
-            .pop_front_if(|pending| may_begin(&self.running, pending))
-        {
+        while let Some(pending) = self.queue.pop_front_if(|pending| {
+            let at_hand = self.running.iter().map(|running| running.priority);
+            let understood = self.understanding.iter();
+            let mut at_hand = at_hand.chain(understood.map(|(_, pending)| pending.request.priority));
+            at_hand.all(|priority| priority > pending.request.priority)
+        }) {
             if pending.deadline.is_some_and(|at| at <= outside::now()) {
                 let message = "its time passed while it waited (Message Expiry Interval or deadline_ms); ask again with \
                     a longer one";
@@ -369,6 +378,10 @@ impl Conversation {
                 if let Some(turn) = pending.turn {
                     turn.ends(Fate::Expired);
                 }
+                continue;
+            }
+            if self.may_be_a_command(&pending) {
+                self.understand(pending, ctx);
                 continue;
             }
             let (prompt, remembered) = self.with_history(&pending);
@@ -433,12 +446,15 @@ impl Conversation {
                 again,
             });
         }
-        if self.running.is_empty()
-            && self.queue.is_empty()
+        if !self.has_work()
             && let Some(watch) = self.watch.take()
         {
             ctx.cancel_future(watch);
         }
+    }
+
+    fn has_work(&self) -> bool {
+        !(self.running.is_empty() && self.understanding.is_empty() && self.queue.is_empty())
     }
 
     /// What the model is given, and what of it will be remembered: a prompt is the next turn of the conversation, while
@@ -503,9 +519,16 @@ impl Conversation {
         }
         let (gone, kept): (VecDeque<_>, _) = self.queue.drain(..).partition(|pending| hit(&pending.id));
         self.queue = kept;
-        for pending in gone {
+        let understanding = std::mem::take(&mut self.understanding);
+        let (let_be, kept): (Vec<_>, _) = understanding
+            .into_iter()
+            .partition(|(_, pending)| hit(&pending.id));
+        self.understanding = kept;
+        let let_be = let_be.into_iter().map(|(_, pending)| pending);
+        for pending in let_be.chain(gone) {
             self.cancelled(pending);
         }
+        self.next(ctx);
     }
 
     /// The last item comes from the engine, when it has stopped.

@@ -5,7 +5,6 @@ use models::FinishReason;
 
 use super::item::{End, Item, ItemError, finish_reason};
 use super::{Conversation, Pending, Running, TOO_LONG};
-use crate::external_broker::Answering;
 use crate::scheduler::{Progress, SHUTTING_DOWN};
 
 impl Handler<Progress> for Conversation {
@@ -79,22 +78,20 @@ impl Handler<Progress> for Conversation {
                 if let Some(turn) = running.remembered.take() {
                     self.remember(turn, usage);
                 }
+                let commanded = running.commanded.take().filter(|_| reason == FinishReason::Stop);
+                let answer = commanded.and_then(|commanded| commanded.to_do());
+                if let Some(answer) = &answer {
+                    self.tell_intent(answer, &running.reply, &running.id, running.all_attempts());
+                }
                 let end = End {
                     finish_reason: finish_reason(reason),
+                    actions: answer.as_ref().map_or(&[], |answer| &answer.actions),
                     tool_calls: &running.tool_calls,
                     model: Some(&model),
                     usage: Some(usage),
                     timings: Some(timings),
                     ..End::default()
                 };
-                // Before the last item: what is done of it comes from this, and that lets go of the request.
-                let commanded = running.commanded.take().filter(|_| reason == FinishReason::Stop);
-                let attempt = running.all_attempts();
-                if let Some(event) = commanded.and_then(|all| all.event(&self.device, &running.id, attempt)) {
-                    // A part of the answer to an external broker, too: where there is no room for it, the request comes again.
-                    let answering = running.reply.receipt.clone().map(Answering::Item);
-                    self.switchboard.publish_answer(event, answering);
-                }
                 self.end(&running, end);
                 self.next(ctx);
             }

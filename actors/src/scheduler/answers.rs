@@ -7,7 +7,7 @@ use models::{Event, FinishReason, SequenceId, TokenLogprob, ToolCall};
 
 use super::{Begun, Progress, Scheduler, Submit, Worker, WorkerSays, tell};
 use crate::conversation::{PromptTokensDetails, Timings, Usage};
-use crate::metrics::Ending;
+use crate::metrics::{By, Ending};
 use crate::outside;
 use crate::policy::schedule::{End, Tokens};
 use crate::worker_protocol::FromWorker;
@@ -122,9 +122,6 @@ impl Scheduler {
         let begun = self.begun.get_mut(&id)?;
         if begun.first_text_at.is_none() {
             begun.first_text_at = Some(now);
-            let waited = now.saturating_duration_since(begun.submit.accepted_at);
-            let (priority, model) = (begun.submit.priority, model_of(&self.worker));
-            self.metrics.first_text(priority, model, waited.as_secs_f64());
         }
         Some(begun)
     }
@@ -159,14 +156,11 @@ impl Scheduler {
         let decode_s = begun
             .first_text_at
             .map(|first| now.duration_since(first).as_secs_f64());
-        let model = model_of(&self.worker).to_owned();
-        self.metrics.used(
-            begun.submit.priority,
-            &model,
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            decode_s,
-        );
+        let by = by(&self.worker);
+        let first_s = timings.time_to_first_token_s;
+        self.metrics
+            .used(begun.submit.priority, by, usage, first_s, decode_s);
+        let model = by.model.to_owned();
         let job = begun.submit.job;
         tell(
             &begun.submit.progress,
@@ -223,15 +217,21 @@ impl Scheduler {
 
     pub(super) fn ended(&self, submit: &Submit, ending: &Ending<'_>, duration_s: f64) {
         self.metrics
-            .ended(submit.priority, model_of(&self.worker), ending, duration_s);
+            .ended(submit.priority, by(&self.worker), ending, duration_s);
     }
 }
 
-/// The loaded model's name; empty while none is.
-fn model_of(worker: &Worker) -> &str {
+/// The loaded model.
+fn by(worker: &Worker) -> By<'_> {
     match worker {
-        Worker::Ready { summary, .. } => &summary.name,
-        _ => "",
+        Worker::Ready { summary, .. } => By {
+            model: &summary.name,
+            precision: Some(summary.precision),
+        },
+        _ => By {
+            model: "",
+            precision: None,
+        },
     }
 }
 

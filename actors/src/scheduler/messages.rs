@@ -15,7 +15,7 @@ use crate::policy::priority::Priority;
 use crate::worker_protocol::FromWorker;
 
 /// Names a request for the life of the daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub(super) SequenceId);
 
 impl JobId {

@@ -1,6 +1,6 @@
 //! How the scheduler is doing, for those who ask it and those who must not.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::prelude::*;
@@ -18,6 +18,7 @@ pub struct SchedulerGauge {
     waiting: AtomicU64,
     paused: AtomicU64,
     ready: AtomicBool,
+    precision_bits: AtomicU32,
     workers_lost: AtomicU64,
     request_bytes: Arc<AtomicU64>,
     books: Mutex<Books>,
@@ -42,6 +43,11 @@ impl SchedulerGauge {
     /// Whether a model is loaded and answers.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Relaxed)
+    }
+
+    /// Bits of a weight of the model that answers; 0 while none does.
+    pub fn precision_bits(&self) -> u32 {
+        self.precision_bits.load(Relaxed)
     }
 
     /// Inference processes lost since the start.
@@ -155,8 +161,12 @@ impl Scheduler {
         gauge.running.store((running + paused) as u64, Relaxed);
         gauge.paused.store(paused as u64, Relaxed);
         gauge.waiting.store(self.schedule.queued() as u64, Relaxed);
-        let is_ready = matches!(self.worker, Worker::Ready { .. });
-        gauge.ready.store(is_ready, Relaxed);
+        let bits = match &self.worker {
+            Worker::Ready { summary, .. } => summary.precision.bits(),
+            _ => 0,
+        };
+        gauge.ready.store(bits > 0, Relaxed);
+        gauge.precision_bits.store(bits, Relaxed);
         gauge.books().note(self.schedule.account(), &mut self.turns_come);
     }
 }

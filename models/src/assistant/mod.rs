@@ -21,6 +21,10 @@ pub const METADATA_KEY: &str = "clawdbot.assistant.version";
 /// `tests/assistant/*-dev.jsonl`, for the model in `models/embedded` (its card has the table).
 pub const MIN_CONFIDENCE: f32 = 0.8;
 
+/// The same, where another model answers what it is not sure of: a command that is left to that costs little, and a question that is
+/// taken for a command costs more.
+pub const MIN_CONFIDENCE_BESIDE: f32 = 0.9;
+
 /// The most keys and values that are of use: the longest sentence with its answer takes 11 MiB, a usual one a twentieth, and those of
 /// ended ones have nothing in common that is worth keeping.
 pub const CACHE_BYTES: usize = 16 << 20;

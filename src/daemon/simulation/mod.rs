@@ -98,6 +98,7 @@ async fn live(seed: u64, world: &World, disk: &SimulatedDisk, devices: &[Device]
         packer: None,
         meter: Arc::new(machine.clone()),
         stats: Arc::<Stats>::default(),
+        assistant: None,
         store: Some((store.clone(), restored.retained)),
         conversations: restored
             .records

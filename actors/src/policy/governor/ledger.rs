@@ -26,11 +26,13 @@ pub enum Owner {
     OtherOfDaemon,
     /// All else of the worker.
     OtherOfWorker,
+    /// The embedded assistant's process, where it understands commands beside another model.
+    Assistant,
 }
 
 impl Owner {
     /// All of them, the order in which they are told.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Weights,
         Self::KvRunning,
         Self::KvKept,
@@ -40,6 +42,7 @@ impl Owner {
         Self::StoreCache,
         Self::OtherOfDaemon,
         Self::OtherOfWorker,
+        Self::Assistant,
     ];
 
     /// As in status and metrics.
@@ -54,6 +57,7 @@ impl Owner {
             Self::StoreCache => "store_cache",
             Self::OtherOfDaemon => "other_of_daemon",
             Self::OtherOfWorker => "other_of_worker",
+            Self::Assistant => "assistant",
         }
     }
 }
@@ -98,8 +102,9 @@ pub struct Ledger {
 
 impl Ledger {
     /// Split so. A worker that does not run has nothing.
-    pub fn new(daemon: DaemonMemory, worker: WorkerMemory) -> Self {
+    pub fn new(daemon: DaemonMemory, worker: WorkerMemory, assistant_bytes: u64) -> Self {
         let mut ledger = Self::default();
+        ledger.add(Owner::Assistant, assistant_bytes);
         let mut left = daemon.private_bytes;
         ledger.give(Owner::Sessions, daemon.sessions_bytes, &mut left);
         ledger.give(Owner::Retained, daemon.retained_bytes, &mut left);
@@ -161,6 +166,8 @@ struct Written {
     store_cache_bytes: u64,
     other_of_daemon_bytes: u64,
     other_of_worker_bytes: u64,
+    #[serde(default)]
+    assistant_bytes: u64,
 }
 
 impl From<Ledger> for Written {
@@ -176,6 +183,7 @@ impl From<Ledger> for Written {
             store_cache_bytes: ledger.bytes(Owner::StoreCache),
             other_of_daemon_bytes: ledger.bytes(Owner::OtherOfDaemon),
             other_of_worker_bytes: ledger.bytes(Owner::OtherOfWorker),
+            assistant_bytes: ledger.bytes(Owner::Assistant),
         }
     }
 }
@@ -193,6 +201,7 @@ impl From<Written> for Ledger {
             (Owner::StoreCache, written.store_cache_bytes),
             (Owner::OtherOfDaemon, written.other_of_daemon_bytes),
             (Owner::OtherOfWorker, written.other_of_worker_bytes),
+            (Owner::Assistant, written.assistant_bytes),
         ] {
             ledger.add(owner, bytes);
         }
@@ -229,10 +238,10 @@ mod tests {
             kv_running_bytes: 450,
             kv_kept_bytes: 90,
         };
-        let ledger = Ledger::new(daemon, worker);
+        let ledger = Ledger::new(daemon, worker, 25);
         let bytes = Owner::ALL.map(|owner| ledger.bytes(owner));
-        assert_eq!(bytes, [4_000, 450, 50, 20, 3, 30, 10, 37, 0]);
-        assert_eq!(ledger.total_bytes(), 4_600);
+        assert_eq!(bytes, [4_000, 450, 50, 20, 3, 30, 10, 37, 0, 25]);
+        assert_eq!(ledger.total_bytes(), 4_625);
     }
 
     #[test]
@@ -241,7 +250,7 @@ mod tests {
             private_bytes: 7,
             ..DaemonMemory::default()
         };
-        let json = serde_json::to_value(Ledger::new(daemon, WorkerMemory::default())).unwrap();
+        let json = serde_json::to_value(Ledger::new(daemon, WorkerMemory::default(), 0)).unwrap();
         assert_eq!(json["total_bytes"], 7);
         for owner in Owner::ALL {
             let expected = if owner == Owner::OtherOfDaemon { 7 } else { 0 };
@@ -252,8 +261,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_parts_add_up_to_what_was_measured_whatever_is_claimed(bytes: [u32; 10]) {
-            let [daemon, sessions, retained, queues, store_cache, worker, mapped, private, running, kept] = bytes.map(u64::from);
+        fn the_parts_add_up_to_what_was_measured_whatever_is_claimed(bytes: [u32; 11]) {
+            let [daemon, sessions, retained, queues, store_cache, worker, mapped, private, running, kept, assistant] = bytes.map(u64::from);
             let ledger = Ledger::new(
                 DaemonMemory {
                     private_bytes: daemon,
@@ -269,8 +278,9 @@ mod tests {
                     kv_running_bytes: running,
                     kv_kept_bytes: kept,
                 },
+                assistant,
             );
-            prop_assert_eq!(ledger.total_bytes(), daemon + worker + mapped);
+            prop_assert_eq!(ledger.total_bytes(), daemon + worker + mapped + assistant);
             prop_assert_eq!(ledger.parts().map(|(_, bytes)| bytes).sum::<u64>(), ledger.total_bytes());
             for (owner, claimed) in [
                 (Owner::Sessions, sessions), (Owner::Retained, retained), (Owner::Queues, queues), (Owner::StoreCache, store_cache),
