@@ -49,7 +49,7 @@ use crate::telemetry::{Metrics, metrics, observe};
 use beside::{Assistant, Beside};
 use configure::{care, identity_config, invitation, session_arbiters};
 use core::{Core, Surroundings};
-use serving::{Listeners, Watched, serve};
+use serving::{Beginning, Listeners, Watched, serve};
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -403,7 +403,7 @@ impl Prepared {
                 certificate,
                 store: store.clone(),
                 scheduler: scheduler.clone(),
-                started_at: Instant::now(),
+                began: Beginning::now(),
             },
             &stopped,
         );

@@ -22,6 +22,7 @@ mod conservation;
 mod conversation;
 mod daemon_life;
 mod differential;
+mod doctor;
 mod external_broker;
 mod failover;
 mod generate;

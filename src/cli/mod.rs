@@ -7,6 +7,7 @@ mod bench;
 mod certs;
 mod check;
 mod device;
+mod doctor;
 mod eval;
 mod form;
 mod generate;
@@ -114,6 +115,8 @@ enum Command {
     Store(With<store::StoreFlags>),
     /// Check the configuration, the data directory, the certificate and the model file
     Check(With<check::CheckFlags>),
+    /// Try everything that could keep it from working, with a running daemon or without, and say what to do
+    Doctor(With<doctor::DoctorFlags>),
     /// The process in which the model runs; started by the daemon only
     #[command(hide = true)]
     InferenceWorker(worker::WorkerFlags),
@@ -204,6 +207,7 @@ where
         Some(Command::Certs(inner)) => certs::run(global.then(inner.global), inner.flags),
         Some(Command::Store(inner)) => store::run(global.then(inner.global), inner.flags),
         Some(Command::Check(inner)) => check::run(&global.then(inner.global), inner.flags),
+        Some(Command::Doctor(inner)) => doctor::run(&global.then(inner.global), inner.flags),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the daemon answers beside MQTT: health, metrics, and the status socket.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use actix::Addr;
 use actors::bridge::Bridge;
@@ -29,6 +29,24 @@ pub(super) struct Listeners {
     pub(super) admin: AdminListener,
 }
 
+/// When the daemon began, by both clocks: how they differ tells whether one was set meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beginning {
+    at: Instant,
+    unix_s: u64,
+}
+
+impl Beginning {
+    /// Now.
+    pub(super) fn now() -> Self {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self {
+            at: Instant::now(),
+            unix_s: since_1970.map_or(0, |since| since.as_secs()),
+        }
+    }
+}
+
 /// What health and status are told from.
 pub(super) struct Watched {
     pub(super) metrics: Metrics,
@@ -41,7 +59,7 @@ pub(super) struct Watched {
     pub(super) certificate: Option<KeptCertificate>,
     pub(super) store: Option<StoreDesk>,
     pub(super) scheduler: Addr<Scheduler>,
-    pub(super) started_at: Instant,
+    pub(super) began: Beginning,
 }
 
 pub(super) fn serve(
@@ -76,7 +94,7 @@ pub(super) fn serve(
         until_stop(),
     );
 
-    let (scheduler, memory, started_at) = (watched.scheduler, watched.memory, watched.started_at);
+    let (scheduler, memory, began) = (watched.scheduler, watched.memory, watched.began);
     let (link, certificate, store) = (watched.link, watched.certificate, watched.store);
     let commands = watched.commands;
     let admin = listeners.admin.serve(
@@ -91,8 +109,7 @@ pub(super) fn serve(
                     return answer;
                 }
                 let is_status = request.command == "status";
-                let mut answer =
-                    answer(request, desk, scheduler, memory, link, certificate, started_at).await?;
+                let mut answer = answer(request, desk, scheduler, memory, link, certificate, began).await?;
                 if let Some(commands) = commands.filter(|_| is_status) {
                     let state = if commands.is_ready() { "ready" } else { "starting" };
                     answer["commands"] = json!(state);
@@ -154,7 +171,7 @@ pub(super) async fn answer(
     memory: Arc<MemoryGauge>,
     link: Option<Arc<LinkGauge>>,
     certificate: Option<KeptCertificate>,
-    started_at: Instant,
+    began: Beginning,
 ) -> Result<Value, String> {
     if let Some(answer) = desk.answer(&request.command, &request.arguments).await {
         return answer;
@@ -176,7 +193,8 @@ pub(super) async fn answer(
     let mut status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
-        "uptime_s": started_at.elapsed().as_secs(),
+        "started_at_s": began.unix_s,
+        "uptime_s": began.at.elapsed().as_secs(),
         "inference": requests,
         "retained": switchboard.retained_len(),
         "subscriptions": switchboard.subscriptions_len(),

@@ -452,7 +452,8 @@ impl Home {
         self.command_of(env!("CARGO_BIN_EXE_clawdbot").as_ref(), arguments)
     }
 
-    fn command_of<A: AsRef<OsStr>>(&self, program: &OsStr, arguments: &[A]) -> Command {
+    /// Another program, with the same surroundings.
+    pub(crate) fn command_of<A: AsRef<OsStr>>(&self, program: &OsStr, arguments: &[A]) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
             let name_text = name.to_string_lossy();

@@ -85,8 +85,8 @@ struct Options {
 pub(super) fn run(global: &GlobalFlags, flags: AskFlags) -> Result<(), Failure> {
     check_device_id(&flags.device)?;
     let settings = global.settings(Vec::new())?;
-    let (host, port) = address(&flags, &settings)?;
-    let token = token(&flags, &settings)?;
+    let (host, port) = address(flags.connect.as_deref(), &settings)?;
+    let token = token(flags.token.as_deref(), &flags.device, &settings)?;
     let prompt = if flags.text == "-" {
         standard_input()?
     } else {
@@ -106,6 +106,24 @@ pub(super) fn run(global: &GlobalFlags, flags: AskFlags) -> Result<(), Failure> 
     block_on(conversation.hold(io::stdout().lock()))
 }
 
+/// Asks a running daemon in this device's name, as any client of it would, and throws the answer away.
+pub(super) async fn question(settings: &Settings, device: &str, prompt: &str) -> Result<(), Failure> {
+    let unique = random::hex::<8>()
+        .ok_or_else(|| Failure::AtRunTime("the system gave no random numbers; try again".to_owned()))?;
+    let (host, port) = address(None, settings)?;
+    let request = json!({"id": unique, "prompt": prompt, "max_tokens": 16, "history": false});
+    let conversation = Conversation {
+        host,
+        port,
+        token: token(None, device, settings)?,
+        request: request.to_string(),
+        device: device.to_owned(),
+        unique,
+        json: false,
+    };
+    conversation.hold(io::sink()).await
+}
+
 fn standard_input() -> Result<String, Failure> {
     let mut text = String::new();
     io::stdin().read_to_string(&mut text).map_err(|error| {
@@ -116,8 +134,8 @@ fn standard_input() -> Result<String, Failure> {
     Ok(text)
 }
 
-fn address(flags: &AskFlags, settings: &Settings) -> Result<(String, u16), Failure> {
-    if let Some(text) = &flags.connect {
+fn address(connect: Option<&str>, settings: &Settings) -> Result<(String, u16), Failure> {
+    if let Some(text) = connect {
         return text
             .rsplit_once(':')
             .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
@@ -149,8 +167,8 @@ fn address(flags: &AskFlags, settings: &Settings) -> Result<(String, u16), Failu
     Ok((host, address.port()))
 }
 
-fn token(flags: &AskFlags, settings: &Settings) -> Result<Option<String>, Failure> {
-    if let Some(token) = &flags.token {
+fn token(given: Option<&str>, device: &str, settings: &Settings) -> Result<Option<String>, Failure> {
+    if let Some(token) = given {
         return Ok(Some(token.trim().to_owned()));
     }
     if settings.auth.mode == AuthMode::None {
@@ -163,7 +181,7 @@ fn token(flags: &AskFlags, settings: &Settings) -> Result<Option<String>, Failur
     };
     let dir = DataDir::open(&settings.data_dir).map_err(|error| elsewhere(&error))?;
     let key = keys::load(&dir).map_err(|error| elsewhere(&error))?;
-    key.issue(&flags.device, SystemTime::now(), settings.auth.token_lifetime)
+    key.issue(device, SystemTime::now(), settings.auth.token_lifetime)
         .map(Some)
         .map_err(Failure::at_run_time)
 }

@@ -1,0 +1,215 @@
+//! What was found, for people and for programs.
+
+use serde::Serialize;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Severity {
+    /// Worth knowing.
+    Info,
+    /// It works, and will not for ever.
+    Warning,
+    /// It does not work.
+    Error,
+}
+
+/// Whose fault it is, which decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nobody's: nothing is wrong.
+    None,
+    /// The machine's or the daemon's: exit code 1.
+    AtRunTime,
+    /// The configuration's: exit code 2.
+    Configuration,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding {
+    /// Which check found it.
+    pub(super) check_id: &'static str,
+    pub(super) severity: Severity,
+    /// What is so.
+    pub(super) message: String,
+    /// The file, setting or address that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) path: Option<String>,
+    /// What to try.
+    pub(super) fix_hint: String,
+    #[serde(skip)]
+    pub(super) fault: Fault,
+}
+
+impl Finding {
+    pub(super) fn error(message: impl Into<String>, fix_hint: impl Into<String>) -> Self {
+        Self::new(Severity::Error, Fault::AtRunTime, message.into(), fix_hint.into())
+    }
+
+    pub(super) fn misconfigured(message: impl Into<String>, fix_hint: impl Into<String>) -> Self {
+        Self::new(
+            Severity::Error,
+            Fault::Configuration,
+            message.into(),
+            fix_hint.into(),
+        )
+    }
+
+    pub(super) fn warning(message: impl Into<String>, fix_hint: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, Fault::None, message.into(), fix_hint.into())
+    }
+
+    pub(super) fn info(message: impl Into<String>, fix_hint: impl Into<String>) -> Self {
+        Self::new(Severity::Info, Fault::None, message.into(), fix_hint.into())
+    }
+
+    fn new(severity: Severity, fault: Fault, message: String, fix_hint: String) -> Self {
+        Self {
+            check_id: "",
+            severity,
+            message,
+            path: None,
+            fix_hint,
+            fault,
+        }
+    }
+
+    pub(super) fn about(mut self, path: impl ToString) -> Self {
+        self.path = Some(path.to_string());
+        self
+    }
+}
+
+/// What a check comes to: a line for people where all is well, and what is not.
+pub(super) type Checked = Result<String, Finding>;
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// Of each check its name, and what is well.
+    pub(super) lines: Vec<(&'static str, Option<String>)>,
+    pub(super) findings: Vec<Finding>,
+}
+
+/// As `../shared/CONVENTIONS.md` has it.
+#[derive(Serialize)]
+struct Written<'r> {
+    ok: bool,
+    checks_run: usize,
+    findings: &'r [Finding],
+}
+
+impl Report {
+    /// A check was made.
+    pub(super) fn note(&mut self, check: &'static str, checked: Checked) {
+        let line = match checked {
+            Ok(line) => Some(line),
+            Err(mut finding) => {
+                finding.check_id = check;
+                self.findings.push(finding);
+                None
+            }
+        };
+        self.lines.push((check, line));
+    }
+
+    /// Whether nothing keeps it from working.
+    pub(super) fn is_ok(&self) -> bool {
+        self.findings
+            .iter()
+            .all(|finding| finding.severity < Severity::Error)
+    }
+
+    /// The worst fault: a configuration that must change comes first, since nothing else helps then.
+    pub(super) fn fault(&self) -> Fault {
+        let has = |fault| self.findings.iter().any(|finding| finding.fault == fault);
+        match (has(Fault::Configuration), has(Fault::AtRunTime)) {
+            (true, _) => Fault::Configuration,
+            (false, true) => Fault::AtRunTime,
+            (false, false) => Fault::None,
+        }
+    }
+
+    /// For programs.
+    pub(super) fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(&Written {
+            ok: self.is_ok(),
+            checks_run: self.lines.len(),
+            findings: &self.findings,
+        })
+    }
+
+    /// For people: a line a check, what to try beneath what is not well.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        for (check, line) in &self.lines {
+            if let Some(line) = line {
+                text += &format!("ok       {check}: {line}\n");
+            }
+            for finding in self.findings.iter().filter(|finding| finding.check_id == *check) {
+                let word = match finding.severity {
+                    Severity::Info => "note    ",
+                    Severity::Warning => "WARNING ",
+                    Severity::Error => "ERROR   ",
+                };
+                let path = finding.path.as_deref();
+                let path = path.map(|path| format!("{path}: ")).unwrap_or_default();
+                text += &format!(
+                    "{word} {check}: {path}{}\n         → {}\n",
+                    finding.message, finding.fix_hint
+                );
+            }
+        }
+        let count = |severity| {
+            let found = self.findings.iter();
+            found.filter(|finding| finding.severity == severity).count()
+        };
+        text + &format!(
+            "{} checks, {} errors, {} warnings",
+            self.lines.len(),
+            count(Severity::Error),
+            count(Severity::Warning)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_ok_with_warnings_and_its_worst_fault_decides() {
+        let mut report = Report::default();
+        report.note("disk", Ok("quick".to_owned()));
+        assert_eq!((report.is_ok(), report.fault()), (true, Fault::None));
+        report.note(
+            "memory",
+            Err(Finding::warning("little is free", "stop something")),
+        );
+        assert_eq!((report.is_ok(), report.fault()), (true, Fault::None));
+        report.note(
+            "ask",
+            Err(Finding::error("no answer", "look at the log").about("127.0.0.1:1")),
+        );
+        assert_eq!((report.is_ok(), report.fault()), (false, Fault::AtRunTime));
+        let misconfigured = Finding::misconfigured("it is taken", "set another");
+        report.note("ports", Err(misconfigured.about("mqtt.tcp")));
+        assert_eq!(report.fault(), Fault::Configuration);
+        let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
+        assert_eq!(json["checks_run"], 4);
+        assert_eq!(json["ok"], false);
+        let expected = serde_json::json!({"check_id": "ports", "severity": "error", "message": "it is taken", "path": "mqtt.tcp",
+            "fix_hint": "set another"});
+        assert_eq!(json["findings"][2], expected);
+        let text = report.text();
+        for line in [
+            "ok       disk: quick\n",
+            "WARNING  memory: little is free\n         → stop something\n",
+            "ERROR    ports: mqtt.tcp: it is taken\n",
+            "4 checks, 2 errors, 1 warnings",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+    }
+}
