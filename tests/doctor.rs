@@ -198,18 +198,23 @@ fn little_memory_is_named() {
     let home = launch.home();
     let mut command = home.command(&["doctor", "--json"]);
     command.env("CLAWDBOT__MEMORY__KEEP_FREE_PERCENT", "90");
-    // A process that has most of what there is would be no good neighbour of other tests: it is asked for more instead.
+    // A process that takes most of what there is would be no good neighbour of other tests: more is asked for instead.
+    let limits = platform::memory::limits().expect("a measurement");
+    let shares = limits
+        .iter()
+        .map(|limit| limit.available_bytes * 100 / limit.total_bytes);
+    let share = shares.min().expect("a limit");
     let (_, report) = examined(&mut command);
-    let (severity, text) = found(&report, "memory").unwrap_or_default();
-    assert!(severity.is_empty() || severity == "warning", "{text}");
-    assert!(
-        severity.is_empty() || text.contains("90 % are to stay free"),
-        "{text}"
-    );
+    match share {
+        0..=85 => assert_found(&report, "memory", "warning", &["90 % are to stay free"]),
+        95.. => assert_eq!(found(&report, "memory"), None),
+        // What others do meanwhile decides.
+        _ => {}
+    }
 }
 
 #[tokio::test]
-async fn a_process_of_the_model_that_was_killed_is_named_and_so_is_one_that_does_not_answer() {
+async fn a_process_of_the_model_that_was_killed_is_named() {
     let Some(model) = stories() else { return };
     let daemon = Daemon::launch()
         .model(&model)

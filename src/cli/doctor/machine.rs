@@ -235,3 +235,42 @@ pub(super) fn model(patient: &Patient) -> Checked {
         found.parameters / 1_000_000
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::settings::Settings;
+
+    fn patient(data_dir: &Path, status: Option<serde_json::Value>) -> Patient {
+        Patient {
+            settings: Settings::default_for_tests(data_dir),
+            dir: DataDir::open(data_dir).ok(),
+            status,
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_while_the_daemon_ran_is_noticed() {
+        let there = tempfile::tempdir().unwrap();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.unwrap().as_secs();
+        let day = 24 * 3600;
+        let told = |started: u64| {
+            let status = json!({"started_at_s": started, "uptime_s": 100});
+            clock(&patient(there.path(), Some(status))).map_err(|finding| finding.message)
+        };
+        assert!(told(now - 100).is_ok());
+        assert!(told(now - 100 - day).unwrap_err().contains("set forward by 864"));
+        assert!(told(now - 100 + day).unwrap_err().contains("set back by 86"));
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_measured_where_it_will_be() {
+        let there = tempfile::tempdir().unwrap();
+        let nowhere = there.path().join("not/yet");
+        assert_eq!(super::there(&nowhere), there.path());
+        assert!(disk_space(&patient(&nowhere, None)).is_ok());
+    }
+}
