@@ -48,3 +48,4 @@ mod support;
 mod take_over;
 mod thermostat;
 mod transports;
+mod watching;

@@ -37,6 +37,17 @@ pub(crate) fn curl() -> Option<Command> {
     Some(curl)
 }
 
+/// A program of Prometheus'.
+pub(crate) fn prometheus(program: &str) -> Option<Command> {
+    let mut version = Command::new(program);
+    let found = version.arg("--version").stdin(Stdio::null()).output();
+    if found.is_err() {
+        skip(&format!("{program} is not installed; `tests/run` installs it"));
+        return None;
+    }
+    Some(Command::new(program))
+}
+
 /// OpenSSL's program.
 pub(crate) fn openssl() -> Option<Command> {
     let mut version = Command::new("openssl");
