@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use models::Precision;
 use serde_json::Value;
 
-use super::engine::answer;
+use super::engine::{answer, command};
 use super::world::World;
 
 /// How a request may end beside its answer.
@@ -33,6 +33,8 @@ pub(super) struct Asked {
     items: Vec<Value>,
     /// The daemon that was asked.
     life: u32,
+    /// What it comes to was told on the topic of intents.
+    is_told: bool,
     /// How it ended, the first time.
     pub(super) end: Option<String>,
 }
@@ -56,6 +58,17 @@ impl Answers {
         let of_this = self.asked.iter().filter(|_| !self.is_forgetful);
         let missing = of_this.filter(|(_, asked)| asked.is_accepted && asked.end.is_none());
         missing.map(|(id, _)| id)
+    }
+
+    /// Takes an event in: what was understood of a request.
+    pub(super) fn hear(&mut self, event: &Value, world: &World) {
+        let id = event["id"].as_str().unwrap_or_default();
+        let is_what_was_said =
+            command(id).is_some_and(|say| event["say"] == say) && event["actions"][0]["slots"]["name"] == id;
+        match self.asked.get_mut(id) {
+            Some(asked) if is_what_was_said => asked.is_told = true,
+            _ => world.fault(format!("{event} is nobody's command")),
+        }
     }
 
     /// Takes an item in. One that comes again must be the one that came.
@@ -106,6 +119,10 @@ impl Answers {
         {
             world.fault(format!("{item} has too few bits"));
         }
+        let is_done_at_once = item["actions"].is_array();
+        if is_done_at_once && !asked.is_told && !self.is_forgetful {
+            world.fault(format!("{item} was told to nobody who acts on it"));
+        }
         asked.items.push(item);
         asked.check_text(&id, self.is_forgetful, world);
     }
@@ -132,7 +149,13 @@ impl Asked {
             .filter_map(|item| item["delta"].as_str())
             .collect();
         let words = answer(id).take(self.max_tokens).map(|(_, word)| word);
-        let whole: String = words.collect();
+        let mut whole: String = words.collect();
+        // Either of two may answer a command, but no third.
+        let last = self.items.last();
+        let is_done_at_once = last.is_some_and(|item| item["actions"].is_array());
+        if let Some(say) = command(id).filter(|say| is_done_at_once || *say == said) {
+            whole = say;
+        }
         let is_whole = self
             .items
             .last()

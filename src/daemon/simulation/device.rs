@@ -144,8 +144,8 @@ impl Line {
             },
         };
         self.send(Packet::Connect(Box::new(connect))).await?;
-        let filter = SubscribeFilter {
-            filter: format!("clawdbot/{name}/reply").into(),
+        let filter = |what: &str| SubscribeFilter {
+            filter: format!("clawdbot/{name}/{what}").into(),
             options: SubscriptionOptions {
                 qos: QoS::AtLeastOnce,
                 no_local: false,
@@ -157,7 +157,7 @@ impl Line {
             packet_id: SUBSCRIBE_ID,
             subscription_identifier: None,
             user_properties: Default::default(),
-            filters: vec![filter],
+            filters: vec![filter("reply"), filter("intent")],
         };
         self.send(Packet::Subscribe(subscribe)).await?;
         // Sent again they would be asked twice, which QoS 1 allows and is not what is looked at here.
@@ -191,7 +191,12 @@ impl Line {
                 self.world.fault(format!("refused: {:?}", ack.reason));
             }
             Packet::Publish(publish) => {
+                let is_intent = publish.topic.ends_with("/intent");
                 match serde_json::from_slice(&publish.payload) {
+                    Ok(event) if is_intent => {
+                        self.world.note(format!("is told {event}"));
+                        self.device.inner().answers.hear(&event, &self.world);
+                    }
                     Ok(item) => {
                         self.world.note(format!("hears {item}"));
                         self.device.inner().answers.take(item, &self.world);

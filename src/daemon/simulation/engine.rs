@@ -17,6 +17,7 @@ use models::{
     Prompt, SequenceId,
 };
 use platform::memory::{Limit, MachineMemory, MemoryPressure};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -27,6 +28,9 @@ use super::world::{Chance, World};
 pub(super) const MODEL: &str = "/simulated/model";
 /// And what takes its place.
 pub(super) const FALLBACK: &str = "/simulated/fallback";
+
+/// The assistant beside it.
+pub(super) const ASSISTANT: &str = "/simulated/assistant";
 
 const TOTAL_BYTES: u64 = 8 << 30;
 /// What the system has for itself.
@@ -56,6 +60,21 @@ pub(super) fn answer(prompt: &str) -> impl Iterator<Item = (u32, String)> + use<
         let token = u32::try_from(chance.below(50_000)).unwrap_or(0);
         (token, format!(" {token}"))
     })
+}
+
+/// What the assistant says of a prompt, where that is a command: one in three is.
+pub(super) fn command(prompt: &str) -> Option<String> {
+    let is_command = prompt.bytes().map(u32::from).sum::<u32>().is_multiple_of(3);
+    is_command.then(|| format!("Done: {prompt}."))
+}
+
+/// The assistant's whole answer, in the form of its schema.
+fn understood(prompt: &str) -> String {
+    let (intent, slots, say) = match command(prompt) {
+        Some(say) => ("HassTurnOn", json!({"name": prompt}), say),
+        None => ("unsupported", json!({}), "No.".to_owned()),
+    };
+    json!({"actions": [{"intent": intent, "slots": slots}], "say": say}).to_string()
 }
 
 /// What the client named the request. A conversation's earlier turns change nothing of an answer here.
@@ -108,8 +127,12 @@ impl Control {
 pub(super) struct Machine {
     world: World,
     chance: Arc<Mutex<Chance>>,
-    running: Arc<Mutex<Option<Arc<Control>>>>,
+    running: Running,
+    /// The assistant's process.
+    beside: Running,
 }
+
+type Running = Arc<Mutex<Option<Arc<Control>>>>;
 
 impl std::fmt::Debug for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -123,6 +146,7 @@ impl Machine {
             world: world.clone(),
             chance: Arc::new(Mutex::new(world.chance())),
             running: Arc::default(),
+            beside: Arc::default(),
         }
     }
 
@@ -130,6 +154,18 @@ impl Machine {
     pub(super) fn kill(&self, cause: Cause) {
         if let Some(control) = self.running() {
             control.end(cause, "the simulation ended it");
+        }
+    }
+
+    /// Ends the assistant's, or has it say nothing more.
+    pub(super) fn trouble_the_assistant(&self, hangs: bool) {
+        let beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match beside {
+            Some(control) if hangs => {
+                *control.hangs.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            }
+            Some(control) => control.end(Cause::Memory, "the simulation ended it"),
+            None => {}
         }
     }
 
@@ -157,11 +193,12 @@ impl Host for Machine {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let (read, write) = tokio::io::split(ours);
         let control = Arc::<Control>::default();
-        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(control.clone());
         let process = Simulated {
             world: self.world.clone(),
             chance,
             control: control.clone(),
+            running: self.running.clone(),
+            beside: self.beside.clone(),
             pipe: theirs,
             frames: FrameReader::default(),
             model: PathBuf::new(),
@@ -282,6 +319,8 @@ struct Simulated {
     world: World,
     chance: Chance,
     control: Arc<Control>,
+    running: Running,
+    beside: Running,
     pipe: DuplexStream,
     frames: FrameReader,
     model: PathBuf,
@@ -347,6 +386,10 @@ impl Simulated {
         }
     }
 
+    fn is_assistant(&self) -> bool {
+        self.model == Path::new(ASSISTANT)
+    }
+
     fn has_work(&self) -> bool {
         self.step_to.is_some() || self.sequences.iter().any(|sequence| !sequence.is_paused)
     }
@@ -354,6 +397,12 @@ impl Simulated {
     async fn load(&mut self, model: PathBuf, precision: Option<Precision>) -> io::Result<bool> {
         self.precision = precision.unwrap_or(Precision::Int8);
         self.model = model;
+        let place = if self.is_assistant() {
+            &self.beside
+        } else {
+            &self.running
+        };
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.control.clone());
         let pause = self.chance.pause(50, 1500);
         tokio::time::sleep(pause).await;
         if !self.world.is_calm() && self.chance.one_in(30) {
@@ -397,7 +446,11 @@ impl Simulated {
 
     fn begin(&mut self, id: SequenceId, hurry: bool, request: &GenerateRequest) {
         let prompt = asked(request);
-        let words: Vec<_> = answer(&prompt).collect();
+        let words: Vec<_> = match self.is_assistant() {
+            // It says all or nothing.
+            true => vec![(7, understood(&prompt))],
+            false => answer(&prompt).collect(),
+        };
         let tokens = || words.iter().map(|(token, _)| *token);
         let said = if request.said_text.is_empty() {
             if !tokens().take(request.said.len()).eq(request.said.iter().copied()) {
@@ -554,6 +607,12 @@ impl Default for Sizes {
     }
 }
 
+impl Sizes {
+    pub(super) fn of_the_assistant() -> Self {
+        Self(summary(Path::new(ASSISTANT), Precision::Int8))
+    }
+}
+
 impl ModelSizes for Sizes {
     fn summary(&self) -> &ModelSummary {
         &self.0
@@ -581,7 +640,7 @@ fn summary(model: &Path, precision: Precision) -> ModelSummary {
         vocabulary_size: 50_000,
         has_chat_template: true,
         format: "simulated".into(),
-        assistant: false,
+        assistant: model == Path::new(ASSISTANT),
         precision,
     }
 }

@@ -23,12 +23,13 @@ use actors::stats::Stats;
 use actors::store::{Store as _, Table};
 use models::Precision;
 
+use super::beside::Assistant;
 use super::core::{Core, Surroundings};
 use crate::settings::{AuthMode, Settings};
 use crate::store::KEY_BYTES;
 use crate::store::simulated::SimulatedDisk;
 use device::{Device, PATIENCE};
-use engine::{FALLBACK, MODEL, Machine, Sizes};
+use engine::{ASSISTANT, FALLBACK, MODEL, Machine, Sizes};
 use world::World;
 
 /// Seeds where nobody says otherwise.
@@ -98,7 +99,11 @@ async fn live(seed: u64, world: &World, disk: &SimulatedDisk, devices: &[Device]
         packer: None,
         meter: Arc::new(machine.clone()),
         stats: Arc::<Stats>::default(),
-        assistant: None,
+        // One world in two has the assistant beside the model.
+        assistant: seed.is_multiple_of(2).then(|| Assistant {
+            path: ASSISTANT.into(),
+            sizes: Arc::new(Sizes::of_the_assistant()),
+        }),
         store: Some((store.clone(), restored.retained)),
         conversations: restored
             .records
@@ -153,7 +158,7 @@ async fn live(seed: u64, world: &World, disk: &SimulatedDisk, devices: &[Device]
 }
 
 fn act(world: &World, machine: &Machine, chance: &mut world::Chance) {
-    match chance.below(12) {
+    match chance.below(14) {
         0 => {
             world.note("a process is killed");
             machine.kill(Cause::Memory);
@@ -175,6 +180,14 @@ fn act(world: &World, machine: &Machine, chance: &mut world::Chance) {
             let stall = chance.pause(1000, 8000);
             world.note(format!("the disk stands still for {} ms", stall.as_millis()));
             world.stall_disk(stall);
+        }
+        7 | 8 => {
+            let hangs = chance.one_in(3);
+            world.note(format!(
+                "the assistant is in trouble: {}",
+                if hangs { "hangs" } else { "ends" }
+            ));
+            machine.trouble_the_assistant(hangs);
         }
         _ => {}
     }
