@@ -44,6 +44,7 @@ use crate::settings::{AuthMode, Settings, StoreMode};
 use crate::store::{AskForLeave, Caretaker, DurableStore, Restored, StoreError, StorePlace};
 use crate::store_desk::StoreDesk;
 use crate::telemetry::disk::DiskProbe;
+use crate::telemetry::traces::Traces;
 use crate::telemetry::{Metrics, metrics, observe};
 
 use beside::{Assistant, Beside};
@@ -97,6 +98,11 @@ pub enum DaemonError {
     /// Metrics.
     #[error(transparent)]
     Metrics(#[from] metrics::MetricsError),
+    /// What is sent to a collector.
+    #[error(
+        "telemetry.otlp_endpoint cannot be used: {0}; write for example \"http://127.0.0.1:4318\", or leave it empty"
+    )]
+    Traces(String),
     /// A fault of ours: the daemon's own topics could not be bound.
     #[error("the daemon's own topics could not be bound: {0}")]
     Bind(String),
@@ -178,6 +184,7 @@ struct Prepared {
     http: TcpListener,
     admin: AdminListener,
     metrics: Metrics,
+    traces: Option<Traces>,
     program: PathBuf,
 }
 
@@ -193,6 +200,8 @@ struct Started {
     store: Option<StoreDesk>,
     /// Held for as long as the daemon runs; none where it is not to probe.
     _disk_probe: Option<DiskProbe>,
+    /// What waits to be sent goes with the end.
+    _traces: Option<Traces>,
     arbiters: Vec<Arbiter>,
     served: Vec<actix_rt::task::JoinHandle<()>>,
 }
@@ -246,6 +255,7 @@ impl Prepared {
         };
         // Before anything is made that measures.
         let metrics = metrics::install()?;
+        let traces = Traces::install(&settings.telemetry).map_err(DaemonError::Traces)?;
         let stats = Arc::<Stats>::default();
         // Behind the status socket, which no two daemons of one data directory have.
         let store = match (settings.store.mode, &link) {
@@ -271,6 +281,7 @@ impl Prepared {
             http,
             admin,
             metrics,
+            traces,
             program,
         })
     }
@@ -294,6 +305,7 @@ impl Prepared {
             http,
             admin,
             metrics,
+            traces,
             program,
         } = self;
         let (stop, stopped) = watch::channel(false);
@@ -417,6 +429,7 @@ impl Prepared {
             link,
             store,
             _disk_probe: disk_probe,
+            _traces: traces,
             arbiters,
             served,
         })

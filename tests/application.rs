@@ -281,6 +281,7 @@ async fn a_handler_knows_who_asked_and_answers_with_one_call() {
         response_topic: Some("clawdbot/phone/answers/7".to_owned()),
         correlation_data: Some(b"seven".to_vec()),
         message_expiry_s: None,
+        user_properties: Vec::new(),
     };
     client
         .publish_with("clawdbot/phone/ask", "\"hello\"", properties)

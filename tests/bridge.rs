@@ -97,6 +97,7 @@ async fn an_answer_goes_to_the_response_topic_if_the_asker_may_write_there() {
         response_topic: Some(topic.to_owned()),
         correlation_data: Some(b"c".to_vec()),
         message_expiry_s: None,
+        user_properties: Vec::new(),
     };
     let mine = "clawdbot/bridge/mine";
     client.publish_with(REQUEST, "", asking_for(mine)).await;

@@ -104,6 +104,7 @@ async fn a_daemon_answers_what_an_external_broker_brings() {
         response_topic: Some("clawdbot/phone/reply/here".to_owned()),
         correlation_data: Some(b"\x00\xff7".to_vec()),
         message_expiry_s: Some(600),
+        user_properties: Vec::new(),
     };
     phone.publish_with(COMMAND, request("there", 3), properties).await;
     let item = phone.message_on("clawdbot/phone/reply/here").await;

@@ -47,5 +47,6 @@ mod structured;
 mod support;
 mod take_over;
 mod thermostat;
+mod traces;
 mod transports;
 mod watching;

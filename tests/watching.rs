@@ -92,6 +92,7 @@ fn launch() -> Option<Launch> {
         .model(&model)
         .set("model.commands", "embedded")
         .set("mqtt.tls", "127.0.0.1:0")
+        .set("mqtt.secure_websocket", "127.0.0.1:0")
         .set("metrics.disk_probe_interval_s", 1);
     Some(launch)
 }

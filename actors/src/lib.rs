@@ -33,6 +33,7 @@ pub mod policy;
 mod presence;
 pub mod received;
 pub mod reception;
+mod request_trace;
 pub mod restoration;
 pub mod route;
 pub mod scheduler;

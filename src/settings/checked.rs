@@ -43,6 +43,8 @@ pub struct Settings {
     pub memory: Memory,
     /// Health and metrics over HTTP.
     pub metrics: Metrics,
+    /// What is sent to an OpenTelemetry collector.
+    pub telemetry: Telemetry,
     /// Log output.
     pub log: Log,
     /// How long stopping may take.
@@ -411,6 +413,15 @@ pub struct Metrics {
     pub allow_beyond_loopback: bool,
 }
 
+/// What is sent to an OpenTelemetry collector.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// Where it takes OTLP by HTTP, without a slash at the end; none where nothing is sent.
+    pub otlp_endpoint: Option<String>,
+    /// So many of a hundred requests are traced, where the client has not decided.
+    pub trace_percent: u8,
+}
+
 /// Log output.
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -605,6 +616,10 @@ impl Settings {
                 recovery_margin_percent: 5,
                 dwell: Duration::from_secs(60),
                 interval: Duration::from_secs(2),
+            },
+            telemetry: Telemetry {
+                otlp_endpoint: None,
+                trace_percent: 100,
             },
             metrics: Metrics {
                 disk_probe_interval: Some(Duration::from_secs(15)),

@@ -26,7 +26,7 @@ use self::raw::RawSettings;
 pub use checked::{
     Auth, AuthMode, Broker, BrokerAddress, BrokerMode, CertificateFiles, ClientCertificates, Conversation,
     Flapping, Hub, Log, LogFormat, MasterKeySource, Memory, Metrics, Model, Mqtt, NamedFile, PasswordSource,
-    PostgresServer, Scheduler, Settings, Shutdown, Store, StoreMode, Supervisor,
+    PostgresServer, Scheduler, Settings, Shutdown, Store, StoreMode, Supervisor, Telemetry,
 };
 pub use error::{Problem, SettingsError};
 pub use locate::{Flag, Origin, Sources};

@@ -31,6 +31,7 @@ pub(super) struct RawSettings {
     pub(super) store: RawStore,
     pub(super) memory: RawMemory,
     pub(super) metrics: RawMetrics,
+    pub(super) telemetry: RawTelemetry,
     pub(super) log: RawLog,
     pub(super) shutdown: RawShutdown,
 }
@@ -189,6 +190,13 @@ pub(super) struct RawMemory {
     pub(super) recovery_margin_percent: Given<u64>,
     pub(super) dwell_s: Given<u64>,
     pub(super) interval_s: Given<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTelemetry {
+    pub(super) otlp_endpoint: Given<String>,
+    pub(super) trace_percent: Given<u64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -4,5 +4,7 @@ pub mod disk;
 pub mod logging;
 pub mod metrics;
 pub mod observe;
+mod otlp;
+pub mod traces;
 
 pub use metrics::Metrics;

@@ -338,6 +338,7 @@ async fn whoever_the_broker_lets_ask_the_bridge_is_answered_once() {
         response_topic: Some(topic.to_owned()),
         correlation_data: Some(b"c".to_vec()),
         message_expiry_s: None,
+        user_properties: Vec::new(),
     };
     let mine = "clawdbot/bridge/response/mine";
     steward.publish_with(request, "", asking_for(mine)).await;

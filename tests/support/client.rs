@@ -63,6 +63,7 @@ pub(crate) struct Properties {
     pub(crate) response_topic: Option<String>,
     pub(crate) correlation_data: Option<Vec<u8>>,
     pub(crate) message_expiry_s: Option<u32>,
+    pub(crate) user_properties: Vec<(String, String)>,
 }
 
 /// A connected client. Dropped, it is lost without a goodbye.
@@ -268,6 +269,7 @@ impl Client {
             response_topic: properties.response_topic,
             correlation_data: properties.correlation_data.map(Into::into),
             message_expiry_interval: properties.message_expiry_s,
+            user_properties: properties.user_properties,
             ..Default::default()
         };
         client

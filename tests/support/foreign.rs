@@ -83,21 +83,36 @@ pub(crate) fn node_with_mqtt_js() -> Option<Command> {
     Some(again)
 }
 
+/// A Python that has OpenTelemetry's protobuf messages.
+pub(crate) fn python_with_otlp() -> Option<PathBuf> {
+    python_with(
+        "import opentelemetry.proto.collector.trace.v1.trace_service_pb2",
+        "opentelemetry-proto",
+    )
+}
+
 /// A Python that has paho-mqtt.
 pub(crate) fn python_with_paho() -> Option<PathBuf> {
+    python_with(
+        "import paho.mqtt.client as c; c.CallbackAPIVersion.VERSION2",
+        "paho-mqtt 2",
+    )
+}
+
+/// A Python that has what this script wants, and is called so.
+fn python_with(script: &str, package: &str) -> Option<PathBuf> {
     let given = std::env::var_os("CLAWDBOT_TEST_PYTHON").map(PathBuf::from);
     let candidates = given.into_iter().chain([PathBuf::from("python3")]);
-    let check = "import paho.mqtt.client as c; c.CallbackAPIVersion.VERSION2";
     for python in candidates {
         let check = Command::new(&python)
-            .args(["-c", check])
+            .args(["-c", script])
             .stdin(Stdio::null())
             .output();
         if check.is_ok_and(|output| output.status.success()) {
             return Some(python);
         }
     }
-    skip("no Python with paho-mqtt 2; `tests/run` makes one");
+    skip(&format!("no Python with {package}; `tests/run` makes one"));
     None
 }
 

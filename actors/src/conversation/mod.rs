@@ -34,6 +34,7 @@ use crate::outside;
 use crate::policy::priority::Priority;
 use crate::policy::schedule::End as Fate;
 use crate::received::may_answer_on;
+use crate::request_trace::RequestTrace;
 use crate::scheduler::{AwaitsTurn, CancelJob, JobId, Scheduler, SchedulerGauge, Submit, Weight};
 use crate::served::Audience;
 use crate::store::Acceptance;
@@ -138,6 +139,7 @@ struct Pending {
     deadline: Option<Instant>,
     last_receiver_seen: Instant,
     accepted_at: Instant,
+    trace: Option<RequestTrace>,
 }
 
 struct Running {
@@ -162,6 +164,7 @@ struct Running {
     commanded: Option<Commanded>,
     /// What is remembered when it has ended; None where nothing is.
     remembered: Option<Remembered>,
+    trace: Option<RequestTrace>,
     /// The request once more, if it was asked with a history that it may not have room for.
     again: Option<Pending>,
 }
@@ -336,6 +339,7 @@ impl Conversation {
             self.turn(request.priority).ends(Fate::Refused);
             return self.fail(&reply, &id, error);
         }
+        let trace = RequestTrace::of(&msg.message, request.priority);
         let by_request = request.deadline.map(|within| now + within);
         let pending = Pending {
             id,
@@ -348,6 +352,7 @@ impl Conversation {
             reply,
             last_receiver_seen: now,
             accepted_at: now,
+            trace,
         };
         let is_before = |other: &Pending| other.request.priority <= pending.request.priority;
         let place = self.queue.partition_point(is_before);
@@ -375,6 +380,9 @@ impl Conversation {
                     retry_after_ms: None,
                 };
                 self.fail(&pending.reply, &pending.id, error);
+                if let Some(trace) = pending.trace {
+                    trace.failed("expired");
+                }
                 if let Some(turn) = pending.turn {
                     turn.ends(Fate::Expired);
                 }
@@ -396,6 +404,7 @@ impl Conversation {
                     .weigh(pending.request.generate.prompt.bytes()),
                 turn: None,
                 reply: pending.reply.clone(),
+                trace: pending.trace.clone(),
                 ..pending
             });
             let mut request = pending.request.generate;
@@ -444,6 +453,7 @@ impl Conversation {
                 last_receiver_seen: pending.last_receiver_seen,
                 remembered,
                 again,
+                trace: pending.trace,
             });
         }
         if !self.has_work()
@@ -553,7 +563,8 @@ impl Conversation {
         let mut abandoned = Vec::new();
         for running in &mut self.running {
             if !seen(&self.switchboard, &running.reply, &mut running.last_receiver_seen) {
-                tracing::info!(id = running.id, topic = %running.reply.topic, "nobody can receive the answer: cancelled");
+                let trace_id = running.trace.as_ref().map(RequestTrace::id);
+                tracing::info!(id = running.id, topic = %running.reply.topic, trace_id, "nobody can receive the answer: cancelled");
                 abandoned.push(running.job);
             }
         }
@@ -645,6 +656,9 @@ impl Conversation {
             ..End::default()
         };
         self.only_item(&pending.reply, &pending.id, end);
+        if let Some(trace) = pending.trace {
+            trace.failed("cancelled");
+        }
         if let Some(turn) = pending.turn {
             turn.ends(Fate::Cancelled);
         }

@@ -5,6 +5,7 @@ use models::FinishReason;
 
 use super::item::{End, Item, ItemError, finish_reason};
 use super::{Conversation, Pending, Running, TOO_LONG};
+use crate::request_trace::Ended;
 use crate::scheduler::{Progress, SHUTTING_DOWN};
 
 impl Handler<Progress> for Conversation {
@@ -93,6 +94,16 @@ impl Handler<Progress> for Conversation {
                     ..End::default()
                 };
                 self.end(&running, end);
+                if let Some(trace) = running.trace.take() {
+                    trace.answered(&Ended {
+                        model: &model,
+                        precision: running.precision,
+                        attempt: running.all_attempts(),
+                        finish_reason: finish_reason(reason),
+                        usage,
+                        timings,
+                    });
+                }
                 self.next(ctx);
             }
             Progress::Failed {
@@ -117,6 +128,10 @@ impl Handler<Progress> for Conversation {
                     retry_after_ms,
                 };
                 self.end(&running, End::failed(error));
+                if let Some(trace) = running.trace.take() {
+                    tracing::info!(id = running.id, code, trace_id = trace.id(), "a request failed");
+                    trace.failed(&code);
+                }
                 self.next(ctx);
             }
         }

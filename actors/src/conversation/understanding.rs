@@ -10,6 +10,7 @@ use super::{Conversation, Fate, JobId, Pending, ReplyTo, commanded, memory};
 use crate::commander::Understood;
 use crate::external_broker::Answering;
 use crate::outside;
+use crate::request_trace::Ended;
 
 /// What was said to the assistant is counted in the tokens of another model, of which each has some three bytes.
 const BYTES_PER_TOKEN: usize = 3;
@@ -60,7 +61,7 @@ impl Conversation {
     }
 
     /// What is said of a command is in words, as is all that the other model says; what is to be done of it is in the last item.
-    fn commanded(&self, pending: Pending, understood: &Understood) {
+    fn commanded(&self, mut pending: Pending, understood: &Understood) {
         let (reply, id, answer) = (&pending.reply, &pending.id, &understood.answer);
         let item = Item {
             id,
@@ -95,6 +96,16 @@ impl Conversation {
                 ..item
             },
         );
+        if let Some(trace) = pending.trace.take() {
+            trace.answered(&Ended {
+                model: &understood.model,
+                precision: understood.precision,
+                attempt: reply.attempt(),
+                finish_reason: finish_reason(FinishReason::Stop),
+                usage: understood.usage,
+                timings: understood.timings,
+            });
+        }
         if let Some(turn) = pending.turn {
             turn.ends(Fate::Completed);
         }

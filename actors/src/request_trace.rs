@@ -1,0 +1,202 @@
+//! What becomes of a request, as a trace: spans in OpenTelemetry's terms, in the trace that the client began where it sent a
+//! `traceparent` (W3C Trace Context, as MQTT 5 user property). Nothing is recorded while nobody exports, and spans are made when the
+//! request is over, of times that are taken anyway. No prompt, no answer and no topic is part of one.
+
+use std::time::{Duration, SystemTime};
+
+use models::Precision;
+use opentelemetry::trace::{
+    Span, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
+    TraceState,
+};
+use opentelemetry::{Context, KeyValue, global};
+use topics::message::Message;
+
+use crate::conversation::{Timings, Usage};
+use crate::outside;
+use crate::policy::priority::Priority;
+
+/// The user property that carries the client's trace.
+const TRACEPARENT: &str = "traceparent";
+
+/// The trace of a request that is recorded. Cheap to clone; the last one that is let go of ends it.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestTrace {
+    /// With the span of the whole request.
+    context: Context,
+    accepted_at: SystemTime,
+}
+
+/// What there is to tell in the end.
+pub(crate) struct Ended<'a> {
+    pub(crate) model: &'a str,
+    pub(crate) precision: Option<Precision>,
+    pub(crate) attempt: u32,
+    /// As in the last item.
+    pub(crate) finish_reason: &'a str,
+    pub(crate) usage: Usage,
+    pub(crate) timings: Timings,
+}
+
+impl RequestTrace {
+    /// Of a request that was accepted now; none where none is recorded.
+    pub(crate) fn of(message: &Message, priority: Priority) -> Option<Self> {
+        let tracer = global::tracer("clawdbot");
+        let accepted_at = outside::calendar();
+        let parent = message
+            .properties
+            .as_ref()
+            .and_then(|properties| {
+                let mut all = properties.user_properties.iter();
+                let (_, value) = all.find(|(name, _)| &**name == TRACEPARENT)?;
+                parse(value)
+            })
+            .map_or_else(Context::new, |parent| {
+                Context::new().with_remote_span_context(parent)
+            });
+        let span = SpanBuilder::from_name("process command")
+            .with_kind(SpanKind::Consumer)
+            .with_start_time(accepted_at)
+            .with_attributes([
+                KeyValue::new("messaging.system", "mqtt"),
+                KeyValue::new("messaging.operation.type", "process"),
+                KeyValue::new("priority", priority.as_str()),
+            ])
+            .start_with_context(&tracer, &parent);
+        span.is_recording().then(|| Self {
+            context: parent.with_span(span),
+            accepted_at,
+        })
+    }
+
+    /// The trace's id, for log lines.
+    pub(crate) fn id(&self) -> String {
+        self.context.span().span_context().trace_id().to_string()
+    }
+
+    /// It was answered.
+    pub(crate) fn answered(self, ended: &Ended<'_>) {
+        let at = |seconds: f64| {
+            let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+            self.accepted_at + since
+        };
+        let timings = &ended.timings;
+        let (began, done) = (at(timings.queue_s), at(timings.duration_s));
+        self.child(&self.context, "queue", self.accepted_at, began);
+        let tracer = global::tracer("clawdbot");
+        let precision = ended.precision.map_or_else(String::new, |bits| bits.to_string());
+        let inference = SpanBuilder::from_name(format!("chat {}", ended.model))
+            .with_kind(SpanKind::Client)
+            .with_start_time(began)
+            .with_attributes([
+                KeyValue::new("gen_ai.operation.name", "chat"),
+                KeyValue::new("gen_ai.response.model", ended.model.to_owned()),
+                KeyValue::new("gen_ai.response.finish_reasons", ended.finish_reason.to_owned()),
+                KeyValue::new("gen_ai.usage.input_tokens", count(ended.usage.prompt_tokens)),
+                KeyValue::new(
+                    "gen_ai.usage.cached_tokens",
+                    count(ended.usage.prompt_tokens_details.cached_tokens),
+                ),
+                KeyValue::new("gen_ai.usage.output_tokens", count(ended.usage.completion_tokens)),
+                KeyValue::new("precision", precision),
+                KeyValue::new("attempt", i64::from(ended.attempt)),
+            ])
+            .start_with_context(&tracer, &self.context);
+        let inference = self.context.with_span(inference);
+        let first = timings.time_to_first_token_s.map(at);
+        self.child(&inference, "prefill", began, first.unwrap_or(done));
+        if let Some(first) = first {
+            self.child(&inference, "decode", first, done);
+        }
+        inference.span().end_with_timestamp(done);
+        let now = outside::calendar();
+        self.child(&self.context, "reply", done, now.max(done));
+        let root = self.context.span();
+        root.set_status(Status::Ok);
+        root.end_with_timestamp(now.max(done));
+    }
+
+    /// It was not, for this reason.
+    pub(crate) fn failed(self, code: &str) {
+        let root = self.context.span();
+        root.set_attribute(KeyValue::new("error.type", code.to_owned()));
+        root.set_status(Status::error(code.to_owned()));
+        root.end_with_timestamp(outside::calendar());
+    }
+
+    fn child(&self, parent: &Context, name: &'static str, from: SystemTime, to: SystemTime) {
+        let tracer = global::tracer("clawdbot");
+        let span = SpanBuilder::from_name(name)
+            .with_start_time(from)
+            .start_with_context(&tracer, parent);
+        Context::new().with_span(span).span().end_with_timestamp(to);
+    }
+}
+
+fn count(tokens: usize) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
+}
+
+/// `00-<32 hexadecimal digits>-<16>-<2>`; of later versions what stands in these places. None where it says nothing.
+fn parse(value: &str) -> Option<SpanContext> {
+    let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let mut parts = value.split('-');
+    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_whole = [(version, 2), (trace, 32), (span, 16), (flags, 2)]
+        .iter()
+        .all(|(part, length)| part.len() == *length && is_hex(part));
+    // Version 255 is none, and version 0 has no further part.
+    if !is_whole || version == "ff" || (version == "00" && parts.next().is_some()) {
+        return None;
+    }
+    let flags = u8::from_str_radix(flags, 16).ok()?;
+    let context = SpanContext::new(
+        TraceId::from_hex(trace).ok()?,
+        SpanId::from_hex(span).ok()?,
+        TraceFlags::new(flags & 1),
+        true,
+        TraceState::default(),
+    );
+    context.is_valid().then_some(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn a_traceparent_is_read_as_w3c_has_it() {
+        let parent = parse(GOOD).unwrap();
+        assert_eq!(parent.trace_id().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(parent.span_id().to_string(), "00f067aa0ba902b7");
+        assert!(parent.is_sampled() && parent.is_remote());
+        // A later version may have more behind it, which says nothing here.
+        assert!(parse(&GOOD.replace("00-4b", "01-4b").replace("-01", "-00-more")).is_some());
+        for bad in [
+            "",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "00-4bf92f3577b34da6a3ce929d0e0e473é-00f067aa0ba902b7-01",
+        ] {
+            assert!(parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_a_client_sends_is_more_than_read_or_not(text in "[0-9a-f-]{0,60}|.{0,60}") {
+            if let Some(parent) = parse(&text) {
+                prop_assert!(parent.is_valid());
+                prop_assert!(text.contains(&parent.trace_id().to_string()));
+            }
+        }
+    }
+}

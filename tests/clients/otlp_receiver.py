@@ -1,0 +1,44 @@
+"""Takes OTLP by HTTP as a collector does, with OpenTelemetry's own protobuf messages, and prints what came: the port first, then a
+line of JSON for each span."""
+
+import json
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+from google.protobuf.json_format import MessageToDict
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
+
+class Receiver(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path != "/v1/traces" or self.headers["Content-Type"] != "application/x-protobuf":
+            self.send_response(404)
+            self.end_headers()
+            return
+        request = trace_service_pb2.ExportTraceServiceRequest.FromString(body)
+        for resource in request.resource_spans:
+            told = MessageToDict(resource.resource)
+            for scope in resource.scope_spans:
+                for span in scope.spans:
+                    line = MessageToDict(span, preserving_proto_field_name=True)
+                    line["trace_id"] = span.trace_id.hex()
+                    line["span_id"] = span.span_id.hex()
+                    line["parent_span_id"] = span.parent_span_id.hex()
+                    line["resource"] = told
+                    print(json.dumps(line), flush=True)
+        answer = trace_service_pb2.ExportTraceServiceResponse().SerializeToString()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-protobuf")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        pass
+
+
+server = HTTPServer(("127.0.0.1", 0), Receiver)
+print(server.server_address[1], flush=True)
+sys.stdout.flush()
+server.serve_forever()

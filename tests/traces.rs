@@ -1,0 +1,232 @@
+//! Traces, as a collector gets them that decodes OTLP by OpenTelemetry's own messages for Python.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::client::{Client, Properties};
+use crate::support::daemon::{Daemon, Launch};
+use crate::support::data::{PROMPT, stories};
+use crate::support::foreign::python_with_otlp;
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const SPAN: &str = "00f067aa0ba902b7";
+
+/// Ended when it is let go of.
+struct Collector {
+    process: Child,
+    endpoint: String,
+    spans: Receiver<Value>,
+}
+
+impl Collector {
+    fn start() -> Option<Self> {
+        let python = python_with_otlp()?;
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/otlp_receiver.py");
+        let mut process = Command::new(python)
+            .arg(script)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+        let port = lines.next().expect("a port").expect("text");
+        let (sender, spans) = channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let span = serde_json::from_str(&line).expect("JSON");
+                if sender.send(span).is_err() {
+                    return;
+                }
+            }
+        });
+        Some(Self {
+            process,
+            endpoint: format!("http://127.0.0.1:{port}"),
+            spans,
+        })
+    }
+
+    /// The next so many spans, by their names.
+    fn spans(&self, count: usize) -> BTreeMap<String, Value> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut spans = BTreeMap::new();
+        while spans.len() < count {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let span = self.spans.recv_timeout(left);
+            let span = span.unwrap_or_else(|_| panic!("only these came: {spans:#?}"));
+            let name = span["name"].as_str().expect("a name").to_owned();
+            spans.insert(name, span);
+        }
+        spans
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        // One that ended by itself is gone, too.
+        let _gone = self.process.kill();
+        let _gone = self.process.wait();
+    }
+}
+
+fn launch(endpoint: &str) -> Option<Launch> {
+    let launch = Daemon::launch().model(&stories()?);
+    Some(launch.set("telemetry.otlp_endpoint", endpoint))
+}
+
+fn time(span: &Value, which: &str) -> u64 {
+    let text = span[which].as_str().expect("a time");
+    text.parse().expect("nanoseconds")
+}
+
+fn attribute<'s>(span: &'s Value, name: &str) -> &'s Value {
+    let attributes = span["attributes"].as_array().expect("attributes");
+    let found = attributes.iter().find(|attribute| attribute["key"] == name);
+    &found.unwrap_or_else(|| panic!("no {name}: {span:#}"))["value"]
+}
+
+#[tokio::test]
+async fn a_request_is_one_trace_from_its_clients_on_and_without_a_word_of_it() {
+    let Some(collector) = Collector::start() else {
+        return;
+    };
+    let Some(launch) = launch(&collector.endpoint) else {
+        return;
+    };
+    let daemon = launch.start();
+    let mut client = Client::of(&daemon, "phone", "phone").await;
+    client.subscribe("clawdbot/phone/reply", 1).await;
+    let request = serde_json::json!({"id": "a", "prompt": PROMPT, "max_tokens": 12}).to_string();
+    let properties = Properties {
+        user_properties: vec![("traceparent".to_owned(), format!("00-{TRACE}-{SPAN}-01"))],
+        ..Properties::default()
+    };
+    client
+        .publish_with("clawdbot/phone/command", request, properties)
+        .await;
+    let answer = client.answer("a").await;
+    answer.assert_whole();
+
+    let spans = collector.spans(6);
+    let named = |name: &str| spans.get(name).unwrap_or_else(|| panic!("no {name}: {spans:#?}"));
+    let (root, inference) = (named("process command"), named("chat stories260K"));
+    assert_eq!(root["parent_span_id"], SPAN);
+    for (child, parent) in [
+        ("queue", root),
+        ("chat stories260K", root),
+        ("reply", root),
+        ("prefill", inference),
+        ("decode", inference),
+    ] {
+        assert_eq!(named(child)["parent_span_id"], parent["span_id"], "{child}");
+    }
+    for span in spans.values() {
+        assert_eq!(span["trace_id"], TRACE);
+        let (from, to) = (
+            time(span, "start_time_unix_nano"),
+            time(span, "end_time_unix_nano"),
+        );
+        assert!(
+            time(root, "start_time_unix_nano") <= from
+                && from <= to
+                && to <= time(root, "end_time_unix_nano"),
+            "{span:#}"
+        );
+        let text = span.to_string();
+        assert!(!text.contains(PROMPT) && !text.contains("phone"), "{text}");
+    }
+    // One behind the other.
+    assert_eq!(
+        time(named("queue"), "end_time_unix_nano"),
+        time(inference, "start_time_unix_nano")
+    );
+    assert_eq!(
+        time(named("prefill"), "end_time_unix_nano"),
+        time(named("decode"), "start_time_unix_nano")
+    );
+    assert_eq!(
+        attribute(inference, "gen_ai.usage.output_tokens")["int_value"],
+        "12"
+    );
+    assert_eq!(
+        attribute(inference, "gen_ai.response.model")["string_value"],
+        "stories260K"
+    );
+    assert_eq!(attribute(root, "priority")["string_value"], "interactive");
+    let service = root["resource"].to_string();
+    assert!(
+        service.contains("service.name") && service.contains("clawdbot"),
+        "{service}"
+    );
+}
+
+#[tokio::test]
+async fn what_failed_is_a_span_with_its_error_and_what_the_client_does_not_want_traced_is_none() {
+    let Some(collector) = Collector::start() else {
+        return;
+    };
+    let Some(launch) = launch(&collector.endpoint) else {
+        return;
+    };
+    let daemon = launch.start();
+    let mut client = Client::of(&daemon, "phone", "phone").await;
+    client.subscribe("clawdbot/phone/reply", 1).await;
+    let unwanted = Properties {
+        user_properties: vec![("traceparent".to_owned(), format!("00-{TRACE}-{SPAN}-00"))],
+        ..Properties::default()
+    };
+    let request = serde_json::json!({"id": "untraced", "prompt": PROMPT, "max_tokens": 2}).to_string();
+    client
+        .publish_with("clawdbot/phone/command", request, unwanted)
+        .await;
+    client.answer("untraced").await.assert_whole();
+    let request =
+        serde_json::json!({"id": "long", "prompt": PROMPT.repeat(200), "max_tokens": 2}).to_string();
+    client.publish("clawdbot/phone/command", 1, false, request).await;
+    let (code, _) = {
+        let answer = client.answer("long").await;
+        let (code, message) = answer.error();
+        (code.to_owned(), message.to_owned())
+    };
+    let spans = collector.spans(1);
+    let root = spans
+        .get("process command")
+        .unwrap_or_else(|| panic!("{spans:#?}"));
+    assert_ne!(root["trace_id"], TRACE);
+    assert_eq!(root["parent_span_id"], "");
+    assert_eq!(attribute(root, "error.type")["string_value"], code.as_str());
+    assert_eq!(root["status"]["code"], "STATUS_CODE_ERROR");
+}
+
+#[tokio::test]
+async fn a_collector_that_is_not_there_holds_up_nobody_and_not_the_end_either() {
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("a port");
+    // It takes connections, and says nothing.
+    let endpoint = format!("http://{}", nobody.local_addr().expect("an address"));
+    let Some(launch) = launch(&endpoint) else { return };
+    let mut daemon = launch.start();
+    let mut client = Client::of(&daemon, "phone", "phone").await;
+    client.subscribe("clawdbot/phone/reply", 1).await;
+    for number in 0..20 {
+        let request =
+            serde_json::json!({"id": format!("r{number}"), "prompt": PROMPT, "max_tokens": 2}).to_string();
+        client.publish("clawdbot/phone/command", 1, false, request).await;
+        client.answer(&format!("r{number}")).await.assert_whole();
+    }
+    daemon.accounts_add_up().await;
+    daemon.signal(Signal::TERM);
+    let ended = daemon.exit(Duration::from_secs(60)).expect("it ends");
+    assert!(ended.success(), "{ended:?}");
+    assert!(
+        daemon.log().contains("the last traces were not sent"),
+        "{}",
+        daemon.log()
+    );
+}
