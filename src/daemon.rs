@@ -254,7 +254,7 @@ impl Prepared {
             Some(_) => (None, 0),
         };
         // Before anything is made that measures.
-        let metrics = metrics::install()?;
+        let metrics = metrics::install(&settings.telemetry)?;
         let traces = Traces::install(&settings.telemetry).map_err(DaemonError::Traces)?;
         let stats = Arc::<Stats>::default();
         // Behind the status socket, which no two daemons of one data directory have.

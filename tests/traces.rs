@@ -62,7 +62,9 @@ impl Collector {
             let span = self.spans.recv_timeout(left);
             let span = span.unwrap_or_else(|_| panic!("only these came: {spans:#?}"));
             let name = span["name"].as_str().expect("a name").to_owned();
-            spans.insert(name, span);
+            if name != "metrics" {
+                spans.insert(name, span);
+            }
         }
         spans
     }
@@ -114,11 +116,13 @@ async fn a_request_is_one_trace_from_its_clients_on_and_without_a_word_of_it() {
     let answer = client.answer("a").await;
     answer.assert_whole();
 
-    let spans = collector.spans(6);
+    let spans = collector.spans(8);
     let named = |name: &str| spans.get(name).unwrap_or_else(|| panic!("no {name}: {spans:#?}"));
     let (root, inference) = (named("process command"), named("chat stories260K"));
     assert_eq!(root["parent_span_id"], SPAN);
     for (child, parent) in [
+        ("route", root),
+        ("conversation", root),
         ("queue", root),
         ("chat stories260K", root),
         ("reply", root),
@@ -142,15 +146,15 @@ async fn a_request_is_one_trace_from_its_clients_on_and_without_a_word_of_it() {
         let text = span.to_string();
         assert!(!text.contains(PROMPT) && !text.contains("phone"), "{text}");
     }
-    // One behind the other.
-    assert_eq!(
-        time(named("queue"), "end_time_unix_nano"),
-        time(inference, "start_time_unix_nano")
-    );
-    assert_eq!(
-        time(named("prefill"), "end_time_unix_nano"),
-        time(named("decode"), "start_time_unix_nano")
-    );
+    // One behind the other, and no time between them.
+    let stations = ["route", "conversation", "queue", "chat stories260K", "reply"];
+    for pair in stations.windows(2).chain([&["prefill", "decode"][..]]) {
+        assert_eq!(
+            time(named(pair[0]), "end_time_unix_nano"),
+            time(named(pair[1]), "start_time_unix_nano"),
+            "{pair:?}"
+        );
+    }
     assert_eq!(
         attribute(inference, "gen_ai.usage.output_tokens")["int_value"],
         "12"
@@ -229,4 +233,34 @@ async fn a_collector_that_is_not_there_holds_up_nobody_and_not_the_end_either() 
         "{}",
         daemon.log()
     );
+}
+
+#[tokio::test]
+async fn a_collector_is_told_the_same_metrics_as_prometheus() {
+    let Some(collector) = Collector::start() else {
+        return;
+    };
+    let daemon = Daemon::launch()
+        .set("telemetry.otlp_endpoint", &collector.endpoint)
+        .start();
+    let told = collector
+        .spans
+        .recv_timeout(Duration::from_secs(60))
+        .expect("metrics");
+    let names = told["names"].as_array().expect("names");
+    let (_, scraped) = daemon.get("/metrics");
+    for name in names {
+        let name = name.as_str().expect("a name").replace('.', "_");
+        assert!(scraped.contains(&name), "{name}");
+    }
+    for name in [
+        "clawdbot.mqtt.connections",
+        "clawdbot.memory.used",
+        "clawdbot.requests.account",
+    ] {
+        assert!(
+            names.iter().any(|told| told == name),
+            "{name} is missing: {names:?}"
+        );
+    }
 }

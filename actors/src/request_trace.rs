@@ -2,7 +2,7 @@
 //! `traceparent` (W3C Trace Context, as MQTT 5 user property). Nothing is recorded while nobody exports, and spans are made when the
 //! request is over, of times that are taken anyway. No prompt, no answer and no topic is part of one.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use models::Precision;
 use opentelemetry::trace::{
@@ -24,7 +24,12 @@ const TRACEPARENT: &str = "traceparent";
 pub(crate) struct RequestTrace {
     /// With the span of the whole request.
     context: Context,
+    /// When its session handed it over.
+    routed_at: SystemTime,
+    /// When its conversation took it on.
     accepted_at: SystemTime,
+    /// When its turn had come.
+    submitted_at: SystemTime,
 }
 
 /// What there is to tell in the end.
@@ -39,10 +44,11 @@ pub(crate) struct Ended<'a> {
 }
 
 impl RequestTrace {
-    /// Of a request that was accepted now; none where none is recorded.
-    pub(crate) fn of(message: &Message, priority: Priority) -> Option<Self> {
+    /// Of a request that is accepted now; none where none is recorded.
+    pub(crate) fn of(message: &Message, routed_at: Instant, priority: Priority) -> Option<Self> {
         let tracer = global::tracer("clawdbot");
         let accepted_at = outside::calendar();
+        let routed_at = accepted_at - outside::since(routed_at);
         let parent = message
             .properties
             .as_ref()
@@ -56,7 +62,7 @@ impl RequestTrace {
             });
         let span = SpanBuilder::from_name("process command")
             .with_kind(SpanKind::Consumer)
-            .with_start_time(accepted_at)
+            .with_start_time(routed_at)
             .with_attributes([
                 KeyValue::new("messaging.system", "mqtt"),
                 KeyValue::new("messaging.operation.type", "process"),
@@ -65,8 +71,15 @@ impl RequestTrace {
             .start_with_context(&tracer, &parent);
         span.is_recording().then(|| Self {
             context: parent.with_span(span),
+            routed_at,
             accepted_at,
+            submitted_at: accepted_at,
         })
+    }
+
+    /// Its turn has come: it waits for a place in the engine from now on.
+    pub(crate) fn submitted(&mut self) {
+        self.submitted_at = outside::calendar().max(self.accepted_at);
     }
 
     /// The trace's id, for log lines.
@@ -82,7 +95,10 @@ impl RequestTrace {
         };
         let timings = &ended.timings;
         let (began, done) = (at(timings.queue_s), at(timings.duration_s));
-        self.child(&self.context, "queue", self.accepted_at, began);
+        let submitted_at = self.submitted_at.min(began);
+        self.child(&self.context, "route", self.routed_at, self.accepted_at);
+        self.child(&self.context, "conversation", self.accepted_at, submitted_at);
+        self.child(&self.context, "queue", submitted_at, began);
         let tracer = global::tracer("clawdbot");
         let precision = ended.precision.map_or_else(String::new, |bits| bits.to_string());
         let inference = SpanBuilder::from_name(format!("chat {}", ended.model))

@@ -13,6 +13,7 @@ pub use mailboxes::Mailboxes;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, RwLock};
+use std::time::Instant;
 
 use actix::Addr;
 use arc_swap::ArcSwap;
@@ -34,6 +35,7 @@ use crate::device_session::{DeviceSession, Recheck};
 use crate::external_broker::{Answering, Handling, Receipt, Uplink};
 use crate::mailbox::{MailboxRef, Overflow, OwnerCounters, Refusal, Slot};
 use crate::outbox::{Outbox, Pushed};
+use crate::outside;
 use crate::route::{LastRoute, Ownership, Receiver};
 use crate::served::ServedFilters;
 use crate::stats::Stats;
@@ -46,6 +48,8 @@ use crate::topic_router::{RouteFirst, RouteRequest, TopicRouter};
 pub struct Inbound {
     /// The message.
     pub message: Arc<Message>,
+    /// When it was handed over.
+    pub routed_at: Instant,
     /// The levels in braces of the pattern that bound the topic; empty for a concrete binding.
     pub params: Params,
     /// Who published it.
@@ -642,6 +646,7 @@ impl Switchboard {
         };
         let may_wait = receipt.is_some() && mailbox.overflow == Overflow::Reject;
         let put = owner.mailbox.put(counters, |slot| Inbound {
+            routed_at: outside::now(),
             message: message.clone(),
             params: params.clone(),
             from: from.clone(),

@@ -2,10 +2,19 @@
 //! with boundaries of its own, and come out here as Prometheus text. The names are OpenTelemetry's; Prometheus turns dots into underscores
 //! and appends the unit and `_total`.
 
+use std::time::Duration;
+
 use opentelemetry::global;
+use opentelemetry_otlp::{MetricExporter, Protocol, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
+
+use super::otlp::Client;
+use crate::settings::Telemetry;
+
+/// How often a collector is told all numbers.
+const SENT_EVERY: Duration = Duration::from_secs(15);
 
 /// The process's metrics. Dropping it leaves the global provider in place.
 #[derive(Clone, Debug)]
@@ -27,8 +36,11 @@ pub enum MetricsError {
 
 /// Makes the meter provider and makes it the global one. Call it before any instrument is created:
 /// an instrument stays with the provider that was global when it was made.
-pub fn install() -> Result<Metrics, MetricsError> {
-    let metrics = Metrics::new()?;
+///
+/// # Errors
+/// [`MetricsError::Setup`], also where the collector's place is none.
+pub fn install(telemetry: &Telemetry) -> Result<Metrics, MetricsError> {
+    let metrics = Metrics::with(telemetry.otlp_endpoint.as_deref())?;
     global::set_meter_provider(metrics.provider.clone());
     Ok(metrics)
 }
@@ -36,6 +48,11 @@ pub fn install() -> Result<Metrics, MetricsError> {
 impl Metrics {
     /// Metrics of one's own, without touching the global provider.
     pub fn new() -> Result<Metrics, MetricsError> {
+        Self::with(None)
+    }
+
+    /// The same, which go to a collector as well, where there is one.
+    fn with(collector: Option<&str>) -> Result<Metrics, MetricsError> {
         let registry = Registry::new();
         // One scope and one process: their labels would stand on every line and tell nothing.
         let exporter = opentelemetry_prometheus::exporter()
@@ -50,11 +67,24 @@ impl Metrics {
                 env!("CARGO_PKG_VERSION"),
             ))
             .build();
-        let provider = SdkMeterProvider::builder()
+        let mut provider = SdkMeterProvider::builder()
             .with_reader(exporter)
-            .with_resource(resource)
-            .build();
-        Ok(Metrics { registry, provider })
+            .with_resource(resource);
+        if let Some(endpoint) = collector {
+            let exporter = MetricExporter::builder()
+                .with_http()
+                .with_http_client(Client::default())
+                .with_protocol(Protocol::HttpBinary)
+                .with_endpoint(format!("{endpoint}/v1/metrics"))
+                .build()
+                .map_err(|error| MetricsError::Setup(error.to_string()))?;
+            let reader = PeriodicReader::builder(exporter).with_interval(SENT_EVERY);
+            provider = provider.with_reader(reader.build());
+        }
+        Ok(Metrics {
+            registry,
+            provider: provider.build(),
+        })
     }
 
     /// The provider, for instruments that are not made through the global one.
@@ -122,7 +152,11 @@ mod tests {
 
     #[test]
     fn the_global_meter_reaches_what_was_installed() {
-        let metrics = install().unwrap();
+        let metrics = install(&Telemetry {
+            otlp_endpoint: None,
+            trace_percent: 0,
+        })
+        .unwrap();
         global::meter("clawdbot")
             .u64_counter("authentication.failures")
             .build()

@@ -1,21 +1,29 @@
 """Takes OTLP by HTTP as a collector does, with OpenTelemetry's own protobuf messages, and prints what came: the port first, then a
-line of JSON for each span."""
+line of JSON for each span, and one with the names of all metrics."""
 
 import json
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from google.protobuf.json_format import MessageToDict
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 
 class Receiver(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path != "/v1/traces" or self.headers["Content-Type"] != "application/x-protobuf":
-            self.send_response(404)
-            self.end_headers()
-            return
+        if self.headers["Content-Type"] != "application/x-protobuf":
+            return self.answer(415, b"")
+        if self.path == "/v1/metrics":
+            request = metrics_service_pb2.ExportMetricsServiceRequest.FromString(body)
+            for resource in request.resource_metrics:
+                for scope in resource.scope_metrics:
+                    names = sorted(metric.name for metric in scope.metrics)
+                    print(json.dumps({"name": "metrics", "names": names}), flush=True)
+            return self.answer(200, metrics_service_pb2.ExportMetricsServiceResponse().SerializeToString())
+        if self.path != "/v1/traces":
+            return self.answer(404, b"")
         request = trace_service_pb2.ExportTraceServiceRequest.FromString(body)
         for resource in request.resource_spans:
             told = MessageToDict(resource.resource)
@@ -27,8 +35,10 @@ class Receiver(BaseHTTPRequestHandler):
                     line["parent_span_id"] = span.parent_span_id.hex()
                     line["resource"] = told
                     print(json.dumps(line), flush=True)
-        answer = trace_service_pb2.ExportTraceServiceResponse().SerializeToString()
-        self.send_response(200)
+        return self.answer(200, trace_service_pb2.ExportTraceServiceResponse().SerializeToString())
+
+    def answer(self, status, answer):
+        self.send_response(status)
         self.send_header("Content-Type", "application/x-protobuf")
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()

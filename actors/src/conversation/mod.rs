@@ -339,7 +339,7 @@ impl Conversation {
             self.turn(request.priority).ends(Fate::Refused);
             return self.fail(&reply, &id, error);
         }
-        let trace = RequestTrace::of(&msg.message, request.priority);
+        let trace = RequestTrace::of(&msg.message, msg.routed_at, request.priority);
         let by_request = request.deadline.map(|within| now + within);
         let pending = Pending {
             id,
@@ -365,7 +365,7 @@ impl Conversation {
 
     /// Takes requests up: one after the other, except that what is more important does not wait for what is less.
     fn next(&mut self, ctx: &mut Context<Self>) {
-        while let Some(pending) = self.queue.pop_front_if(|pending| {
+        while let Some(mut pending) = self.queue.pop_front_if(|pending| {
             let at_hand = self.running.iter().map(|running| running.priority);
             let understood = self.understanding.iter();
             let mut at_hand = at_hand.chain(understood.map(|(_, pending)| pending.request.priority));
@@ -387,6 +387,9 @@ impl Conversation {
                     turn.ends(Fate::Expired);
                 }
                 continue;
+            }
+            if let Some(trace) = &mut pending.trace {
+                trace.submitted();
             }
             if self.may_be_a_command(&pending) {
                 self.understand(pending, ctx);
