@@ -222,15 +222,8 @@ impl Prepared {
         if let Some(model) = &model {
             settings.model.suit(model.summary());
         }
-        let assistant = match &settings.model.path {
-            Some(path) if settings.model.commands && *path != library.embedded() => {
-                let path = library.embedded();
-                library.unpack(&path)?;
-                let sizes = Arc::new(Footprint::of(&path)?);
-                Some(Assistant { path, sizes })
-            }
-            _ => None,
-        };
+        let talks = model.as_ref().is_some_and(|model| !model.summary().assistant);
+        let assistant = (settings.model.commands && talks).then(|| assistant(&library));
         settings
             .model
             .fallback
@@ -271,7 +264,7 @@ impl Prepared {
             data_dir,
             ring,
             model: model.map(Arc::new),
-            assistant,
+            assistant: assistant.flatten(),
             doors,
             certificate,
             max_connections,
@@ -458,6 +451,9 @@ impl Started {
         let _ = self.stop.send(true);
         // From now on it takes no request, and it goes when it has sent the last answer.
         let link_stopped = self.link.map(|link| link.send(StopLink));
+        if let Some(beside) = &self.beside {
+            beside.commands.stop().await;
+        }
         // Most of the time is for answers under way, the rest for goodbyes.
         let grace = self.timeout.mul_f64(0.7);
         if self.scheduler.send(Drain { grace }).await.is_err() {
@@ -484,9 +480,13 @@ impl Started {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
         let beside = self.beside.map(|beside| beside.supervisor);
-        for supervisor in self.supervisor.into_iter().chain(beside) {
+        let stopped = self.supervisor.into_iter().chain(beside);
+        let stopped: Vec<_> = stopped
+            .map(|supervisor| supervisor.send(StopSupervisor))
+            .collect();
+        for stopped in stopped {
             // A supervisor that is gone took its worker along.
-            let _ = supervisor.send(StopSupervisor).await;
+            let _ = stopped.await;
         }
         for served in self.served {
             let _ = served.await;
@@ -546,6 +546,23 @@ fn leave_to_check(scheduler: Addr<Scheduler>) -> AskForLeave {
         }
         None
     })
+}
+
+/// What understands commands beside the model. Without it that answers all of them, which is no reason not to start.
+fn assistant(library: &Library) -> Option<Assistant> {
+    let path = library.embedded();
+    let unpacked = library.unpack(&path).map_err(DaemonError::from);
+    let sizes = unpacked.and_then(|()| Ok(Footprint::of(&path)?));
+    match sizes {
+        Ok(sizes) => Some(Assistant {
+            path,
+            sizes: Arc::new(sizes),
+        }),
+        Err(error) => {
+            tracing::warn!(%error, "the assistant cannot be written down: the model answers commands as well");
+            None
+        }
+    }
 }
 
 fn disk_probe(settings: &Settings, instruments: &Instruments) -> Result<Option<DiskProbe>, DaemonError> {

@@ -78,7 +78,12 @@ fn a_daemon_that_is_well_has_nothing_but_notes() {
     assert_eq!(report["checks_run"], 16, "{report:#}");
 
     // And for people.
-    let people = daemon.cli(&["doctor"]);
+    let mut command = daemon.command(&["doctor"]);
+    for (name, value) in doctor(&daemon).get_envs() {
+        command.env(name, value.expect("a value"));
+    }
+    let people = finish(command.env("CLAWDBOT__MODEL__PATH", "embedded"));
+    people.assert_code(0);
     assert!(
         people.stdout.contains("ok       keys: tokens can be signed"),
         "{people:#?}"
@@ -251,4 +256,30 @@ fn a_daemon_with_other_settings_than_these_is_told_from_one_that_is_well() {
     wait_for("the daemon to be well", || {
         (daemon.get("/health").0 == 200).then_some(())
     });
+}
+
+#[test]
+fn a_daemon_that_hangs_is_told_from_none() {
+    let daemon = Daemon::launch().start();
+    daemon.signal(Signal::STOP);
+    let (code, report) = examined(&mut doctor(&daemon));
+    daemon.signal(Signal::CONT);
+    assert_eq!(code, 1, "{report:#}");
+    assert_found(&report, "daemon", "error", &["did not answer"]);
+    assert!(found(&report, "ports").is_none(), "{report:#}");
+}
+
+#[test]
+fn with_an_external_broker_its_ports_are_nobodys_fault() {
+    let home = Home::new();
+    let broker = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = broker.local_addr().expect("an address").to_string();
+    let mut command = alone(&home);
+    command
+        .env("CLAWDBOT__BROKER__MODE", "external")
+        .env("CLAWDBOT__BROKER__CLIENT_ID", "hub")
+        .env("CLAWDBOT__BROKER__ADDRESS", format!("mqtt://{address}"))
+        .env("CLAWDBOT__MQTT__TCP", &address);
+    let (code, report) = examined(&mut command);
+    assert_eq!(code, 0, "{report:#}");
 }

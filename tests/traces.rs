@@ -53,6 +53,18 @@ impl Collector {
         })
     }
 
+    /// The next thing of this name.
+    fn next(&self, name: &str) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let told = self.spans.recv_timeout(left).expect("it is told");
+            if told["name"] == name {
+                return told;
+            }
+        }
+    }
+
     /// The next so many spans, by their names.
     fn spans(&self, count: usize) -> BTreeMap<String, Value> {
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -62,7 +74,7 @@ impl Collector {
             let span = self.spans.recv_timeout(left);
             let span = span.unwrap_or_else(|_| panic!("only these came: {spans:#?}"));
             let name = span["name"].as_str().expect("a name").to_owned();
-            if name != "metrics" {
+            if name != "metrics" && name != "log" {
                 spans.insert(name, span);
             }
         }
@@ -243,10 +255,7 @@ async fn a_collector_is_told_the_same_metrics_as_prometheus() {
     let daemon = Daemon::launch()
         .set("telemetry.otlp_endpoint", &collector.endpoint)
         .start();
-    let told = collector
-        .spans
-        .recv_timeout(Duration::from_secs(60))
-        .expect("metrics");
+    let told = collector.next("metrics");
     let names = told["names"].as_array().expect("names");
     let (_, scraped) = daemon.get("/metrics");
     for name in names {
@@ -262,5 +271,40 @@ async fn a_collector_is_told_the_same_metrics_as_prometheus() {
             names.iter().any(|told| told == name),
             "{name} is missing: {names:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_log_line_of_a_request_goes_to_the_collector_with_the_id_of_its_trace() {
+    let Some(collector) = Collector::start() else {
+        return;
+    };
+    let Some(launch) = launch(&collector.endpoint) else {
+        return;
+    };
+    // At this level the exporter says much of itself, none of which may be exported again.
+    let daemon = launch.set("log.level", "debug").start();
+    let mut client = Client::of(&daemon, "phone", "phone").await;
+    client.subscribe("clawdbot/phone/reply", 1).await;
+    let request =
+        serde_json::json!({"id": "long", "prompt": PROMPT.repeat(200), "max_tokens": 2}).to_string();
+    let properties = Properties {
+        user_properties: vec![("traceparent".to_owned(), format!("00-{TRACE}-{SPAN}-01"))],
+        ..Properties::default()
+    };
+    client
+        .publish_with("clawdbot/phone/command", request, properties)
+        .await;
+    client.answer("long").await;
+    loop {
+        let record = collector.next("log")["record"].clone();
+        let text = record.to_string();
+        assert!(!text.contains(PROMPT), "{text}");
+        if record["body"]["string_value"] == "a request failed" {
+            assert_eq!(attribute(&record, "trace_id")["string_value"], TRACE);
+            assert_eq!(attribute(&record, "code")["string_value"], "prompt_too_long");
+            assert_eq!(record["severity_text"], "INFO");
+            break;
+        }
     }
 }

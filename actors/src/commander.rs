@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -21,14 +22,16 @@ use crate::scheduler::{CancelJob, JobId, Progress, Scheduler, SchedulerGauge, Su
 /// What finds it full goes to the other model.
 const MAILBOX: usize = 256;
 
-/// So long a sentence waits to be understood, then the other model has it.
-const PATIENCE: Duration = Duration::from_millis(400);
-
 /// See the module.
 pub struct Commander {
     scheduler: Addr<Scheduler>,
     gauge: Arc<SchedulerGauge>,
     asked: BTreeMap<JobId, Asked>,
+    /// So long a sentence waits to be understood, then the other model has it.
+    patience: Duration,
+    /// Nothing was heard of the last one in that time, nor since.
+    is_silent: Arc<AtomicBool>,
+    is_stopping: bool,
 }
 
 struct Asked {
@@ -53,6 +56,7 @@ pub(crate) struct Understood {
 pub struct Commands {
     commander: Addr<Commander>,
     gauge: Arc<SchedulerGauge>,
+    is_silent: Arc<AtomicBool>,
     metrics: RequestMetrics,
 }
 
@@ -63,9 +67,19 @@ impl std::fmt::Debug for Commands {
 }
 
 impl Commands {
-    /// Starts the commander in front of this scheduler, whose gauge this is. What is understood counts where all requests do.
-    pub fn launch(scheduler: Addr<Scheduler>, gauge: Arc<SchedulerGauge>, metrics: RequestMetrics) -> Self {
+    /// Starts the commander in front of this scheduler, whose gauge this is. What is understood counts where all requests do; what
+    /// is not within `patience` is left to the other model.
+    pub fn launch(
+        scheduler: Addr<Scheduler>,
+        gauge: Arc<SchedulerGauge>,
+        metrics: RequestMetrics,
+        patience: Duration,
+    ) -> Self {
+        let is_silent = Arc::<AtomicBool>::default();
         let commander = Commander {
+            patience,
+            is_silent: is_silent.clone(),
+            is_stopping: false,
             scheduler,
             gauge: gauge.clone(),
             asked: BTreeMap::new(),
@@ -73,8 +87,15 @@ impl Commands {
         Self {
             commander: commander.start(),
             gauge,
+            is_silent,
             metrics,
         }
+    }
+
+    /// From now on nothing is understood; what is being is left to the other model.
+    pub async fn stop(&self) {
+        // One that is gone understands nothing.
+        let _gone = self.commander.send(StopUnderstanding).await;
     }
 
     /// Whether this may be a command at all, and there is somebody to understand it: one sentence, whose answer may have any
@@ -88,7 +109,8 @@ impl Commands {
         let wants_words = answer.is_plain() && answer.logprobs.is_none();
         // Nobody is surer than that.
         let is_possible = answer.min_confidence.is_none_or(|least| least < 1.0);
-        is_sentence && wants_words && is_possible && self.gauge.is_ready()
+        let is_there = self.gauge.is_ready() && !self.is_silent.load(Relaxed);
+        is_sentence && wants_words && is_possible && is_there
     }
 
     /// What it asks for; none where that is nothing that can be done, or where it does not turn out at once.
@@ -99,6 +121,7 @@ impl Commands {
         priority: Priority,
         min_precision: Option<Precision>,
         accepted_at: Instant,
+        deadline: Option<Instant>,
     ) -> impl Future<Output = Option<Understood>> + use<> {
         let least = request.answer.min_confidence.or(Some(MIN_CONFIDENCE_BESIDE));
         let mut request = match &request.prompt {
@@ -113,6 +136,7 @@ impl Commands {
             priority,
             min_precision,
             accepted_at,
+            deadline,
             answer,
         };
         // One that is not taken is let go of, and with it the sender.
@@ -152,6 +176,7 @@ struct Understand {
     priority: Priority,
     min_precision: Option<Precision>,
     accepted_at: Instant,
+    deadline: Option<Instant>,
     /// Let go of where there is no answer.
     answer: oneshot::Sender<Understood>,
 }
@@ -160,6 +185,13 @@ impl Handler<Understand> for Commander {
     type Result = ();
 
     fn handle(&mut self, msg: Understand, ctx: &mut Self::Context) {
+        if self.is_stopping {
+            return;
+        }
+        let now = outside::now();
+        // The other model wants time as well.
+        let left = msg.deadline.map(|at| at.saturating_duration_since(now) / 2);
+        let patience = left.map_or(self.patience, |left| left.min(self.patience));
         let job = JobId::next();
         let submit = Submit {
             job,
@@ -169,14 +201,14 @@ impl Handler<Understand> for Commander {
             request: msg.request,
             turn: None,
             accepted_at: msg.accepted_at,
-            deadline: Some(outside::now() + PATIENCE),
+            deadline: Some(now + patience),
             min_precision: msg.min_precision,
             progress: ctx.address().recipient(),
         };
         if self.scheduler.try_send(submit).is_err() {
             return;
         }
-        let patience = ctx.run_later(PATIENCE, move |act, ctx| act.give_up(job, ctx));
+        let patience = ctx.run_later(patience, move |act, ctx| act.give_up(job, ctx));
         let asked = Asked {
             text: String::new(),
             precision: None,
@@ -187,11 +219,27 @@ impl Handler<Understand> for Commander {
     }
 }
 
+#[derive(Message)]
+#[rtype(result = "()")]
+struct StopUnderstanding;
+
+impl Handler<StopUnderstanding> for Commander {
+    type Result = ();
+
+    fn handle(&mut self, _: StopUnderstanding, _: &mut Self::Context) {
+        self.is_stopping = true;
+        // With each its sender.
+        self.asked.clear();
+    }
+}
+
 impl Commander {
     fn give_up(&mut self, job: JobId, ctx: &mut Context<Self>) {
-        if self.asked.remove(&job).is_none() {
+        let Some(asked) = self.asked.remove(&job) else {
             return;
-        }
+        };
+        // Nobody else waits for one that hangs.
+        self.is_silent.store(asked.text.is_empty(), Relaxed);
         let cancelled = self.scheduler.send(CancelJob { job });
         ctx.spawn(
             async move {
@@ -208,6 +256,9 @@ impl Handler<Progress> for Commander {
 
     fn handle(&mut self, progress: Progress, ctx: &mut Self::Context) {
         let job = progress.job();
+        if !matches!(progress, Progress::Begun { .. }) {
+            self.is_silent.store(false, Relaxed);
+        }
         let Some(asked) = self.asked.get_mut(&job) else {
             return;
         };

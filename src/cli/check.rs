@@ -127,7 +127,7 @@ fn model(settings: &Settings) -> Result<String, String> {
     let model = models::inspect(path).map_err(|error| {
         format!("model.path: {error} (`clawdbot model list` shows the models that are here, `clawdbot model pull` brings one)")
     })?;
-    let commands = match settings.model.commands {
+    let commands = match settings.model.commands && !model.assistant {
         true => "; commands are understood by the embedded assistant",
         false => "",
     };

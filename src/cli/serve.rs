@@ -25,9 +25,10 @@ where
     F: Future<Output = Result<(), ApplicationError>>,
 {
     let settings = global.settings(given.iter().flat_map(ServeFlags::settings).collect())?;
-    telemetry::logging::install(&settings.log);
+    let logs =
+        telemetry::logging::install(&settings.log, &settings.telemetry).map_err(Failure::Misconfigured)?;
     let system = actix::System::new();
-    system.block_on(async {
+    let ended = system.block_on(async {
         let run = daemon::run_with(settings, stop_signal()?, application);
         run.await.map_err(|error| {
             if error.is_configuration() {
@@ -36,7 +37,10 @@ where
                 Failure::at_run_time(error)
             }
         })
-    })
+    });
+    // The last lines, too.
+    drop(logs);
+    ended
 }
 
 /// Ready at SIGTERM (from the system) or SIGINT (Ctrl-C). The handlers are in place when this

@@ -68,7 +68,7 @@ impl Beside {
         let config = ScheduleConfig {
             max_queued: 3 * QUEUED,
             max_queued_of_class: few,
-            // It answers in no time, and learns that with the first.
+            // Its answers come whole, so that nothing is learnt of how long they take, and none is refused as too late.
             retry_before_learnt: Duration::ZERO,
             ..schedule(&settings)
         };
@@ -99,7 +99,7 @@ impl Beside {
             untold,
         );
         Self {
-            commands: Commands::launch(scheduler, gauge.clone(), metrics),
+            commands: Commands::launch(scheduler, gauge.clone(), metrics, settings.model.commands_within),
             supervisor: supervisor.start(),
             gauge,
             worker,

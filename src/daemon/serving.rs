@@ -111,7 +111,7 @@ pub(super) fn serve(
                 let is_status = request.command == "status";
                 let mut answer = answer(request, desk, scheduler, memory, link, certificate, began).await?;
                 if let Some(commands) = commands.filter(|_| is_status) {
-                    let state = if commands.is_ready() { "ready" } else { "starting" };
+                    let state = if commands.is_ready() { "ready" } else { "not_ready" };
                     answer["commands"] = json!(state);
                 }
                 Ok(answer)

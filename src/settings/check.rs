@@ -73,6 +73,11 @@ impl Checker<'_> {
                     &[(EMBEDDED, true), ("none", false)],
                     true,
                 ),
+                commands_within: Duration::from_millis(self.number(
+                    "model.commands_within_ms",
+                    raw.model.commands_within_ms,
+                    1..=60_000,
+                )),
                 fallback: self.fallback(raw.model.fallback, &library),
                 max_sequences: self.number("model.max_sequences", raw.model.max_sequences, 1..=1024),
                 precision: self.choice(

@@ -259,6 +259,8 @@ pub struct Model {
     pub load_timeout: Duration,
     /// Whether the embedded assistant understands commands beside it, where it is another model.
     pub commands: bool,
+    /// How long a sentence waits for it.
+    pub commands_within: Duration,
     /// A smaller model for when the first one runs at no precision.
     pub fallback: Option<PathBuf>,
     /// Whether lower precisions are packed beside the work, to be at hand when memory runs short.
@@ -496,6 +498,15 @@ impl Settings {
         listeners
     }
 
+    /// Those that a daemon opens: with an external broker, none for MQTT.
+    pub fn opened(&self) -> Vec<(&'static str, SocketAddr)> {
+        let mut listeners = self.listeners();
+        if self.broker.mode == BrokerMode::External {
+            listeners.retain(|(name, _)| *name == "metrics.listen");
+        }
+        listeners
+    }
+
     /// The defaults, but nothing that two tests at the same time could fight over: ports chosen by
     /// the system and a data directory of one's own.
     pub fn default_for_tests(data_dir: &Path) -> Settings {
@@ -570,6 +581,7 @@ impl Settings {
                 threads: None,
                 load_timeout: Duration::from_secs(600),
                 commands: true,
+                commands_within: Duration::from_millis(400),
                 fallback: None,
                 keep_lower_precisions: true,
             },

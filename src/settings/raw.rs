@@ -121,6 +121,7 @@ pub(super) struct RawModel {
     pub(super) threads: Given<u64>,
     pub(super) load_timeout_s: Given<u64>,
     pub(super) commands: Given<String>,
+    pub(super) commands_within_ms: Given<u64>,
     pub(super) fallback: Given<String>,
     pub(super) keep_lower_precisions: Given<bool>,
 }

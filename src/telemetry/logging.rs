@@ -1,32 +1,96 @@
-//! Log lines, to stderr: stdout belongs to what a command answers.
+//! Log lines, to stderr: stdout belongs to what a command answers; and to a collector, where one is set.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_otlp::{LogExporter, Protocol, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::logs::{BatchConfigBuilder, BatchLogProcessor, SdkLoggerProvider};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::settings::{Log, LogFormat};
+use super::otlp::{self, Client};
+use crate::settings::{Log, LogFormat, Telemetry};
 
 /// What is said below a warning there concerns the metrics library's own affairs. It comes first, so
 /// that a setting naming the same target replaces it.
 const QUIET: &str = "opentelemetry=warn";
 
+/// What is said there is said about sending what is said.
+const OF_THE_EXPORTER: [&str; 4] = ["opentelemetry", "ureq", "rustls", "hyper"];
+
+/// Lines that wait for a collector; what finds them all there is dropped.
+const WAITING: usize = 4096;
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How long the end waits for a collector.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What goes to a collector. Dropping it sends what waits.
+#[derive(Debug)]
+pub struct Logs(Option<SdkLoggerProvider>);
+
 /// Installs the process-wide subscriber. A second call changes nothing, so that tests may each ask.
-pub fn install(log: &Log) {
+///
+/// # Errors
+/// What the exporter says of the collector's place.
+pub fn install(log: &Log, telemetry: &Telemetry) -> Result<Logs, String> {
+    let provider = telemetry.otlp_endpoint.as_deref().map(to_collector).transpose()?;
+    let bridge = provider.as_ref().map(|provider| {
+        let is_ours = |target: &str| !OF_THE_EXPORTER.iter().any(|other| target.starts_with(other));
+        OpenTelemetryTracingBridge::new(provider)
+            .with_filter(filter_fn(move |metadata| is_ours(metadata.target())))
+    });
     // The level was checked with the settings; should the two ever disagree, a log at the default
     // level is worth more than a daemon that does not start.
     let filter =
         EnvFilter::try_new(format!("{QUIET},{}", log.level)).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_timer(SystemTime)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
-    let _already_installed = match log.format {
-        LogFormat::Pretty => builder.finish().try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
+    let lines = match log.format {
+        LogFormat::Pretty => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
+    let subscriber = tracing_subscriber::registry()
+        .with(lines)
+        .with(bridge)
+        .with(filter);
+    let _already_installed = subscriber.try_init();
+    Ok(Logs(provider))
+}
+
+fn to_collector(endpoint: &str) -> Result<SdkLoggerProvider, String> {
+    let exporter = LogExporter::builder()
+        .with_http()
+        .with_http_client(Client::default())
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(format!("{endpoint}/v1/logs"))
+        .build()
+        .map_err(|error| error.to_string())?;
+    let batches = BatchConfigBuilder::default()
+        .with_max_queue_size(WAITING)
+        .with_scheduled_delay(INTERVAL)
+        .build();
+    let processor = BatchLogProcessor::builder(exporter)
+        .with_batch_config(batches)
+        .build();
+    Ok(SdkLoggerProvider::builder()
+        .with_log_processor(processor)
+        .with_resource(otlp::resource())
+        .build())
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        if let Some(provider) = self.0.take() {
+            // Nobody is left whom a failure could be told.
+            let _lost = provider.shutdown_with_timeout(LAST_WORDS);
+        }
+    }
 }
 
 /// Says what is wrong with a filter, if anything.

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use opentelemetry::global;
 use opentelemetry_otlp::{MetricExporter, Protocol, WithExportConfig, WithHttpConfig};
-use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
 
-use super::otlp::Client;
+use super::otlp::{Client, resource};
 use crate::settings::Telemetry;
 
 /// How often a collector is told all numbers.
@@ -60,16 +59,9 @@ impl Metrics {
             .scope_info_enabled(false)
             .build()
             .map_err(|error| MetricsError::Setup(error.to_string()))?;
-        let resource = Resource::builder()
-            .with_service_name("clawdbot")
-            .with_attribute(opentelemetry::KeyValue::new(
-                "service.version",
-                env!("CARGO_PKG_VERSION"),
-            ))
-            .build();
         let mut provider = SdkMeterProvider::builder()
             .with_reader(exporter)
-            .with_resource(resource);
+            .with_resource(resource());
         if let Some(endpoint) = collector {
             let exporter = MetricExporter::builder()
                 .with_http()

@@ -3,12 +3,23 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+
+use opentelemetry_sdk::Resource;
 
 /// A collector that takes longer is not there.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// An answer of a collector is short.
 const MOST_ANSWER_BYTES: u64 = 64 * 1024;
+
+/// Who says what is sent.
+pub(super) fn resource() -> Resource {
+    Resource::builder()
+        .with_service_name("clawdbot")
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build()
+}
 
 /// Waits where it is called, which is a thread of the exporter's.
 #[derive(Clone, Debug)]

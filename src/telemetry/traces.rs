@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use opentelemetry::{KeyValue, global};
+use opentelemetry::global;
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
-use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider};
 
-use super::otlp::Client;
+use super::otlp::{Client, resource};
 use crate::settings::Telemetry;
 
 /// Spans that wait; a request has seven.
@@ -50,14 +49,10 @@ impl Traces {
         // A client that has begun a trace has decided; else so many of a hundred.
         let share = f64::from(telemetry.trace_percent) / 100.0;
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(share)));
-        let resource = Resource::builder()
-            .with_service_name("clawdbot")
-            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-            .build();
         let provider = SdkTracerProvider::builder()
             .with_span_processor(processor)
             .with_sampler(sampler)
-            .with_resource(resource)
+            .with_resource(resource())
             .build();
         global::set_tracer_provider(provider.clone());
         Ok(Some(Self { provider }))

@@ -1,11 +1,12 @@
 """Takes OTLP by HTTP as a collector does, with OpenTelemetry's own protobuf messages, and prints what came: the port first, then a
-line of JSON for each span, and one with the names of all metrics."""
+line of JSON for each span and each log record, and one with the names of all metrics."""
 
 import json
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from google.protobuf.json_format import MessageToDict
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
@@ -22,6 +23,14 @@ class Receiver(BaseHTTPRequestHandler):
                     names = sorted(metric.name for metric in scope.metrics)
                     print(json.dumps({"name": "metrics", "names": names}), flush=True)
             return self.answer(200, metrics_service_pb2.ExportMetricsServiceResponse().SerializeToString())
+        if self.path == "/v1/logs":
+            request = logs_service_pb2.ExportLogsServiceRequest.FromString(body)
+            for resource in request.resource_logs:
+                for scope in resource.scope_logs:
+                    for record in scope.log_records:
+                        line = MessageToDict(record, preserving_proto_field_name=True)
+                        print(json.dumps({"name": "log", "record": line}), flush=True)
+            return self.answer(200, logs_service_pb2.ExportLogsServiceResponse().SerializeToString())
         if self.path != "/v1/traces":
             return self.answer(404, b"")
         request = trace_service_pb2.ExportTraceServiceRequest.FromString(body)

@@ -31,7 +31,7 @@ fn a_daemon_with_an_application() {
         return;
     };
     let settings = settings::load(&Sources::of_process(None, Vec::new())).expect("settings");
-    logging::install(&settings.log);
+    let _logs = logging::install(&settings.log, &settings.telemetry).expect("a collector or none");
     let ran = actix::System::new().block_on(async {
         let mut terminate = signal(SignalKind::terminate()).expect("signals");
         let stop = async move {

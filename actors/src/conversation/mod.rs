@@ -97,7 +97,8 @@ pub struct Conversation {
     default_reply_topic: Option<TopicName>,
     /// One of each priority at most.
     running: Vec<Running>,
-    /// Asked of the commander, which answers at once or not at all.
+    /// Asked of the commander, which answers soon or not at all (`model.commands_within_ms`): nobody looks meanwhile whether somebody
+    /// can still receive it.
     understanding: Vec<(JobId, Pending)>,
     /// The most important first, then in the order they came.
     queue: VecDeque<Pending>,
@@ -509,6 +510,9 @@ impl Conversation {
     fn reset(&mut self) {
         for running in &mut self.running {
             running.remembered = None;
+        }
+        for (_, pending) in &mut self.understanding {
+            pending.request.history = false;
         }
         self.config.memory.reset(&self.device);
     }

@@ -19,6 +19,7 @@ impl Conversation {
     pub(super) fn may_be_a_command(&self, pending: &Pending) -> bool {
         let commands = self.config.commands.as_ref();
         !pending.is_no_command
+            && !self.config.requests.is_stopping()
             && commands.is_some_and(|commands| commands.may_understand(&pending.request.generate))
     }
 
@@ -32,6 +33,7 @@ impl Conversation {
             pending.request.priority,
             pending.request.min_precision,
             pending.accepted_at,
+            pending.deadline,
         );
         // Of its own, as the same words may come twice.
         let name = JobId::next();
@@ -48,8 +50,10 @@ impl Conversation {
         // One that was cancelled has said so.
         let Some(place) = place else { return };
         let (_, mut pending) = self.understanding.remove(place);
-        match understood {
+        let is_late = pending.deadline.is_some_and(|at| at <= outside::now());
+        match understood.filter(|_| !is_late) {
             Some(understood) => self.commanded(pending, &understood),
+            // One that is late is told so where all others are.
             None => {
                 pending.is_no_command = true;
                 let is_before = |other: &Pending| other.request.priority < pending.request.priority;

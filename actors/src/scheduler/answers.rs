@@ -156,8 +156,13 @@ impl Scheduler {
         let decode_s = begun
             .first_text_at
             .map(|first| now.duration_since(first).as_secs_f64());
-        let by = by(&self.worker);
-        let first_s = timings.time_to_first_token_s;
+        let by = By {
+            model: &begun.model,
+            precision: begun.precision,
+        };
+        // Of one whose process was lost, it is not known what it had read.
+        let is_known = usage.prompt_tokens > 0;
+        let first_s = timings.time_to_first_token_s.filter(|_| is_known);
         self.metrics
             .used(begun.submit.priority, by, usage, first_s, decode_s);
         let model = by.model.to_owned();

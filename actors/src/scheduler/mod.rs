@@ -100,6 +100,8 @@ struct Begun {
     text: String,
     /// The model that computes it.
     model: String,
+    /// At which precision.
+    precision: Option<Precision>,
     /// Whether that is the embedded assistant.
     is_assistant: bool,
     /// Whether more than one has: their tokens mean nothing to each other.
@@ -305,6 +307,7 @@ impl Handler<Drain> for Scheduler {
 
     fn handle(&mut self, Drain { grace }: Drain, ctx: &mut Self::Context) -> Self::Result {
         self.stopping = true;
+        self.gauge.stops();
         self.chores.clear();
         for entry in self.schedule.drain() {
             self.refuse(&entry.payload, SHUTTING_DOWN, words::STOPPING, None);
@@ -395,6 +398,7 @@ impl Scheduler {
             said: Vec::new(),
             text: String::new(),
             model: String::new(),
+            precision: None,
             is_assistant: false,
             is_mixed: false,
             attempt: 1,
@@ -424,6 +428,7 @@ impl Scheduler {
         }
         begun.is_mixed |= !begun.model.is_empty() && begun.model != summary.name;
         begun.model.clone_from(&summary.name);
+        begun.precision = Some(precision);
         begun.is_assistant = summary.assistant;
         begun.tell_begun(precision);
         let mut request = Box::new(begun.submit.request.clone());

@@ -19,6 +19,7 @@ pub struct SchedulerGauge {
     paused: AtomicU64,
     ready: AtomicBool,
     precision_bits: AtomicU32,
+    stopping: AtomicBool,
     workers_lost: AtomicU64,
     request_bytes: Arc<AtomicU64>,
     books: Mutex<Books>,
@@ -43,6 +44,15 @@ impl SchedulerGauge {
     /// Whether a model is loaded and answers.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Relaxed)
+    }
+
+    /// Whether what waits is refused, because the daemon ends.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
+    pub(super) fn stops(&self) {
+        self.stopping.store(true, Relaxed);
     }
 
     /// Bits of a weight of the model that answers; 0 while none does.

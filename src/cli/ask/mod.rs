@@ -111,7 +111,7 @@ pub(super) async fn question(settings: &Settings, device: &str, prompt: &str) ->
     let unique = random::hex::<8>()
         .ok_or_else(|| Failure::AtRunTime("the system gave no random numbers; try again".to_owned()))?;
     let (host, port) = address(None, settings)?;
-    let request = json!({"id": unique, "prompt": prompt, "max_tokens": 16, "history": false});
+    let request = json!({"id": unique, "prompt": prompt, "max_tokens": 64, "history": false});
     let conversation = Conversation {
         host,
         port,

@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 /// The design's bound for a request.
 const SLOW_ANSWER: Duration = Duration::from_millis(500);
+/// In whose name `clawdbot ask` asks as well.
+const DEVICE: &str = "cli";
 /// A question that the assistant understands and that any other model answers in a few words.
 const QUESTION: &str = "what time is it?";
 
@@ -52,10 +54,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 
 pub(super) fn listeners(patient: &Patient) -> Checked {
     let settings = &patient.settings;
-    let mut listeners = settings.listeners();
-    if settings.broker.mode == BrokerMode::External {
-        listeners.retain(|(setting, _)| *setting == "metrics.listen");
-    }
+    let listeners = settings.opened();
     for (setting, address) in &listeners {
         TcpStream::connect_timeout(&reachable(*address), PATIENCE).map_err(|error| {
             let message = format!("{address} does not answer: {error}");
@@ -107,7 +106,7 @@ pub(super) fn precision(patient: &Patient) -> Checked {
     };
     let wanted = patient.settings.model.precision.map(|precision| precision.name());
     match wanted {
-        Some(wanted) if wanted != now => {
+        Some(wanted) if wanted != now && at(patient, "/inference/model/assistant") != true => {
             let message = format!("the model runs at {now}, not at {wanted} as is configured");
             let hint = "memory is short, or its process was lost: `clawdbot top` says why; it comes back by itself when there is room";
             Err(Finding::warning(message, hint).about("model.precision"))
@@ -118,6 +117,13 @@ pub(super) fn precision(patient: &Patient) -> Checked {
 
 pub(super) fn commands(patient: &Patient) -> Checked {
     match at(patient, "/commands").as_str() {
+        None if patient.settings.model.commands && at(patient, "/inference/model/assistant") == false => {
+            let hint = "the log of its start says why; see that the models folder can be written and has room, and restart the daemon";
+            Err(
+                Finding::warning("the assistant does not stand beside the model", hint)
+                    .about("model.commands"),
+            )
+        }
         None => Ok("understood by the model itself, or by nobody".to_owned()),
         Some("ready") => Ok("understood by the assistant beside the model".to_owned()),
         Some(_) => {
@@ -161,7 +167,7 @@ pub(super) fn request(patient: &Patient) -> Checked {
     }
     let began = Instant::now();
     let asked = block_on(async {
-        match tokio::time::timeout(ANSWER_PATIENCE, ask::question(settings, "doctor", QUESTION)).await {
+        match tokio::time::timeout(ANSWER_PATIENCE, ask::question(settings, DEVICE, QUESTION)).await {
             Ok(answered) => answered,
             Err(_) => Err(Failure::AtRunTime(format!(
                 "there was no whole answer within {} s",

@@ -50,6 +50,11 @@ pub(super) fn keys(patient: &Patient) -> Checked {
     let master = MasterKeyPlace::of(dir, patient.settings.store.master_key.as_ref());
     match master.load() {
         Ok(_) => Ok(format!("{signing}, and the store can be opened")),
+        Err(KeyError::Missing { .. }) if patient.settings.store.mode == StoreMode::Postgres => {
+            let hint =
+                "made at the first start where the server has no store yet; else put it back from a backup";
+            Err(Finding::warning("there is no master key", hint).about(dir.master_key().display()))
+        }
         Err(KeyError::Missing { .. }) if !dir.store().exists() => Ok(format!("{signing}; the store is new")),
         Err(error) => Err(unusable(&error)),
     }
@@ -145,13 +150,15 @@ pub(super) fn clock(patient: &Patient) -> Checked {
             let should_be = started + uptime;
             let apart = unix_s(now).abs_diff(should_be);
             if apart > CLOCK_TOLERANCE.as_secs() {
-                let word = if unix_s(now) > should_be {
-                    "forward"
+                // The daemon's own clock stands still while the machine sleeps.
+                return Err(if unix_s(now) > should_be {
+                    let message = format!(
+                        "it was set forward by {apart} s while the daemon ran, or the machine slept so long"
+                    );
+                    Finding::info(message, hint)
                 } else {
-                    "back"
-                };
-                let message = format!("it was set {word} by {apart} s while the daemon ran");
-                return Err(Finding::warning(message, hint));
+                    Finding::warning(format!("it was set back by {apart} s while the daemon ran"), hint)
+                });
             }
             return Ok("it went on evenly since the daemon's start".to_owned());
         }
@@ -161,7 +168,7 @@ pub(super) fn clock(patient: &Patient) -> Checked {
     match newest.and_then(|newest| newest.duration_since(now).ok()) {
         Some(ahead) if ahead > CLOCK_TOLERANCE => {
             let message = format!(
-                "it was set back: files of the data directory are {} s younger than now",
+                "it was set back, or a file's time was: the newest of the data directory is {} s ahead of now",
                 ahead.as_secs()
             );
             Err(Finding::warning(message, hint))
@@ -197,7 +204,7 @@ pub(super) fn certificate(patient: &Patient) -> Checked {
 }
 
 pub(super) fn ports(patient: &Patient) -> Checked {
-    let listeners = patient.settings.listeners();
+    let listeners = patient.settings.opened();
     let mut free = Vec::new();
     for (setting, address) in listeners {
         TcpListener::bind(address).map_err(|error| {

@@ -1,5 +1,5 @@
 //! `clawdbot doctor`: everything that could keep it from working, tried for real: with a daemon, by asking it what its clients ask;
-//! without one, by doing what it would do at its start. It changes nothing but a page of a file of its own.
+//! without one, by doing what it would do at its start. It writes a page of a file of its own, and asks as `clawdbot ask` does.
 
 mod daemon;
 mod machine;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use self::report::{Checked, Fault, Finding, Report};
 use super::{Failure, GlobalFlags, block_on, say};
-use crate::admin::{self, AdminRequest};
+use crate::admin::{self, AdminError, AdminRequest};
 use crate::security::{DataDir, DataDirError};
 use crate::settings::Settings;
 
@@ -58,8 +58,16 @@ pub(super) fn run(global: &GlobalFlags, flags: DoctorFlags) -> Result<(), Failur
 fn examine(settings: Settings, report: &mut Report) -> Result<(), Failure> {
     let (dir, checked) = data_dir(&settings);
     report.note("data_dir", checked);
+    let mut trouble = None;
     let status = match &dir {
-        Some(dir) => block_on(async { Ok(admin::ask(dir, &AdminRequest::new("status")).await.ok()) })?,
+        Some(dir) => match block_on(async { Ok(admin::ask(dir, &AdminRequest::new("status")).await) })? {
+            Ok(status) => Some(status),
+            Err(AdminError::NotRunning(_)) => None,
+            Err(error) => {
+                trouble = Some(error);
+                None
+            }
+        },
         None => None,
     };
     let patient = Patient {
@@ -94,10 +102,16 @@ fn examine(settings: Settings, report: &mut Report) -> Result<(), Failure> {
         ("request", daemon::request),
         ("metrics", daemon::metrics),
     ];
-    let further: &[(&str, Check)] = match patient.status {
-        Some(_) => &with_daemon,
-        None => &without_daemon,
+    let further: &[(&str, Check)] = match (&patient.status, &trouble) {
+        (Some(_), _) => &with_daemon,
+        (None, None) => &without_daemon,
+        // One that hangs has its ports, and takes no questions.
+        (None, Some(_)) => &[],
     };
+    if let Some(error) = trouble {
+        let hint = "look into its log, and restart it if it hangs";
+        report.note("daemon", Err(Finding::error(error.to_string(), hint)));
+    }
     for (name, check) in always.iter().chain(further) {
         report.note(name, check(&patient));
     }
