@@ -9,6 +9,7 @@
 mod commanded;
 mod history;
 mod item;
+mod letting_go;
 mod memory;
 mod progress;
 mod request;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
-use models::{FinishReason, Precision, Prompt, ToolCall};
+use models::{Precision, Prompt, ToolCall};
 use topics::device::DeviceId;
 use topics::message::Message as AppMessage;
 use topics::name::TopicName;
@@ -35,7 +36,7 @@ use crate::policy::priority::Priority;
 use crate::policy::schedule::End as Fate;
 use crate::received::may_answer_on;
 use crate::request_trace::RequestTrace;
-use crate::scheduler::{AwaitsTurn, CancelJob, JobId, Scheduler, SchedulerGauge, Submit, Weight};
+use crate::scheduler::{AwaitsTurn, JobId, Scheduler, SchedulerGauge, Submit, Weight};
 use crate::served::Audience;
 use crate::store::Acceptance;
 use crate::switchboard::{Inbound, Switchboard};
@@ -44,11 +45,11 @@ use crate::topic_router::{BindEach, LazyActor, Retire, Retirement, RouteFirst, R
 use commanded::Commanded;
 pub(crate) use commanded::to_do;
 use history::Turn;
-use item::{End, Item, ItemError, finish_reason};
+use item::{End, Item, ItemError};
 pub use item::{PromptTokensDetails, Timings, Usage};
 pub use memory::{Memory, MemoryConfig, MemoryKeeper};
 pub use request::RequestLimits;
-use request::{CancelTarget, Invalid, Request};
+use request::{Invalid, Request};
 
 /// See [`ConversationConfig::max_queued`]: the mailbox holds as many commands and as many cancels,
 /// and some more.
@@ -517,83 +518,6 @@ impl Conversation {
         self.config.memory.reset(&self.device);
     }
 
-    fn cancel(&mut self, msg: &Inbound, ctx: &mut Context<Self>) {
-        let target = match request::parse_cancel(&msg.message.payload) {
-            Ok(target) => target,
-            Err(invalid) => {
-                if let Some(reply) = self.reply_to(msg) {
-                    self.reject(&reply, &invalid);
-                }
-                return;
-            }
-        };
-        let hit = |id: &str| match &target {
-            CancelTarget::All => true,
-            CancelTarget::Id(wanted) => wanted == id,
-        };
-        for running in self.running.iter().filter(|running| hit(&running.id)) {
-            self.cancel_job(running.job, ctx);
-        }
-        let (gone, kept): (VecDeque<_>, _) = self.queue.drain(..).partition(|pending| hit(&pending.id));
-        self.queue = kept;
-        let understanding = std::mem::take(&mut self.understanding);
-        let (let_be, kept): (Vec<_>, _) = understanding
-            .into_iter()
-            .partition(|(_, pending)| hit(&pending.id));
-        self.understanding = kept;
-        let let_be = let_be.into_iter().map(|(_, pending)| pending);
-        for pending in let_be.chain(gone) {
-            self.cancelled(pending);
-        }
-        self.next(ctx);
-    }
-
-    /// The last item comes from the engine, when it has stopped.
-    fn cancel_job(&self, job: JobId, ctx: &mut Context<Self>) {
-        let asked = self.scheduler.send(CancelJob { job });
-        ctx.spawn(
-            async move {
-                let _ = asked.await;
-            }
-            .into_actor(self),
-        );
-    }
-
-    fn look_for_receivers(&mut self, ctx: &mut Context<Self>) {
-        let (now, grace) = (outside::now(), self.config.undeliverable_grace);
-        let seen = |switchboard: &Switchboard, reply: &ReplyTo, last: &mut Instant| {
-            if switchboard.has_receiver(&reply.topic) {
-                *last = now;
-            }
-            now.saturating_duration_since(*last) < grace
-        };
-        let mut abandoned = Vec::new();
-        for running in &mut self.running {
-            if !seen(&self.switchboard, &running.reply, &mut running.last_receiver_seen) {
-                let trace_id = running.trace.as_ref().map(RequestTrace::id);
-                tracing::info!(id = running.id, topic = %running.reply.topic, trace_id, "nobody can receive the answer: cancelled");
-                abandoned.push(running.job);
-            }
-        }
-        for job in abandoned {
-            self.cancel_job(job, ctx);
-        }
-        let (gone, kept): (VecDeque<_>, _) = self
-            .queue
-            .drain(..)
-            .map(|mut pending| {
-                (
-                    seen(&self.switchboard, &pending.reply, &mut pending.last_receiver_seen),
-                    pending,
-                )
-            })
-            .partition(|(seen, _)| !seen);
-        self.queue = kept.into_iter().map(|(_, pending)| pending).collect();
-        for (_, pending) in gone {
-            self.cancelled(pending);
-        }
-    }
-
     /// The Response Topic if the client named one it may publish to, else the device's reply topic.
     fn reply_to(&self, msg: &Inbound) -> Option<ReplyTo> {
         let Some(fallback) = self.default_reply_topic.clone() else {
@@ -655,20 +579,6 @@ impl Conversation {
 
     fn turn(&self, priority: Priority) -> AwaitsTurn {
         AwaitsTurn::new(&self.config.requests, priority)
-    }
-
-    fn cancelled(&self, pending: Pending) {
-        let end = End {
-            finish_reason: finish_reason(FinishReason::Cancelled),
-            ..End::default()
-        };
-        self.only_item(&pending.reply, &pending.id, end);
-        if let Some(trace) = pending.trace {
-            trace.failed("cancelled");
-        }
-        if let Some(turn) = pending.turn {
-            turn.ends(Fate::Cancelled);
-        }
     }
 
     /// Nothing was said of it, and nothing will be.
