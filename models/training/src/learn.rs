@@ -7,15 +7,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
-use burn::grad_clipping::GradientClippingConfig;
 use burn::module::Module;
-use burn::optim::{AdamWConfig, GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Chance, Example, Language, PatternError, Patterns, Sampler};
 use crate::export;
 use crate::network::{Batch, Network, Sizes};
+use crate::optimizers::{Optimizers, Slopes};
 use crate::vocabulary::{Vocabulary, VocabularyError};
 
 /// What is learnt, and how.
@@ -27,7 +26,7 @@ pub struct Plan {
     pub steps: usize,
     /// Sentences of a step.
     pub batch: usize,
-    /// The highest rate; it rises to it over the first steps and falls to a tenth by a cosine.
+    /// The highest rate; it rises to it over the first steps and falls to nothing over the last.
     pub rate: f64,
     /// Tokens of the vocabulary.
     pub vocabulary: usize,
@@ -61,6 +60,15 @@ impl Plan {
         } else {
             None
         }
+    }
+
+    /// Whether after so many steps it is no other than this one: until the rate falls, all that have the same rise are.
+    fn becomes(&self, other: &Self, step: usize) -> bool {
+        let same = Self {
+            steps: other.steps,
+            ..self.clone()
+        };
+        same == *other && warm_up(self) == warm_up(other) && step <= falls_from(self).min(falls_from(other))
     }
 }
 
@@ -103,6 +111,8 @@ const FOR_THE_VOCABULARY: usize = 60_000;
 const HELD_OUT: usize = 400;
 /// Steps over which the rate rises.
 const WARM_UP: usize = 200;
+/// Of the steps in all: the last ones, over which it falls.
+const FALL_PERCENT: usize = 40;
 /// Batches whose sentences are sorted by length together, so that little is filled up.
 const BATCHES_TOGETHER: usize = 16;
 /// Longer ones are left out: they are few, and cost the most.
@@ -196,11 +206,17 @@ pub fn learn(
         .collect::<Result<Vec<_>, LearnError>>()?;
     let written_plan = serde_json::to_string_pretty(plan).unwrap_or_default();
     if let Some(before) = kept.read("plan.json").filter(|before| *before != written_plan) {
-        let problem = format!("it was begun by another plan: {before}");
-        return Err(LearnError::Checkpoint {
-            path: directory.to_owned(),
-            problem,
-        });
+        let step = kept.read("step.txt").and_then(|step| step.trim().parse().ok());
+        let begun: Option<Plan> = serde_json::from_str(&before).ok();
+        if !begun.is_some_and(|begun| begun.becomes(plan, step.unwrap_or(0))) {
+            let problem = format!(
+                "it was begun by another plan (only other steps will do, and those only before the rate falls): {before}"
+            );
+            return Err(LearnError::Checkpoint {
+                path: directory.to_owned(),
+                problem,
+            });
+        }
     }
     kept.write("plan.json", written_plan.as_bytes())?;
     let vocabulary = match kept.read("vocabulary.json") {
@@ -352,14 +368,14 @@ fn held_out(patterns: &[(Language, Patterns)], vocabulary: &Vocabulary) -> Resul
         .collect())
 }
 
-type Adam = burn::optim::ModuleOptimizer;
+const UNREADABLE: &str = "it cannot be read";
 
 struct Run<'d> {
     kept: Kept<'d>,
     device: Device,
     sizes: Sizes,
     network: Network,
-    optimizer: Adam,
+    optimizers: Optimizers,
     step: usize,
     /// Of the steps since progress was told last.
     losses: Vec<f32>,
@@ -372,33 +388,31 @@ impl<'d> Run<'d> {
     fn new(plan: &Plan, sizes: Sizes, kept: Kept<'d>) -> Result<Self, LearnError> {
         let device = Device::flex().autodiff();
         let mut network = Network::new(sizes, plan.seed, &device);
-        let mut optimizer: Adam = AdamWConfig::new()
-            .with_beta_2(0.99)
-            .with_epsilon(1e-8)
-            .with_weight_decay(0.01)
-            .with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)))
-            .init();
+        let mut optimizers = Optimizers::new(sizes.layers);
         let mut step = 0;
         if let Some(number) = kept.read("step.txt") {
             let problem = |what: &str| LearnError::Checkpoint {
                 path: kept.path(what),
-                problem: "it cannot be read".to_owned(),
+                problem: UNREADABLE.to_owned(),
             };
             step = number.trim().parse().map_err(|_| problem("step.txt"))?;
-            let (weights, momenta) = (format!("network-{step}.bpk"), format!("optimizer-{step}.bpk"));
+            let weights = format!("network-{step}.bpk");
             network = network
                 .try_load_file(kept.path(&weights))
                 .map_err(|_| problem(&weights))?;
-            optimizer = optimizer
-                .load(kept.path(&momenta))
-                .map_err(|_| problem(&momenta))?;
+            optimizers = optimizers
+                .load(kept.0, step)
+                .map_err(|path| LearnError::Checkpoint {
+                    path,
+                    problem: UNREADABLE.to_owned(),
+                })?;
         }
         Ok(Self {
             kept,
             device,
             sizes,
             network,
-            optimizer,
+            optimizers,
             step,
             losses: Vec::new(),
             sentences: 0,
@@ -411,7 +425,7 @@ impl<'d> Run<'d> {
         let parts = batch.parts(PARTS);
         let targets = batch.targets.len().max(1) as f32;
         // Each part by a thread of its own, and added up in their order: the same bits whatever the machine has to do beside.
-        let learnt: Vec<(f32, GradientsParams)> = thread::scope(|scope| {
+        let learnt: Vec<(f32, Slopes)> = thread::scope(|scope| {
             let threads: Vec<_> = parts
                 .iter()
                 .map(|part| {
@@ -421,8 +435,8 @@ impl<'d> Run<'d> {
                     scope.spawn(move || {
                         let share = part.targets.len() as f32 / targets;
                         let loss = network.loss(sizes, part, device) * share;
-                        let gradients = GradientsParams::from_grads(loss.backward(), &network);
-                        (loss.into_scalar(), gradients)
+                        let slopes = Slopes::of(&network, loss.backward());
+                        (loss.into_scalar(), slopes)
                     })
                 })
                 .collect();
@@ -432,16 +446,11 @@ impl<'d> Run<'d> {
             });
             ended.collect()
         });
-        let mut sum = GradientsAccumulator::new();
-        let mut whole = 0.0;
-        for (loss, gradients) in learnt {
-            whole += loss;
-            sum.accumulate(&self.network, gradients);
-        }
-        self.losses.push(whole);
+        let (losses, slopes): (Vec<f32>, Vec<Slopes>) = learnt.into_iter().unzip();
+        self.losses.push(losses.iter().sum());
         self.network = self
-            .optimizer
-            .step(rate(plan, self.step), self.network.clone(), sum.grads());
+            .optimizers
+            .step(rate(plan, self.step), self.network.clone(), slopes);
         self.step += 1;
         self.sentences += batch.tokens.len();
     }
@@ -483,34 +492,45 @@ impl<'d> Run<'d> {
             }
         };
         let before = self.kept.read("step.txt");
-        let (weights, momenta) = (
-            format!("network-{}.bpk", self.step),
-            format!("optimizer-{}.bpk", self.step),
-        );
-        let (weights, momenta) = (self.kept.path(&weights), self.kept.path(&momenta));
+        let weights = self.kept.path(&format!("network-{}.bpk", self.step));
         self.network
             .clone()
             .save_file(&weights)
             .map_err(failed(weights.clone()))?;
-        self.optimizer.save(&momenta).map_err(failed(momenta.clone()))?;
+        self.optimizers
+            .save(self.kept.0, self.step)
+            .map_err(|(path, error)| failed(path)(error))?;
         self.kept.write("step.txt", self.step.to_string().as_bytes())?;
-        if let Some(before) = before.filter(|before| *before != self.step.to_string()) {
-            for name in ["network", "optimizer"] {
+        let before = before.and_then(|before| before.trim().parse().ok());
+        if let Some(before) = before.filter(|before| *before != self.step) {
+            let weights = self.kept.path(&format!("network-{before}.bpk"));
+            let momenta = Optimizers::paths(self.kept.0, before, self.sizes.layers);
+            for path in momenta.chain([weights]) {
                 // What cannot be removed only takes room.
-                let _left = fs::remove_file(self.kept.path(&format!("{name}-{before}.bpk")));
+                let _left = fs::remove_file(path);
             }
         }
         Ok(())
     }
 }
 
-/// Of a step: a rise, then a cosine down to a tenth (Loshchilov and Hutter 2017).
+/// Of a step: a rise, long the highest, and at last down to nothing (Hägele et al. 2024: no worse than a cosine, and how many steps
+/// there are in all need not be known before the fall).
 fn rate(plan: &Plan, step: usize) -> f64 {
-    let warm_up = WARM_UP.min(plan.steps / 10).max(1);
+    let warm_up = warm_up(plan);
     if step < warm_up {
         return plan.rate * (step + 1) as f64 / warm_up as f64;
     }
-    let part = (step - warm_up) as f64 / (plan.steps - warm_up).max(1) as f64;
-    let cosine = 0.5 * (1.0 + (std::f64::consts::PI * part.min(1.0)).cos());
-    plan.rate * (0.1 + 0.9 * cosine)
+    let falls_from = falls_from(plan);
+    let fallen = step.saturating_sub(falls_from) as f64 / (plan.steps - falls_from).max(1) as f64;
+    plan.rate * (1.0 - fallen.min(1.0))
+}
+
+fn warm_up(plan: &Plan) -> usize {
+    WARM_UP.min(plan.steps / 10).max(1)
+}
+
+/// The step at which the rate begins to fall.
+fn falls_from(plan: &Plan) -> usize {
+    plan.steps * (100 - FALL_PERCENT) / 100
 }

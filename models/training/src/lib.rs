@@ -6,4 +6,5 @@ pub mod export;
 pub mod gguf;
 pub mod learn;
 pub mod network;
+mod optimizers;
 pub mod vocabulary;

@@ -35,7 +35,7 @@ struct Flags {
     #[arg(long, default_value_t = 64)]
     batch: usize,
     /// The highest rate
-    #[arg(long, default_value_t = 2e-3)]
+    #[arg(long, default_value_t = 4e-3)]
     rate: f64,
     /// Tokens of the vocabulary
     #[arg(long, default_value_t = 4096)]

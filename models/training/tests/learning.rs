@@ -135,9 +135,13 @@ fn a_run_that_was_broken_off_goes_on_to_the_same_bits() {
         whole.len(),
         resumed.len()
     );
-    // And another plan does not go on from there.
+    // And another plan does not go on from there: the rate has fallen.
     let refused = run("resumed", 41, "never");
     assert!(refused.unwrap_err().to_string().contains("another plan"));
+    // Before it falls, how many steps there will be is open.
+    run("longer", 48, "step 20:").unwrap();
+    let (_, longer) = run("longer", 40, "never").unwrap();
+    assert!(whole == longer, "the same steps were not the same");
 }
 
 #[test]

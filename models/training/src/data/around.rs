@@ -60,74 +60,74 @@ pub(super) fn takes_condition(intent: &str, behind: bool) -> bool {
     !(asks || talks || behind && has_text)
 }
 
-/// The clause before these words.
-pub(super) fn put_before(
-    clause: &str,
-    segments: &mut Vec<Segment>,
-    is_condition: bool,
-    language: Language,
-    chance: &mut Chance,
-) {
-    let joints: &[&str] = match (language, is_condition) {
-        (Language::English, true) => &[", ", ", ", " "],
-        (Language::English, false) => &[
-            ", ",
-            ", ",
-            ", ",
-            ", so ",
-            " so ",
-            " ",
-            ". ",
-            " - ",
-            ", please ",
-            ", can you ",
-            " and ",
-        ],
-        (Language::Chinese, true) => &["", "", "", "，", " "],
-        (Language::Chinese, false) => &[
-            "，",
-            "，",
-            "，",
-            "，",
-            "，",
-            "，",
-            "。",
-            " ",
-            "，请",
-            "，帮我",
-            "，快",
-            "",
-        ],
-    };
-    let joint = chance.pick(joints).copied().unwrap_or(" ");
-    segments.splice(0..0, [Segment::words(clause), Segment::words(joint)]);
+/// A clause that stands beside a command.
+pub(super) struct Clause {
+    pub(super) text: String,
+    /// Else it only says why.
+    pub(super) is_condition: bool,
+    /// Else before.
+    pub(super) is_behind: bool,
 }
 
-/// The clause behind them.
-pub(super) fn put_behind(
-    clause: &str,
-    segments: &mut Vec<Segment>,
-    is_condition: bool,
-    language: Language,
-    chance: &mut Chance,
-) {
-    let joints: &[&str] = match (language, is_condition) {
-        (Language::English, true) => &[" ", " ", " ", ", "],
-        (Language::English, false) => &[
-            ", ",
-            ", ",
-            ", ",
-            " because ",
-            ", because ",
-            ", cos ",
-            ". ",
-            " ",
-            " - ",
-            " since ",
-            ", you know ",
-        ],
-        (Language::Chinese, _) => &["，", "，", "，", "，", " ", "。", "，因为", ""],
-    };
-    let joint = chance.pick(joints).copied().unwrap_or(" ");
-    segments.extend([Segment::words(joint), Segment::words(clause)]);
+impl Clause {
+    /// With these words.
+    pub(super) fn put(self, segments: &mut Vec<Segment>, language: Language, chance: &mut Chance) {
+        let joint = chance.pick(self.joints(language)).copied().unwrap_or(" ");
+        let (clause, joint) = (Segment::words(&self.text), Segment::words(joint));
+        if self.is_behind {
+            segments.extend([joint, clause]);
+        } else {
+            segments.splice(0..0, [clause, joint]);
+        }
+    }
+
+    fn joints(&self, language: Language) -> &'static [&'static str] {
+        match (language, self.is_behind, self.is_condition) {
+            (Language::English, false, true) => &[", ", ", ", " "],
+            (Language::English, false, false) => &[
+                ", ",
+                ", ",
+                ", ",
+                ", so ",
+                " so ",
+                " ",
+                ". ",
+                " - ",
+                ", please ",
+                ", can you ",
+                " and ",
+            ],
+            (Language::English, true, true) => &[" ", " ", " ", ", "],
+            (Language::English, true, false) => &[
+                ", ",
+                ", ",
+                ", ",
+                " because ",
+                ", because ",
+                ", cos ",
+                ". ",
+                " ",
+                " - ",
+                " since ",
+                ", you know ",
+            ],
+            (Language::Chinese, false, true) => &["", "", "", "，", " "],
+            (Language::Chinese, false, false) => &[
+                "，",
+                "，",
+                "，",
+                "，",
+                "，",
+                "，",
+                "。",
+                " ",
+                "，请",
+                "，帮我",
+                "，快",
+                "",
+            ],
+            (Language::Chinese, true, true) => &["，", "，", "，", "，", " ", "。", ""],
+            (Language::Chinese, true, false) => &["，", "，", "，", "，", " ", "。", "，因为", ""],
+        }
+    }
 }

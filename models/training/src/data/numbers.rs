@@ -195,7 +195,7 @@ fn english_duration(before_noun: bool, chance: &mut Chance) -> Duration {
         };
         format!("{said}{joint}{unit}")
     };
-    match chance.below(20) {
+    match chance.below(24) {
         0 => Duration::new(if before_noun { "half hour" } else { "half an hour" }, [0, 30, 0]),
         1 if !before_noun => Duration::new("an hour and a half", [1, 30, 0]),
         2 if !before_noun => Duration::new("a quarter of an hour", [0, 15, 0]),
@@ -234,6 +234,29 @@ fn english_duration(before_noun: bool, chance: &mut Chance) -> Duration {
             let joint = if chance.percent(60) { " and " } else { " " };
             Duration::new(format!("{first}{joint}{second}"), [0, minutes, seconds])
         }
+        13 if !before_noun => Duration::new("three quarters of an hour", [0, 45, 0]),
+        14 => {
+            let (hours, minutes, seconds) =
+                (chance.between(1, 3), chance.between(1, 59), chance.between(1, 59));
+            let first = one(hours, "hour", chance);
+            let (second, third) = (one(minutes, "minute", chance), one(seconds, "second", chance));
+            let joint = if chance.percent(60) { ", " } else { " " };
+            let last = chance
+                .pick(&[" and ", ", ", " ", ", and "])
+                .copied()
+                .unwrap_or(" ");
+            Duration::new(
+                format!("{first}{joint}{second}{last}{third}"),
+                [hours, minutes, seconds],
+            )
+        }
+        15 => {
+            // Figures that are no multiples of five.
+            let (minutes, seconds) = (chance.between(1, 59), chance.between(1, 59));
+            let (first, second) = (one(minutes, "minute", chance), one(seconds, "second", chance));
+            let joint = if chance.percent(60) { " and " } else { " " };
+            Duration::new(format!("{first}{joint}{second}"), [0, minutes, seconds])
+        }
         _ => {
             let minutes = usual_minutes(chance);
             Duration::new(one(minutes, "minute", chance), [0, minutes, 0])
@@ -250,7 +273,7 @@ fn chinese_duration(chance: &mut Chance) -> Duration {
     };
     let hour = if chance.percent(80) { "小时" } else { "钟头" };
     let of_hours = |said: String| format!("{said}个{hour}");
-    match chance.below(20) {
+    match chance.below(24) {
         0 => Duration::new(format!("半{hour}"), [0, 30, 0]),
         1 => Duration::new(format!("半个{hour}"), [0, 30, 0]),
         2 => Duration::new(format!("一个半{hour}"), [1, 30, 0]),
@@ -290,6 +313,38 @@ fn chinese_duration(chance: &mut Chance) -> Duration {
             let (first, second) = (counted(minutes, chance), spoken(seconds, language, chance));
             Duration::new(format!("{first}分{second}秒"), [0, minutes, seconds])
         }
+        14 => {
+            let (hours, minutes, seconds) =
+                (chance.between(1, 3), chance.between(1, 59), chance.between(1, 59));
+            let (first, second) = (counted(hours, chance), spoken(minutes, language, chance));
+            let third = spoken(seconds, language, chance);
+            let hour = if chance.percent(50) { "小时" } else { "个小时" };
+            let minute = if chance.percent(50) { "分" } else { "分钟" };
+            let zero = if seconds < 10 && chance.percent(50) {
+                "零"
+            } else {
+                ""
+            };
+            Duration::new(
+                format!("{first}{hour}{second}{minute}{zero}{third}秒"),
+                [hours, minutes, seconds],
+            )
+        }
+        15 => {
+            let (minutes, seconds) = (chance.between(1, 59), chance.between(1, 59));
+            let (first, second) = (counted(minutes, chance), spoken(seconds, language, chance));
+            let minute = if chance.percent(50) { "分" } else { "分钟" };
+            Duration::new(format!("{first}{minute}{second}秒"), [0, minutes, seconds])
+        }
+        16 => match chance.below(3) {
+            0 => Duration::new(format!("俩{hour}"), [2, 0, 0]),
+            1 => Duration::new(format!("仨{hour}"), [3, 0, 0]),
+            _ => {
+                let (hours, minutes) = (chance.between(1, 9), chance.between(1, 59));
+                let (first, second) = (counted(hours, chance), spoken(minutes, language, chance));
+                Duration::new(format!("{first}个{hour}{second}分"), [hours, minutes, 0])
+            }
+        },
         _ => {
             let minutes = usual_minutes(chance);
             let unit = if chance.percent(85) { "分钟" } else { "分" };

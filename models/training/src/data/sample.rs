@@ -1,9 +1,10 @@
 //! Sentences drawn from patterns.
 
+use super::around::{self, Clause};
 use super::chance::Chance;
 use super::noise::{Segment, disturbed, joined, tidy};
 use super::patterns::{Capture, Entry, Pattern, Patterns, Piece, Source};
-use super::{Example, Language, around, numbers, open, say};
+use super::{Example, Language, numbers, open, say};
 use models::assistant::actions::{Action, SlotValue};
 use models::assistant::intents::{self, Kind, UNSUPPORTED};
 
@@ -20,7 +21,7 @@ pub struct Sampler<'p> {
 /// How often an intent is drawn, beside the others.
 fn weight(intent: &str) -> u32 {
     match intent {
-        UNSUPPORTED => 62,
+        UNSUPPORTED => 70,
         "HassTurnOn" | "HassTurnOff" => 16,
         "HassLightSet" => 15,
         "HassClimateSetTemperature" | "HassGetState" | "HassSetPosition" => 10,
@@ -32,12 +33,23 @@ fn weight(intent: &str) -> u32 {
     }
 }
 
-/// What nobody says in one breath with something else.
-fn stands_alone(intent: &str) -> bool {
-    matches!(
-        intent,
-        UNSUPPORTED | "HassNevermind" | "HassBroadcast" | "HassListAddItem" | "HassShoppingListAddItem"
-    ) || intent.starts_with("Clawdbot")
+/// What nobody says in one breath with something else, or not before it.
+fn stands_alone(intent: &str, is_last: bool) -> bool {
+    matches!(intent, UNSUPPORTED | "HassNevermind")
+        || intent.starts_with("Clawdbot")
+        || intent == "HassBroadcast" && !is_last
+}
+
+/// Whether it has words of any kind.
+fn has_text(action: &Action) -> bool {
+    ["message", "item", "conversation_command"]
+        .iter()
+        .any(|slot| action.slots.get(slot).is_some())
+}
+
+fn ends_in_text(segments: &[Segment], actions: &[Action]) -> bool {
+    let last = segments.iter().rfind(|segment| !segment.text.trim().is_empty());
+    actions.last().is_some_and(has_text) && last.is_none_or(|segment| segment.is_span)
 }
 
 impl<'p> Sampler<'p> {
@@ -88,24 +100,29 @@ impl<'p> Sampler<'p> {
         }
         let mut has_lead = false;
         if let Some(action) = actions.first().filter(|_| self.chance.percent(11))
-            && let Some(clause) = self.clause("lead", around::kind(action))
+            && let Some(text) = self.clause("lead", around::kind(action))
         {
-            around::put_before(&clause, segments, false, self.language, &mut self.chance);
+            let clause = Clause {
+                text,
+                is_condition: false,
+                is_behind: false,
+            };
+            clause.put(segments, self.language, &mut self.chance);
             has_lead = true;
         }
         // Behind a text it could be part of the text.
-        let ends_in_text = |action: &Action| {
-            ["message", "item", "conversation_command"]
-                .iter()
-                .any(|slot| action.slots.get(slot).is_some())
-        };
-        if let Some(action) = actions.last().filter(|action| !ends_in_text(action)) {
+        if let Some(action) = actions.last().filter(|action| !has_text(action)) {
             let clause = match self.chance.percent(7) {
                 true => self.clause("trail", around::kind(action)),
                 false => None,
             };
-            if let Some(clause) = clause {
-                around::put_behind(&clause, segments, false, self.language, &mut self.chance);
+            if let Some(text) = clause {
+                let clause = Clause {
+                    text,
+                    is_condition: false,
+                    is_behind: true,
+                };
+                clause.put(segments, self.language, &mut self.chance);
             }
         }
         has_lead
@@ -119,27 +136,27 @@ impl<'p> Sampler<'p> {
 
     /// A command on a condition, at a time of the clock, again and again, or for so long: out of reach, all of them.
     fn conditional(&mut self) -> Option<(Vec<Segment>, Vec<Action>)> {
-        let behind = self.chance.percent(50);
+        let is_behind = self.chance.percent(50);
         let of_these = |intent: &str| {
-            if around::takes_condition(intent, behind) {
+            if around::takes_condition(intent, is_behind) {
                 weight(intent)
             } else {
                 0
             }
         };
         let (mut segments, _) = self.sentence(of_these)?;
-        let list = if behind {
+        let list = if is_behind {
             "condition_after"
         } else {
             "condition_before"
         };
-        if let Some(clause) = self.clause(list, "") {
-            let put = if behind {
-                around::put_behind
-            } else {
-                around::put_before
+        if let Some(text) = self.clause(list, "") {
+            let clause = Clause {
+                text,
+                is_condition: true,
+                is_behind,
             };
-            put(&clause, &mut segments, true, self.language, &mut self.chance);
+            clause.put(&mut segments, self.language, &mut self.chance);
             return Some((segments, vec![Action::unsupported()]));
         }
         // A language without such clauses.
@@ -148,16 +165,27 @@ impl<'p> Sampler<'p> {
 
     /// Two or three sentences in one.
     fn several(&mut self) -> Option<(Vec<Segment>, Vec<Action>)> {
-        let count = if self.chance.percent(72) { 2 } else { 3 };
+        let count = if self.chance.percent(62) { 2 } else { 3 };
         let out_of_reach = self.chance.percent(7).then(|| self.chance.below(count));
         let (mut parts, mut actions) = (Vec::new(), Vec::new());
         for number in 0..count {
-            let of_these = |intent: &str| match (out_of_reach == Some(number), stands_alone(intent)) {
+            let is_last = number + 1 == count;
+            let of_these = |intent: &str| match (out_of_reach == Some(number), stands_alone(intent, is_last))
+            {
                 (true, _) => u32::from(intent == UNSUPPORTED),
                 (false, true) => 0,
                 (false, false) => weight(intent),
             };
-            let (segments, meant) = self.sentence(of_these)?;
+            let (mut segments, mut meant) = self.sentence(of_these)?;
+            // Behind a text, what follows would be part of the text.
+            let mut again = 8;
+            while !is_last && ends_in_text(&segments, &meant) {
+                again -= 1;
+                if again == 0 {
+                    return None;
+                }
+                (segments, meant) = self.sentence(of_these)?;
+            }
             parts.push(segments);
             actions.extend(meant);
         }
