@@ -29,7 +29,7 @@ struct Flags {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Steps in all
-    #[arg(long, default_value_t = 6_000)]
+    #[arg(long, default_value_t = 8_000)]
     steps: usize,
     /// Sentences of a step
     #[arg(long, default_value_t = 64)]
