@@ -19,7 +19,7 @@ pub const METADATA_KEY: &str = "clawdbot.assistant.version";
 
 /// Nothing is done where the model is less sure than this that it can be done ([`confidence`]). Chosen on
 /// `tests/assistant/*-dev.jsonl`, for the model in `models/embedded` (its card has the table).
-pub const MIN_CONFIDENCE: f32 = 0.8;
+pub const MIN_CONFIDENCE: f32 = 0.7;
 
 /// The same, where another model answers what it is not sure of: a command that is left to that costs little, and a question that is
 /// taken for a command costs more.
