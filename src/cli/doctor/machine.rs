@@ -164,7 +164,7 @@ pub(super) fn clock(patient: &Patient) -> Checked {
         }
     }
     // What was written last was not written later than now.
-    let newest = patient.dir.as_ref().and_then(|dir| newest(dir));
+    let newest = patient.dir.as_ref().and_then(newest);
     match newest.and_then(|newest| newest.duration_since(now).ok()) {
         Some(ahead) if ahead > CLOCK_TOLERANCE => {
             let message = format!(
