@@ -327,7 +327,7 @@ impl Prepared {
         let store = store.map(|(store, master_key)| {
             let leave = leave_to_check(core.scheduler.clone());
             let caretaker = Caretaker::start(store.clone(), care(&settings), leave, stats.clone());
-            observe::observe_store(&instruments, &caretaker.gauge());
+            observe::observe_store(&instruments, &caretaker.gauge(), settings.store.check_interval);
             StoreDesk {
                 store,
                 caretaker: Arc::new(caretaker),

@@ -5,17 +5,15 @@
 mod differences;
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::thread;
 
 use tempfile::TempDir;
 
 use crate::support::process::{self, Finished};
-use crate::support::{foreign, say};
+use crate::support::{foreign, free_port, say};
 use differences::{DIFFERENCES, NOT_ABOUT_US};
 
 /// The scripts that must be about us, so that a change to how they are run loses none unseen.
@@ -169,19 +167,6 @@ fn told(finished: &Finished) -> String {
         format!("{}", finished.status)
     } else {
         told
-    }
-}
-
-/// A port for a script, which opens it only later: from below those that the system gives to whoever asks
-/// for any.
-fn free_port() -> u16 {
-    static TAKEN: AtomicU16 = AtomicU16::new(0);
-    let first = 12_000 + u16::try_from(std::process::id() % 16_000).expect("a small number");
-    loop {
-        let port = first + TAKEN.fetch_add(1, Relaxed);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }
 

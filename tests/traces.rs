@@ -1,94 +1,18 @@
 //! Traces, as a collector gets them that decodes OTLP by OpenTelemetry's own messages for Python.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::client::{Client, Properties};
+use crate::support::collector::{Collector, Rotel};
 use crate::support::daemon::{Daemon, Launch};
 use crate::support::data::{PROMPT, stories};
-use crate::support::foreign::python_with_otlp;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
-
-/// Ended when it is let go of.
-struct Collector {
-    process: Child,
-    endpoint: String,
-    spans: Receiver<Value>,
-}
-
-impl Collector {
-    fn start() -> Option<Self> {
-        let python = python_with_otlp()?;
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/otlp_receiver.py");
-        let mut process = Command::new(python)
-            .arg(script)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("it starts");
-        let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
-        let port = lines.next().expect("a port").expect("text");
-        let (sender, spans) = channel();
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let span = serde_json::from_str(&line).expect("JSON");
-                if sender.send(span).is_err() {
-                    return;
-                }
-            }
-        });
-        Some(Self {
-            process,
-            endpoint: format!("http://127.0.0.1:{port}"),
-            spans,
-        })
-    }
-
-    /// The next thing of this name.
-    fn next(&self, name: &str) -> Value {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let told = self.spans.recv_timeout(left).expect("it is told");
-            if told["name"] == name {
-                return told;
-            }
-        }
-    }
-
-    /// The next so many spans, by their names.
-    fn spans(&self, count: usize) -> BTreeMap<String, Value> {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let mut spans = BTreeMap::new();
-        while spans.len() < count {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let span = self.spans.recv_timeout(left);
-            let span = span.unwrap_or_else(|_| panic!("only these came: {spans:#?}"));
-            let name = span["name"].as_str().expect("a name").to_owned();
-            if name != "metrics" && name != "log" {
-                spans.insert(name, span);
-            }
-        }
-        spans
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        // One that ended by itself is gone, too.
-        let _gone = self.process.kill();
-        let _gone = self.process.wait();
-    }
-}
 
 fn launch(endpoint: &str) -> Option<Launch> {
     let launch = Daemon::launch().model(&stories()?);
@@ -128,9 +52,10 @@ async fn a_request_is_one_trace_from_its_clients_on_and_without_a_word_of_it() {
     let answer = client.answer("a").await;
     answer.assert_whole();
 
-    let spans = collector.spans(8);
+    let spans = collector.spans(9);
     let named = |name: &str| spans.get(name).unwrap_or_else(|| panic!("no {name}: {spans:#?}"));
     let (root, inference) = (named("process command"), named("chat stories260K"));
+    let process = named("inference process");
     assert_eq!(root["parent_span_id"], SPAN);
     for (child, parent) in [
         ("route", root),
@@ -138,8 +63,9 @@ async fn a_request_is_one_trace_from_its_clients_on_and_without_a_word_of_it() {
         ("queue", root),
         ("chat stories260K", root),
         ("reply", root),
-        ("prefill", inference),
-        ("decode", inference),
+        ("inference process", inference),
+        ("prefill", process),
+        ("decode", process),
     ] {
         assert_eq!(named(child)["parent_span_id"], parent["span_id"], "{child}");
     }
@@ -174,6 +100,10 @@ async fn a_request_is_one_trace_from_its_clients_on_and_without_a_word_of_it() {
     assert_eq!(
         attribute(inference, "gen_ai.response.model")["string_value"],
         "stories260K"
+    );
+    assert_eq!(
+        attribute(process, "process.pid")["int_value"],
+        daemon.worker_pid().to_string()
     );
     assert_eq!(attribute(root, "priority")["string_value"], "interactive");
     let service = root["resource"].to_string();
@@ -222,12 +152,101 @@ async fn what_failed_is_a_span_with_its_error_and_what_the_client_does_not_want_
 }
 
 #[tokio::test]
+async fn a_collector_of_others_takes_metrics_the_whole_trace_of_a_request_and_logs_over_http_and_grpc() {
+    let Some(collector) = Collector::start() else {
+        return;
+    };
+    let Some(rotel) = Rotel::before(&collector) else {
+        return;
+    };
+    for (protocol, endpoint) in [("http/protobuf", &rotel.http), ("grpc", &rotel.grpc)] {
+        let Some(launch) = launch(endpoint) else { return };
+        let daemon = launch.set("telemetry.otlp_protocol", protocol).start();
+        let mut client = Client::of(&daemon, "phone", "phone").await;
+        client.subscribe("clawdbot/phone/reply", 1).await;
+        let prompts = [("short", PROMPT.to_owned()), ("long", PROMPT.repeat(200))];
+        for (id, prompt) in prompts {
+            let request = serde_json::json!({"id": id, "prompt": prompt, "max_tokens": 2}).to_string();
+            client.publish("clawdbot/phone/command", 1, false, request).await;
+            client.answer(id).await;
+        }
+        let is_metrics = |told: &Value| {
+            let names = told["names"].as_array();
+            names.is_some_and(|names| names.iter().any(|name| name == "clawdbot.requests.account"))
+        };
+        let is_line = |told: &Value| told["record"]["body"]["string_value"] == "a request failed";
+        let spans = |told: &[Value]| -> Vec<String> {
+            let spans = told.iter().filter(|told| told["span_id"].is_string());
+            let mut names: Vec<_> = spans.map(|span| span["name"].to_string()).collect();
+            names.sort_unstable();
+            names
+        };
+        let told = collector
+            .until(|told| spans(told).len() >= 10 && told.iter().any(is_metrics) && told.iter().any(is_line));
+        let of_both = [
+            "chat stories260K",
+            "conversation",
+            "decode",
+            "inference process",
+            "prefill",
+            "process command",
+            "process command",
+            "queue",
+            "reply",
+            "route",
+        ];
+        assert_eq!(
+            spans(&told),
+            of_both.map(|name| format!("{name:?}")),
+            "{protocol}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn words_are_in_a_trace_only_where_they_are_to_be_captured() {
+    let Some(collector) = Collector::start() else {
+        return;
+    };
+    let Some(launch) = launch(&collector.endpoint) else {
+        return;
+    };
+    let daemon = launch.set("telemetry.capture_content", true).start();
+    let mut client = Client::of(&daemon, "phone", "phone").await;
+    client.subscribe("clawdbot/phone/reply", 1).await;
+    let request = serde_json::json!({"id": "a", "prompt": PROMPT, "max_tokens": 12}).to_string();
+    client.publish("clawdbot/phone/command", 1, false, request).await;
+    let answer = client.answer("a").await;
+    let spans = collector.spans(9);
+    let messages = |name: &str| -> Value {
+        let text = attribute(&spans["chat stories260K"], name)["string_value"].as_str();
+        serde_json::from_str(text.expect("text")).expect("JSON")
+    };
+    assert_eq!(
+        messages("gen_ai.input.messages"),
+        serde_json::json!([{"role": "user", "parts": [{"type": "text", "content": PROMPT}]}])
+    );
+    let said = serde_json::json!([{
+        "role": "assistant",
+        "parts": [{"type": "text", "content": answer.text()}],
+        "finish_reason": "length",
+    }]);
+    assert_eq!(messages("gen_ai.output.messages"), said);
+}
+
+#[tokio::test]
 async fn a_collector_that_is_not_there_holds_up_nobody_and_not_the_end_either() {
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a port");
     // It takes connections, and says nothing.
     let endpoint = format!("http://{}", nobody.local_addr().expect("an address"));
-    let Some(launch) = launch(&endpoint) else { return };
-    let mut daemon = launch.start();
+    for protocol in ["http/protobuf", "grpc"] {
+        holds_up_nobody(&endpoint, protocol).await;
+    }
+}
+
+async fn holds_up_nobody(endpoint: &str, protocol: &str) {
+    let Some(launch) = launch(endpoint) else { return };
+    let mut daemon = launch.set("telemetry.otlp_protocol", protocol).start();
     let mut client = Client::of(&daemon, "phone", "phone").await;
     client.subscribe("clawdbot/phone/reply", 1).await;
     for number in 0..20 {

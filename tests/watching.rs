@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::support::daemon::{Daemon, Launch};
 use crate::support::data::{PROMPT, stories};
 use crate::support::foreign::prometheus;
 use crate::support::process::finish;
-use crate::support::{eventually, wait_for};
+use crate::support::{eventually, free_port, wait_for};
 
 fn config(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path)
@@ -337,11 +337,6 @@ impl Drop for Prometheus {
         let _gone = self.process.kill();
         let _gone = self.process.wait();
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
 }
 
 /// Of every panel its title and its expressions.

@@ -18,6 +18,7 @@ use crate::metrics::{By, Ending, RequestMetrics};
 use crate::outside;
 use crate::policy::priority::Priority;
 use crate::scheduler::{CancelJob, JobId, Progress, Scheduler, SchedulerGauge, Submit};
+use crate::worker_protocol::Spent;
 
 /// What finds it full goes to the other model.
 const MAILBOX: usize = 256;
@@ -49,6 +50,7 @@ pub(crate) struct Understood {
     pub(crate) precision: Option<Precision>,
     pub(crate) usage: Usage,
     pub(crate) timings: Timings,
+    pub(crate) spent: Option<Spent>,
 }
 
 /// Whoever has it asks the commander. Cheap to clone.
@@ -270,6 +272,7 @@ impl Handler<Progress> for Commander {
                 reason,
                 usage,
                 timings,
+                spent,
                 model,
                 ..
             } => {
@@ -286,6 +289,7 @@ impl Handler<Progress> for Commander {
                         precision: asked.precision,
                         usage,
                         timings,
+                        spent,
                     });
                 }
             }

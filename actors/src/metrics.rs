@@ -20,6 +20,8 @@ pub struct RequestMetrics {
     queue_s: Histogram<f64>,
     tokens: Histogram<u64>,
     ended: Counter<u64>,
+    prefix_queries: Counter<u64>,
+    prefix_hits: Counter<u64>,
 }
 
 /// What computed an answer.
@@ -106,6 +108,16 @@ impl RequestMetrics {
                 .u64_counter("clawdbot.requests.ended")
                 .with_description("Requests that ended, by how")
                 .build(),
+            prefix_queries: meter
+                .u64_counter("clawdbot.prefix_cache.queries")
+                .with_description("Tokens of prompts")
+                .build(),
+            prefix_hits: meter
+                .u64_counter("clawdbot.prefix_cache.hits")
+                .with_description(
+                    "Tokens of prompts that were in the cache, as an earlier request had begun alike",
+                )
+                .build(),
         }
     }
 
@@ -137,6 +149,9 @@ impl RequestMetrics {
         decode_s: Option<f64>,
     ) {
         let labels = by.labels(priority);
+        let cached = usage.prompt_tokens_details.cached_tokens.min(usage.prompt_tokens);
+        self.prefix_queries.add(usage.prompt_tokens as u64, &[]);
+        self.prefix_hits.add(cached as u64, &[]);
         for (kind, tokens) in [
             ("input", usage.prompt_tokens),
             ("output", usage.completion_tokens),
@@ -146,9 +161,8 @@ impl RequestMetrics {
             self.tokens.record(tokens as u64, &[kind, operation(), model]);
         }
         if let Some(seconds) = first_s {
-            let read =
-                usage.prompt_tokens - usage.prompt_tokens_details.cached_tokens.min(usage.prompt_tokens);
-            let prompt = if read <= SHORT_PROMPT { "short" } else { "long" };
+            let is_short = usage.prompt_tokens - cached <= SHORT_PROMPT;
+            let prompt = if is_short { "short" } else { "long" };
             let mut labels = labels.clone();
             labels.push(KeyValue::new("prompt", prompt));
             self.first_token_s.record(seconds, &labels);

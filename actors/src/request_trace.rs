@@ -1,23 +1,30 @@
 //! What becomes of a request, as a trace: spans in OpenTelemetry's terms, in the trace that the client began where it sent a
 //! `traceparent` (W3C Trace Context, as MQTT 5 user property). Nothing is recorded while nobody exports, and spans are made when the
-//! request is over, of times that are taken anyway. No prompt, no answer and no topic is part of one.
+//! request is over, of times that are taken anyway. No topic is part of one, and what was asked and answered only where the owner
+//! wants that captured.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use models::Precision;
+use models::{Precision, Prompt, ToolCall};
 use opentelemetry::trace::{
     Span, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
     TraceState,
 };
 use opentelemetry::{Context, KeyValue, global};
+use serde_json::{Value, json};
 use topics::message::Message;
 
 use crate::conversation::{Timings, Usage};
 use crate::outside;
 use crate::policy::priority::Priority;
+use crate::worker_protocol::Spent;
 
 /// The user property that carries the client's trace.
 const TRACEPARENT: &str = "traceparent";
+
+/// Of what was asked, and of what was answered, no more is captured.
+const MOST_CAPTURED_BYTES: usize = 16 * 1024;
 
 /// The trace of a request that is recorded. Cheap to clone; the last one that is let go of ends it.
 #[derive(Clone, Debug)]
@@ -30,6 +37,8 @@ pub(crate) struct RequestTrace {
     accepted_at: SystemTime,
     /// When its turn had come.
     submitted_at: SystemTime,
+    /// What was asked and what is answered, where that is captured.
+    captured: Option<(Arc<str>, String)>,
 }
 
 /// What there is to tell in the end.
@@ -41,6 +50,8 @@ pub(crate) struct Ended<'a> {
     pub(crate) finish_reason: &'a str,
     pub(crate) usage: Usage,
     pub(crate) timings: Timings,
+    pub(crate) spent: Option<Spent>,
+    pub(crate) tool_calls: &'a [ToolCall],
 }
 
 impl RequestTrace {
@@ -74,7 +85,33 @@ impl RequestTrace {
             routed_at,
             accepted_at,
             submitted_at: accepted_at,
+            captured: None,
         })
+    }
+
+    /// What was asked and what will be answered is to be part of it.
+    pub(crate) fn capture(&mut self, prompt: &Prompt) {
+        let mut room = MOST_CAPTURED_BYTES;
+        let mut message = |role: &str, content: &str| {
+            let content = cut(content, room);
+            room -= content.len();
+            json!({"role": role, "parts": [{"type": "text", "content": content}]})
+        };
+        let messages: Vec<Value> = match prompt {
+            Prompt::Text(text) => vec![message("user", text)],
+            Prompt::Messages(all) => {
+                let said = all.iter().map(|one| message(&one.role, &one.content));
+                said.collect()
+            }
+        };
+        self.captured = Some((Value::from(messages).to_string().into(), String::new()));
+    }
+
+    /// So much more of the answer.
+    pub(crate) fn said(&mut self, text: &str) {
+        if let Some((_, answer)) = &mut self.captured {
+            answer.push_str(cut(text, MOST_CAPTURED_BYTES - answer.len()));
+        }
     }
 
     /// Its turn has come: it waits for a place in the engine from now on.
@@ -119,10 +156,11 @@ impl RequestTrace {
             ])
             .start_with_context(&tracer, &self.context);
         let inference = self.context.with_span(inference);
-        let first = timings.time_to_first_token_s.map(at);
-        self.child(&inference, "prefill", began, first.unwrap_or(done));
-        if let Some(first) = first {
-            self.child(&inference, "decode", first, done);
+        for (name, content) in self.content(ended) {
+            inference.span().set_attribute(KeyValue::new(name, content));
+        }
+        if let Some(spent) = ended.spent {
+            self.in_process(&inference, spent, began, done);
         }
         inference.span().end_with_timestamp(done);
         let now = outside::calendar();
@@ -130,6 +168,43 @@ impl RequestTrace {
         let root = self.context.span();
         root.set_status(Status::Ok);
         root.end_with_timestamp(now.max(done));
+    }
+
+    /// What the inference process says of itself. It has no clock in common with the daemon but for the end.
+    fn in_process(&self, inference: &Context, spent: Spent, began: SystemTime, done: SystemTime) {
+        let first = done - spent.decode.unwrap_or_default();
+        let started = (first - spent.prefill).max(began);
+        let first = first.max(started);
+        let tracer = global::tracer("clawdbot");
+        let process = SpanBuilder::from_name("inference process")
+            .with_kind(SpanKind::Server)
+            .with_start_time(started)
+            .with_attributes([KeyValue::new("process.pid", i64::from(spent.pid))])
+            .start_with_context(&tracer, inference);
+        let process = inference.with_span(process);
+        self.child(&process, "prefill", started, first);
+        if spent.decode.is_some() {
+            self.child(&process, "decode", first, done);
+        }
+        process.span().end_with_timestamp(done);
+    }
+
+    /// In the form of OpenTelemetry's GenAI conventions.
+    fn content(&self, ended: &Ended<'_>) -> Vec<(&'static str, String)> {
+        let Some((asked, answer)) = &self.captured else {
+            return Vec::new();
+        };
+        let text = (!answer.is_empty()).then(|| json!({"type": "text", "content": answer}));
+        let calls = ended.tool_calls.iter().map(|call| {
+            let arguments = cut(&call.function.arguments, MOST_CAPTURED_BYTES);
+            json!({"type": "tool_call", "id": call.id, "name": call.function.name, "arguments": arguments})
+        });
+        let parts: Vec<Value> = text.into_iter().chain(calls).collect();
+        let answered = json!([{"role": "assistant", "parts": parts, "finish_reason": ended.finish_reason}]);
+        vec![
+            ("gen_ai.input.messages", asked.to_string()),
+            ("gen_ai.output.messages", answered.to_string()),
+        ]
     }
 
     /// It was not, for this reason.
@@ -147,6 +222,11 @@ impl RequestTrace {
             .start_with_context(&tracer, parent);
         Context::new().with_span(span).span().end_with_timestamp(to);
     }
+}
+
+/// As many of its first bytes as there is room for, in whole characters.
+fn cut(text: &str, room: usize) -> &str {
+    text.get(..text.floor_char_boundary(room)).unwrap_or(text)
 }
 
 fn count(tokens: usize) -> i64 {

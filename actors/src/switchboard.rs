@@ -110,6 +110,8 @@ pub(crate) struct PatternRoute {
     pub(crate) actor: &'static str,
     /// The one actor of all its topics; none where each set of levels has its own.
     pub(crate) owner: Option<Arc<Owner>>,
+    /// How often an actor of this binding took the place of one that had fallen.
+    pub(crate) restarts: Arc<AtomicU64>,
 }
 
 /// A session as publishers see it.

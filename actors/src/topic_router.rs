@@ -4,7 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use actix::fut::wrap_future;
@@ -235,6 +235,7 @@ impl Handler<Bind> for TopicRouter {
                     pattern: msg.pattern,
                     actor: msg.actor,
                     owner: Some(Arc::new(owner)),
+                    restarts: Arc::default(),
                 });
             }
         }
@@ -344,6 +345,7 @@ pub(crate) struct PatternBinding {
     pub(crate) past: Vec<Arc<OwnerCounters>>,
     idle: Duration,
     factory: Box<dyn Fn(&Params) -> LazyActor + Send>,
+    restarts: Arc<AtomicU64>,
 }
 
 impl PatternBinding {
@@ -412,11 +414,13 @@ impl Handler<BindEach> for TopicRouter {
             self.routes.serve(pattern, audience);
             self.forget_stopped(pattern);
         }
+        let restarts = Arc::<AtomicU64>::default();
         let routes = Arc::make_mut(&mut self.routes.patterns);
         routes.extend(patterns.iter().map(|pattern| PatternRoute {
             pattern: pattern.clone(),
             actor,
             owner: None,
+            restarts: restarts.clone(),
         }));
         self.patterns.push(PatternBinding {
             actor,
@@ -425,6 +429,7 @@ impl Handler<BindEach> for TopicRouter {
             mailbox,
             idle,
             factory,
+            restarts,
         });
         ctx.run_interval((idle / 2).clamp(Duration::from_millis(50), SWEEP), |act, ctx| {
             act.sweep(ctx)
@@ -501,23 +506,25 @@ impl TopicRouter {
             Some(owner) if owner.lazy && !owner.mailbox.is_open() => {
                 tracing::warn!(actor = owner.actor, %topic, "the owner of a topic had stopped; making another");
                 self.unbind_lazy(topic);
-                self.make_owner(topic);
+                if let Some(binding) = self.make_owner(topic) {
+                    binding.restarts.fetch_add(1, Relaxed);
+                }
             }
             Some(_) => {}
-            None => self.make_owner(topic),
+            None => {
+                self.make_owner(topic);
+            }
         }
     }
 
-    fn make_owner(&mut self, topic: &TopicName) {
+    fn make_owner(&mut self, topic: &TopicName) -> Option<&PatternBinding> {
         let mut bindings = self.patterns.iter().enumerate();
-        let Some((number, binding, params)) =
-            bindings.find_map(|(number, b)| Some((number, b, b.capture(topic)?)))
-        else {
-            return;
-        };
+        let (number, binding, params) =
+            bindings.find_map(|(number, b)| Some((number, b, b.capture(topic)?)))?;
         // A factory may be an application's: if it panics, the router must not go with it.
         let Ok(made) = catch_unwind(AssertUnwindSafe(|| (binding.factory)(&params))) else {
-            return tracing::error!(actor = binding.actor, %topic, "the factory of a topic's owner panicked");
+            tracing::error!(actor = binding.actor, %topic, "the factory of a topic's owner panicked");
+            return None;
         };
         let mailbox = MailboxRef::new(made.entrance, binding.mailbox);
         let mut owned = LazyOwner {
@@ -547,6 +554,7 @@ impl TopicRouter {
         tracing::debug!(actor = binding.actor, %topic, "made the owner of a topic");
         self.lazy.push(owned);
         self.publish();
+        self.patterns.get(number)
     }
 
     /// Lets every lazily made owner go that was idle for its time, and asks those that want to be asked.

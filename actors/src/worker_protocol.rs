@@ -4,6 +4,7 @@
 //! binary, so the version only guards against a binary that was replaced while the daemon ran.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use models::{
     EngineOptions, EngineStats, Event, GenerateRequest, ModelSummary, Precision, SequenceId, WhilePaused,
@@ -12,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change of a frame's meaning.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The largest frame: a prompt of the largest size the settings allow, with room for escapes.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
@@ -112,6 +113,9 @@ pub enum FromWorker {
     Event {
         /// What.
         event: Event,
+        /// With its end: where the time went.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spent: Option<Spent>,
     },
     /// The weights are at another precision from now on, all of them.
     SteppedTo {
@@ -130,6 +134,17 @@ pub enum FromWorker {
         /// How it stands with memory.
         stats: WorkerStats,
     },
+}
+
+/// Where a sequence's time went, by the clock of the process that computed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// The process.
+    pub pid: u32,
+    /// From reading its start to its first text, or to its end where none came.
+    pub prefill: Duration,
+    /// From there to its end.
+    pub decode: Option<Duration>,
 }
 
 /// How it stands with the process' memory.

@@ -2,15 +2,16 @@
 //! out on the same. It has no settings and opens nothing but the model; when the daemon is gone,
 //! the socket ends, and so does it.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
 
-use actors::worker_protocol::{FrameReader, FromWorker, ToWorker, VERSION, WorkerStats, write_frame};
+use actors::worker_protocol::{FrameReader, FromWorker, Spent, ToWorker, VERSION, WorkerStats, write_frame};
 use clap::Args;
-use models::{Date, Engine, ModelError};
+use models::{Date, Engine, Event, ModelError, SequenceId};
 use platform::memory;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -113,6 +114,7 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
     let heartbeat = Duration::from_millis(heartbeat_interval_ms.max(100));
     let mut last_heartbeat = Instant::now();
     let mut last_step = Duration::ZERO;
+    let mut clocks = Clocks::default();
     output.say(&heartbeat_of(&engine))?;
     loop {
         // What the governor wanted is done with the next look at the commands; it hears so at once.
@@ -134,10 +136,12 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
                         engine.set_today(today);
                     }
                     match engine.begin(id, &request) {
-                        Ok(_) if hurry => {
-                            engine.hurry(id);
+                        Ok(_) => {
+                            clocks.began(id);
+                            if hurry {
+                                engine.hurry(id);
+                            }
                         }
-                        Ok(_) => {}
                         Err(error) => {
                             let (code, message) = (error.code().to_owned(), error.to_string());
                             output.add(&FromWorker::Refused { id, code, message })?;
@@ -202,13 +206,44 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
         last_step = step.elapsed();
         engine.took(last_step);
         for event in events {
-            output.add(&FromWorker::Event { event })?;
+            let spent = clocks.said(&event);
+            output.add(&FromWorker::Event { event, spent })?;
         }
         if says_how_it_stands || last_heartbeat.elapsed() >= heartbeat {
             last_heartbeat = Instant::now();
             output.add(&heartbeat_of(&engine))?;
         }
         output.flush()?;
+    }
+}
+
+/// When sequences that have not ended began, and when their first text came.
+#[derive(Default)]
+struct Clocks(HashMap<SequenceId, (Instant, Option<Instant>)>);
+
+impl Clocks {
+    fn began(&mut self, id: SequenceId) {
+        self.0.insert(id, (Instant::now(), None));
+    }
+
+    /// With the last event of a sequence, where its time went.
+    fn said(&mut self, event: &Event) -> Option<Spent> {
+        let now = Instant::now();
+        match event {
+            Event::Text { id, .. } | Event::ToolCalls { id, .. } => {
+                let (_, first) = self.0.get_mut(id)?;
+                first.get_or_insert(now);
+                None
+            }
+            Event::Done { id, .. } | Event::Failed { id, .. } => {
+                let (began, first) = self.0.remove(id)?;
+                Some(Spent {
+                    pid: std::process::id(),
+                    prefill: first.unwrap_or(now) - began,
+                    decode: first.map(|first| now - first),
+                })
+            }
+        }
     }
 }
 

@@ -153,6 +153,7 @@ pub(super) fn conversation_config(
         memory,
         requests,
         commands: None,
+        capture_content: settings.telemetry.capture_content,
     }
 }
 

@@ -159,6 +159,7 @@ impl Core {
             });
             supervisor
         });
+        let worker = governed.as_ref().map(|governed| governed.worker.clone());
         let beside = assistant
             .map(|assistant| Beside::start(settings, assistant, beside_host, meter.clone(), metrics));
         let holdings = Holdings {
@@ -183,6 +184,7 @@ impl Core {
         observe::observe_models(
             instruments,
             asked_for.map_or(0, Precision::bits),
+            worker,
             beside.as_ref().map(|beside| beside.gauge.clone()),
         );
 

@@ -13,7 +13,7 @@ use super::access::{self, AccessList};
 use super::raw::{Given, RawSettings};
 use super::{
     Auth, AuthMode, BrokerMode, Conversation, Flapping, Hub, Log, LogFormat, Memory, Metrics, Model, Origin,
-    Problem, Scheduler, Settings, Shutdown, Supervisor, Telemetry,
+    Problem, Scheduler, Settings, Shutdown, Supervisor,
 };
 use crate::library::{EMBEDDED, Library};
 use crate::telemetry::logging;
@@ -210,10 +210,7 @@ impl Checker<'_> {
                 dwell: self.seconds("memory.dwell_s", raw.memory.dwell_s, 1..=DAY_S),
                 interval: self.seconds("memory.interval_s", raw.memory.interval_s, 1..=3600),
             },
-            telemetry: Telemetry {
-                otlp_endpoint: self.otlp_endpoint(raw.telemetry.otlp_endpoint),
-                trace_percent: self.number("telemetry.trace_percent", raw.telemetry.trace_percent, 0..=100),
-            },
+            telemetry: self.telemetry(raw.telemetry),
             metrics: Metrics {
                 disk_probe_interval: Some(self.seconds(
                     "metrics.disk_probe_interval_s",
@@ -381,24 +378,6 @@ impl Checker<'_> {
             );
             PathBuf::new()
         })
-    }
-
-    /// Where a collector is. What goes there has no words of anybody's, and therefore needs no secrecy beyond that of a network.
-    fn otlp_endpoint(&mut self, given: Given<String>) -> Option<String> {
-        const KEY: &str = "telemetry.otlp_endpoint";
-        let text = self.optional(KEY, given)?;
-        let rest = text
-            .strip_prefix("http://")
-            .map(|rest| rest.trim_end_matches('/'));
-        let is_place = |rest: &&str| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_graphic());
-        match rest.filter(is_place) {
-            Some(rest) => Some(format!("http://{rest}")),
-            None => {
-                let reason = "not a place where a collector takes OTLP by HTTP; write for example \"http://127.0.0.1:4318\"";
-                self.refuse(KEY, format!("{text:?}"), reason);
-                None
-            }
-        }
     }
 
     /// The assistant has answers of its own, and takes up nobody's words.

@@ -418,10 +418,30 @@ pub struct Metrics {
 /// What is sent to an OpenTelemetry collector.
 #[derive(Clone, Debug)]
 pub struct Telemetry {
-    /// Where it takes OTLP by HTTP, without a slash at the end; none where nothing is sent.
-    pub otlp_endpoint: Option<String>,
+    /// Who gets it; none where nothing is sent.
+    pub collector: Option<Collector>,
     /// So many of a hundred requests are traced, where the client has not decided.
     pub trace_percent: u8,
+    /// Whether traces have the words of requests and answers.
+    pub capture_content: bool,
+}
+
+/// An OpenTelemetry collector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collector {
+    /// Where it takes OTLP, as in `http://127.0.0.1:4318`, without a slash at the end.
+    pub endpoint: String,
+    /// How.
+    pub protocol: OtlpProtocol,
+}
+
+/// Transports of OTLP, as OpenTelemetry names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtlpProtocol {
+    /// `http/protobuf`.
+    HttpProtobuf,
+    /// `grpc`.
+    Grpc,
 }
 
 /// Log output.
@@ -630,8 +650,9 @@ impl Settings {
                 interval: Duration::from_secs(2),
             },
             telemetry: Telemetry {
-                otlp_endpoint: None,
+                collector: None,
                 trace_percent: 100,
+                capture_content: false,
             },
             metrics: Metrics {
                 disk_probe_interval: Some(Duration::from_secs(15)),

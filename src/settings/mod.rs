@@ -14,6 +14,7 @@ mod locate;
 mod mqtt;
 mod raw;
 mod store;
+mod telemetry;
 
 use std::collections::HashMap;
 
@@ -24,9 +25,10 @@ use self::locate::{Entry, Layer};
 use self::raw::RawSettings;
 
 pub use checked::{
-    Auth, AuthMode, Broker, BrokerAddress, BrokerMode, CertificateFiles, ClientCertificates, Conversation,
-    Flapping, Hub, Log, LogFormat, MasterKeySource, Memory, Metrics, Model, Mqtt, NamedFile, PasswordSource,
-    PostgresServer, Scheduler, Settings, Shutdown, Store, StoreMode, Supervisor, Telemetry,
+    Auth, AuthMode, Broker, BrokerAddress, BrokerMode, CertificateFiles, ClientCertificates, Collector,
+    Conversation, Flapping, Hub, Log, LogFormat, MasterKeySource, Memory, Metrics, Model, Mqtt, NamedFile,
+    OtlpProtocol, PasswordSource, PostgresServer, Scheduler, Settings, Shutdown, Store, StoreMode,
+    Supervisor, Telemetry,
 };
 pub use error::{Problem, SettingsError};
 pub use locate::{Flag, Origin, Sources};

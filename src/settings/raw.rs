@@ -197,7 +197,9 @@ pub(super) struct RawMemory {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTelemetry {
     pub(super) otlp_endpoint: Given<String>,
+    pub(super) otlp_protocol: Given<String>,
     pub(super) trace_percent: Given<u64>,
+    pub(super) capture_content: Given<bool>,
 }
 
 #[derive(Debug, Deserialize)]

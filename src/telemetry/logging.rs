@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
-use opentelemetry_otlp::{LogExporter, Protocol, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::LogExporter;
 use opentelemetry_sdk::logs::{BatchConfigBuilder, BatchLogProcessor, SdkLoggerProvider};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::time::SystemTime;
@@ -12,15 +12,15 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use super::otlp::{self, Client};
-use crate::settings::{Log, LogFormat, Telemetry};
+use super::otlp::{exporter, resource};
+use crate::settings::{Collector, Log, LogFormat, Telemetry};
 
 /// What is said below a warning there concerns the metrics library's own affairs. It comes first, so
 /// that a setting naming the same target replaces it.
 const QUIET: &str = "opentelemetry=warn";
 
 /// What is said there is said about sending what is said.
-const OF_THE_EXPORTER: [&str; 4] = ["opentelemetry", "ureq", "rustls", "hyper"];
+const OF_THE_EXPORTER: [&str; 7] = ["opentelemetry", "ureq", "rustls", "tonic", "tower", "hyper", "h2"];
 
 /// Lines that wait for a collector; what finds them all there is dropped.
 const WAITING: usize = 4096;
@@ -37,7 +37,7 @@ pub struct Logs(Option<SdkLoggerProvider>);
 /// # Errors
 /// What the exporter says of the collector's place.
 pub fn install(log: &Log, telemetry: &Telemetry) -> Result<Logs, String> {
-    let provider = telemetry.otlp_endpoint.as_deref().map(to_collector).transpose()?;
+    let provider = telemetry.collector.as_ref().map(to_collector).transpose()?;
     let bridge = provider.as_ref().map(|provider| {
         let is_ours = |target: &str| !OF_THE_EXPORTER.iter().any(|other| target.starts_with(other));
         OpenTelemetryTracingBridge::new(provider)
@@ -63,14 +63,8 @@ pub fn install(log: &Log, telemetry: &Telemetry) -> Result<Logs, String> {
     Ok(Logs(provider))
 }
 
-fn to_collector(endpoint: &str) -> Result<SdkLoggerProvider, String> {
-    let exporter = LogExporter::builder()
-        .with_http()
-        .with_http_client(Client::default())
-        .with_protocol(Protocol::HttpBinary)
-        .with_endpoint(format!("{endpoint}/v1/logs"))
-        .build()
-        .map_err(|error| error.to_string())?;
+fn to_collector(collector: &Collector) -> Result<SdkLoggerProvider, String> {
+    let exporter = exporter!(LogExporter, "logs", collector)?;
     let batches = BatchConfigBuilder::default()
         .with_max_queue_size(WAITING)
         .with_scheduled_delay(INTERVAL)
@@ -80,7 +74,7 @@ fn to_collector(endpoint: &str) -> Result<SdkLoggerProvider, String> {
         .build();
     Ok(SdkLoggerProvider::builder()
         .with_log_processor(processor)
-        .with_resource(otlp::resource())
+        .with_resource(resource())
         .build())
 }
 

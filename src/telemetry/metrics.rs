@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use opentelemetry::global;
-use opentelemetry_otlp::{MetricExporter, Protocol, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
 
-use super::otlp::{Client, resource};
-use crate::settings::Telemetry;
+use super::otlp::{exporter, resource};
+use crate::settings::{Collector, Telemetry};
 
 /// How often a collector is told all numbers.
 const SENT_EVERY: Duration = Duration::from_secs(15);
@@ -39,9 +39,13 @@ pub enum MetricsError {
 /// # Errors
 /// [`MetricsError::Setup`], also where the collector's place is none.
 pub fn install(telemetry: &Telemetry) -> Result<Metrics, MetricsError> {
-    let metrics = Metrics::with(telemetry.otlp_endpoint.as_deref())?;
+    let metrics = Metrics::with(telemetry.collector.as_ref())?;
     global::set_meter_provider(metrics.provider.clone());
     Ok(metrics)
+}
+
+fn to_collector(collector: &Collector) -> Result<MetricExporter, String> {
+    exporter!(MetricExporter, "metrics", collector)
 }
 
 impl Metrics {
@@ -51,7 +55,7 @@ impl Metrics {
     }
 
     /// The same, which go to a collector as well, where there is one.
-    fn with(collector: Option<&str>) -> Result<Metrics, MetricsError> {
+    fn with(collector: Option<&Collector>) -> Result<Metrics, MetricsError> {
         let registry = Registry::new();
         // One scope and one process: their labels would stand on every line and tell nothing.
         let exporter = opentelemetry_prometheus::exporter()
@@ -62,14 +66,8 @@ impl Metrics {
         let mut provider = SdkMeterProvider::builder()
             .with_reader(exporter)
             .with_resource(resource());
-        if let Some(endpoint) = collector {
-            let exporter = MetricExporter::builder()
-                .with_http()
-                .with_http_client(Client::default())
-                .with_protocol(Protocol::HttpBinary)
-                .with_endpoint(format!("{endpoint}/v1/metrics"))
-                .build()
-                .map_err(|error| MetricsError::Setup(error.to_string()))?;
+        if let Some(collector) = collector {
+            let exporter = to_collector(collector).map_err(MetricsError::Setup)?;
             let reader = PeriodicReader::builder(exporter).with_interval(SENT_EVERY);
             provider = provider.with_reader(reader.build());
         }
@@ -145,7 +143,8 @@ mod tests {
     #[test]
     fn the_global_meter_reaches_what_was_installed() {
         let metrics = install(&Telemetry {
-            otlp_endpoint: None,
+            collector: None,
+            capture_content: false,
             trace_percent: 0,
         })
         .unwrap();

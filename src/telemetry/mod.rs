@@ -5,6 +5,7 @@ pub mod logging;
 pub mod metrics;
 pub mod observe;
 mod otlp;
+pub mod panics;
 pub mod traces;
 
 pub use metrics::Metrics;

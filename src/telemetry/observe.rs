@@ -1,12 +1,14 @@
 //! What is counted elsewhere as plain numbers, exported when somebody scrapes: nothing is paid for
 //! it in between.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use actors::certificate_keeper::CertificateGauge;
 use actors::external_broker::LinkGauge;
+use actors::inference_worker::WorkerGauge;
 use actors::memory_governor::MemoryGauge;
 use actors::scheduler::SchedulerGauge;
 use actors::stats::Stats;
@@ -15,6 +17,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 use platform::disk;
 
+use super::panics;
 use crate::store::CareGauge;
 
 /// Makes the observable instruments. They live as long as the meter's provider.
@@ -126,6 +129,7 @@ fn owned(meter: &Meter, memory: &Arc<MemoryGauge>) {
 /// The actors that own topics, by their kind.
 fn actors(meter: &Meter, switchboard: &Switchboard) {
     type Of = fn(&Mailboxes) -> u64;
+    let looked = Arc::new(LookedAt::default());
     let gauges: [(&'static str, &'static str, Of); 3] = [
         ("clawdbot.actors", "Actors that own topics, by their kind", |of| {
             of.actors
@@ -142,21 +146,71 @@ fn actors(meter: &Meter, switchboard: &Switchboard) {
         ),
     ];
     for (name, description, number) in gauges {
-        let board = switchboard.clone();
+        let (board, looked) = (switchboard.clone(), looked.clone());
         meter
             .u64_observable_gauge(name)
             .with_description(description)
             .with_callback(move |observer| {
-                for (actor, of) in board.mailboxes() {
+                for (actor, of) in looked.mailboxes(&board) {
                     observer.observe(number(&of), &[KeyValue::new("actor", actor)]);
                 }
             })
             .build();
     }
+    let board = switchboard.clone();
+    meter
+        .u64_observable_counter("clawdbot.actor.restarts")
+        .with_description("Actors that took the place of one that had fallen, by their kind")
+        .with_callback(move |observer| {
+            for (actor, of) in looked.mailboxes(&board) {
+                observer.observe(of.restarts, &[KeyValue::new("actor", actor)]);
+            }
+        })
+        .build();
+}
+
+/// All topics that are owned are looked at once a scrape, not once a metric.
+#[derive(Default)]
+struct LookedAt(Mutex<Option<(Instant, BTreeMap<&'static str, Mailboxes>)>>);
+
+impl LookedAt {
+    const FRESH: Duration = Duration::from_millis(100);
+
+    fn mailboxes(&self, board: &Switchboard) -> BTreeMap<&'static str, Mailboxes> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((at, mailboxes)) if at.elapsed() < Self::FRESH => mailboxes.clone(),
+            _ => {
+                let mailboxes = board.mailboxes();
+                *last = Some((Instant::now(), mailboxes.clone()));
+                mailboxes
+            }
+        }
+    }
 }
 
 /// Makes the instruments of the model that was asked for, and of the assistant beside it.
-pub fn observe_models(meter: &Meter, configured_bits: u32, commands: Option<Arc<SchedulerGauge>>) {
+pub fn observe_models(
+    meter: &Meter,
+    configured_bits: u32,
+    worker: Option<Arc<WorkerGauge>>,
+    commands: Option<Arc<SchedulerGauge>>,
+) {
+    meter
+        .f64_observable_gauge("clawdbot.kv_cache.usage")
+        .with_unit("1")
+        .with_description("Keys and values of running requests, of the room that they may take up")
+        .with_callback(move |observer| {
+            let engine = worker
+                .as_ref()
+                .and_then(|worker| Some(worker.running()?.stats.engine));
+            let budget = engine.and_then(|engine| Some((engine, engine.cache_budget_bytes?)));
+            let used = budget.map_or(0.0, |(engine, budget)| {
+                engine.running_bytes as f64 / budget.max(1) as f64
+            });
+            observer.observe(used, &[]);
+        })
+        .build();
     gauge(
         meter,
         "clawdbot.model.precision.configured.bits",
@@ -181,6 +235,12 @@ pub fn observe_models(meter: &Meter, configured_bits: u32, commands: Option<Arc<
 
 /// Makes the instruments of the process and of the disk that its data is on.
 pub fn observe_process(meter: &Meter, data_dir: &Path) {
+    counter(
+        meter,
+        "clawdbot.panics",
+        "Times that a part of the daemon fell over a fault of its own",
+        panics::count,
+    );
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let started = since_1970.map_or(0, |since| since.as_secs());
     gauge_in(
@@ -270,7 +330,14 @@ pub fn observe_certificate(meter: &Meter, certificate: &Arc<CertificateGauge>) {
 }
 
 /// Makes the instruments of the checks of the store.
-pub fn observe_store(meter: &Meter, care: &Arc<CareGauge>) {
+pub fn observe_store(meter: &Meter, care: &Arc<CareGauge>, interval: Duration) {
+    gauge_in(
+        meter,
+        "clawdbot.store.check.interval",
+        "s",
+        "How often the store is checked; 0 for never",
+        move || interval.as_secs(),
+    );
     let kept = care.clone();
     gauge_in(
         meter,

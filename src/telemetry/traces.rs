@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use opentelemetry::global;
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider};
 
-use super::otlp::{Client, resource};
+use super::otlp::{exporter, resource};
 use crate::settings::Telemetry;
 
 /// Spans that wait; a request has seven.
@@ -29,16 +29,10 @@ impl Traces {
     /// # Errors
     /// What the exporter says of the endpoint.
     pub fn install(telemetry: &Telemetry) -> Result<Option<Self>, String> {
-        let Some(endpoint) = &telemetry.otlp_endpoint else {
+        let Some(collector) = &telemetry.collector else {
             return Ok(None);
         };
-        let exporter = SpanExporter::builder()
-            .with_http()
-            .with_http_client(Client::default())
-            .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(format!("{endpoint}/v1/traces"))
-            .build()
-            .map_err(|error| error.to_string())?;
+        let exporter = exporter!(SpanExporter, "traces", collector)?;
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(WAITING)
             .with_scheduled_delay(INTERVAL)

@@ -1,6 +1,7 @@
 """Takes OTLP by HTTP as a collector does, with OpenTelemetry's own protobuf messages, and prints what came: the port first, then a
 line of JSON for each span and each log record, and one with the names of all metrics."""
 
+import gzip
 import json
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,6 +15,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 class Receiver(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["Content-Encoding"] == "gzip":
+            body = gzip.decompress(body)
         if self.headers["Content-Type"] != "application/x-protobuf":
             return self.answer(415, b"")
         if self.path == "/v1/metrics":

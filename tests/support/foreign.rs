@@ -91,6 +91,15 @@ pub(crate) fn python_with_otlp() -> Option<PathBuf> {
     )
 }
 
+/// rotel, a collector of OpenTelemetry's protocol.
+pub(crate) fn rotel() -> Option<Command> {
+    let given = std::env::var_os("CLAWDBOT_TEST_ROTEL");
+    if given.is_none() {
+        skip("the collector rotel is missing; `tests/run` installs it");
+    }
+    given.map(Command::new)
+}
+
 /// A Python that has paho-mqtt.
 pub(crate) fn python_with_paho() -> Option<PathBuf> {
     python_with(

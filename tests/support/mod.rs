@@ -5,6 +5,7 @@ pub(crate) mod answer;
 pub(crate) mod applications;
 pub(crate) mod broker;
 pub(crate) mod client;
+pub(crate) mod collector;
 pub(crate) mod conservation;
 pub(crate) mod daemon;
 pub(crate) mod data;
@@ -19,6 +20,8 @@ pub(crate) mod raw;
 pub(crate) mod shape;
 
 use std::io::Write;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up. Long, because the machine may be busy; a
@@ -71,4 +74,17 @@ pub(crate) fn say(line: &str) {
 
 fn test_name() -> String {
     std::thread::current().name().unwrap_or("a test").to_owned()
+}
+
+/// A port for a program that opens it only later: from below those that the system gives to whoever asks
+/// for any.
+pub(crate) fn free_port() -> u16 {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let first = 12_000 + u16::try_from(std::process::id() % 16_000).expect("a small number");
+    loop {
+        let port = first + TAKEN.fetch_add(1, Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

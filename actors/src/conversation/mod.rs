@@ -81,6 +81,8 @@ pub struct ConversationConfig {
     pub requests: Arc<SchedulerGauge>,
     /// Who understands commands, where that is not the model that answers all else.
     pub commands: Option<Commands>,
+    /// Whether traces have the words of requests and answers.
+    pub capture_content: bool,
 }
 
 impl ConversationConfig {
@@ -341,7 +343,10 @@ impl Conversation {
             self.turn(request.priority).ends(Fate::Refused);
             return self.fail(&reply, &id, error);
         }
-        let trace = RequestTrace::of(&msg.message, msg.routed_at, request.priority);
+        let mut trace = RequestTrace::of(&msg.message, msg.routed_at, request.priority);
+        if let (true, Some(trace)) = (self.config.capture_content, &mut trace) {
+            trace.capture(&request.generate.prompt);
+        }
         let by_request = request.deadline.map(|within| now + within);
         let pending = Pending {
             id,
@@ -440,6 +445,9 @@ impl Conversation {
                     retry_after_ms: Some(1000),
                 };
                 self.fail(&pending.reply, &pending.id, error);
+                if let Some(trace) = pending.trace {
+                    trace.failed("overloaded");
+                }
                 continue;
             }
             self.running.push(Running {

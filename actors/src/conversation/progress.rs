@@ -49,6 +49,9 @@ impl Handler<Progress> for Conversation {
                 if let Some(turn) = &mut running.remembered {
                     turn.assistant.push_str(&text);
                 }
+                if let Some(trace) = &mut running.trace {
+                    trace.said(&text);
+                }
                 if let Some(commanded) = &mut running.commanded {
                     commanded.push(&text);
                 }
@@ -72,6 +75,7 @@ impl Handler<Progress> for Conversation {
                 reason,
                 usage,
                 timings,
+                spent,
                 model,
                 ..
             } => {
@@ -102,6 +106,8 @@ impl Handler<Progress> for Conversation {
                         finish_reason: finish_reason(reason),
                         usage,
                         timings,
+                        spent,
+                        tool_calls: &running.tool_calls,
                     });
                 }
                 self.next(ctx);

@@ -100,7 +100,8 @@ impl Conversation {
                 ..item
             },
         );
-        if let Some(trace) = pending.trace.take() {
+        if let Some(mut trace) = pending.trace.take() {
+            trace.said(&answer.say);
             trace.answered(&Ended {
                 model: &understood.model,
                 precision: understood.precision,
@@ -108,6 +109,8 @@ impl Conversation {
                 finish_reason: finish_reason(FinishReason::Stop),
                 usage: understood.usage,
                 timings: understood.timings,
+                spent: understood.spent,
+                tool_calls: &[],
             });
         }
         if let Some(turn) = pending.turn {

@@ -10,7 +10,7 @@ use crate::conversation::{PromptTokensDetails, Timings, Usage};
 use crate::metrics::{By, Ending};
 use crate::outside;
 use crate::policy::schedule::{End, Tokens};
-use crate::worker_protocol::FromWorker;
+use crate::worker_protocol::{FromWorker, Spent};
 
 /// Texts of one request that came together.
 struct Said {
@@ -28,8 +28,8 @@ impl Handler<WorkerSays> for Scheduler {
         // slow becomes fewer items, not more.
         let mut texts: Vec<Said> = Vec::new();
         for frame in frames {
-            let event = match frame {
-                FromWorker::Event { event } => event,
+            let (event, spent) = match frame {
+                FromWorker::Event { event, spent } => (event, spent),
                 FromWorker::Refused { id, code, message } => {
                     self.texts(&mut texts);
                     self.fail(id, End::Failed, &code, &message, None);
@@ -78,7 +78,7 @@ impl Handler<WorkerSays> for Scheduler {
                         completion_tokens,
                         prompt_tokens_details: PromptTokensDetails { cached_tokens },
                     };
-                    self.done(id, finish_reason, usage);
+                    self.done(id, finish_reason, usage, spent);
                 }
                 Event::Failed { id, message } => {
                     self.texts(&mut texts);
@@ -126,7 +126,7 @@ impl Scheduler {
         Some(begun)
     }
 
-    fn done(&mut self, id: SequenceId, reason: FinishReason, usage: Usage) {
+    fn done(&mut self, id: SequenceId, reason: FinishReason, usage: Usage, spent: Option<Spent>) {
         let (end, how) = match reason {
             FinishReason::Stop => (End::Completed, "stop"),
             FinishReason::ToolCalls => (End::Completed, "tool_calls"),
@@ -174,6 +174,7 @@ impl Scheduler {
                 reason,
                 usage,
                 timings,
+                spent,
                 model,
             },
         );
@@ -186,7 +187,7 @@ impl Scheduler {
             completion_tokens: said,
             ..Usage::default()
         };
-        self.done(id, FinishReason::Cancelled, usage);
+        self.done(id, FinishReason::Cancelled, usage, None);
     }
 
     /// Ends what has begun, without the rest of its answer.

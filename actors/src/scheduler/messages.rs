@@ -12,7 +12,7 @@ use crate::conversation::{Timings, Usage};
 use crate::inference_worker::InferenceWorker;
 use crate::policy::governor::Action;
 use crate::policy::priority::Priority;
-use crate::worker_protocol::FromWorker;
+use crate::worker_protocol::{FromWorker, Spent};
 
 /// Names a request for the life of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,6 +96,8 @@ pub enum Progress {
         usage: Usage,
         /// Its times.
         timings: Timings,
+        /// What the inference process says of them.
+        spent: Option<Spent>,
         /// What answered.
         model: String,
     },

@@ -217,6 +217,7 @@ impl Handler<CancelJob> for Scheduler {
                         reason: FinishReason::Cancelled,
                         usage: Usage::default(),
                         timings,
+                        spent: None,
                         model: String::new(),
                     },
                 );

@@ -1,6 +1,8 @@
 //! How full the mailboxes of actors are that own topics, for metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Owner, Switchboard};
 
@@ -13,6 +15,8 @@ pub struct Mailboxes {
     pub deepest: u64,
     /// Messages that each of them holds.
     pub bound: u64,
+    /// How often one of them took the place of one that had fallen.
+    pub restarts: u64,
 }
 
 impl Switchboard {
@@ -21,11 +25,15 @@ impl Switchboard {
         let routes = self.0.routes.load();
         let of_patterns = routes.patterns.iter().filter_map(|route| route.owner.as_ref());
         let mut kinds = BTreeMap::<_, Mailboxes>::new();
+        let (mut seen, mut counted) = (BTreeSet::new(), BTreeSet::new());
         // A kind is there before its first actor is.
         for route in routes.patterns.iter() {
-            kinds.entry(route.actor).or_default();
+            let of = kinds.entry(route.actor).or_default();
+            // One count for all patterns of a binding.
+            if counted.insert(Arc::as_ptr(&route.restarts).addr()) {
+                of.restarts += route.restarts.load(Relaxed);
+            }
         }
-        let mut seen = BTreeSet::new();
         for owner in routes.owners.values().chain(of_patterns) {
             let Owner { actor, mailbox, .. } = &**owner;
             let of = kinds.entry(*actor).or_default();

@@ -531,7 +531,7 @@ impl Simulated {
                     tokens: vec![token],
                     logprobs: Vec::new(),
                 };
-                self.say(&FromWorker::Event { event }).await?;
+                self.say(&FromWorker::Event { event, spent: None }).await?;
             }
             if let Some(reason) = end {
                 at -= 1;
@@ -553,7 +553,7 @@ impl Simulated {
             cached_tokens: 0,
             completion_tokens: sequence.said,
         };
-        self.say(&FromWorker::Event { event }).await
+        self.say(&FromWorker::Event { event, spent: None }).await
     }
 
     fn kv_bytes(&self) -> u64 {
