@@ -45,7 +45,7 @@ use crate::store::{AskForLeave, Caretaker, DurableStore, Restored, StoreError, S
 use crate::store_desk::StoreDesk;
 use crate::telemetry::disk::DiskProbe;
 use crate::telemetry::traces::Traces;
-use crate::telemetry::{Metrics, metrics, observe};
+use crate::telemetry::{Metrics, metrics, observe, panics};
 
 use beside::{Assistant, Beside};
 use configure::{care, identity_config, invitation, session_arbiters};
@@ -246,6 +246,7 @@ impl Prepared {
             ),
             Some(_) => (None, 0),
         };
+        panics::watch();
         // Before anything is made that measures.
         let metrics = metrics::install(&settings.telemetry)?;
         let traces = Traces::install(&settings.telemetry).map_err(DaemonError::Traces)?;

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::support::daemon::{Daemon, Home, Launch};
 use crate::support::data::stories;
-use crate::support::foreign::openssl;
+use crate::support::foreign::certificate_of_a_day;
 use crate::support::process::{self, finish};
 use crate::support::{eventually, wait_for};
 
@@ -181,13 +181,9 @@ fn a_clock_that_was_set_back_by_a_day_is_noticed() {
 fn a_certificate_that_ends_tomorrow_is_named() {
     let launch = left();
     let home = launch.home();
-    let Some(mut openssl) = openssl() else { return };
-    let (certificate_path, key_path) = (home.path().join("hub.crt"), home.path().join("hub.key"));
-    let made =
-        "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=DNS:localhost";
-    openssl.args(made.split(' ')).arg("-keyout").arg(&key_path);
-    finish(openssl.arg("-out").arg(&certificate_path)).assert_code(0);
-    fs::set_permissions(&key_path, fs::Permissions::from_mode(0o600)).expect("permissions");
+    let Some((certificate_path, key_path)) = certificate_of_a_day(home.path()) else {
+        return;
+    };
     let mut command = alone(home);
     command
         .env("CLAWDBOT__MQTT__TLS", "127.0.0.1:0")

@@ -7,6 +7,9 @@
 )]
 
 mod against_mosquitto;
+// Only there can one process limit what another writes.
+#[cfg(target_os = "linux")]
+mod alarms;
 mod application;
 mod assistant;
 mod attacks;

@@ -2,11 +2,8 @@
 //! devices there are, there is no more of it.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use actors::external_broker::LinkGauge;
@@ -17,15 +14,8 @@ use crate::support::daemon::{Daemon, Launch};
 use crate::support::data::{PROMPT, stories};
 use crate::support::foreign::prometheus;
 use crate::support::process::finish;
-use crate::support::{eventually, free_port, wait_for};
-
-fn config(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path)
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(config(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
+use crate::support::prometheus::{Prometheus, config, read};
+use crate::support::{eventually, wait_for};
 
 /// The names behind `# TYPE`.
 fn exported(metrics: &str) -> BTreeSet<String> {
@@ -222,6 +212,34 @@ fn ten_thousand_devices_make_no_more_series_than_one() {
     assert!(new.is_empty(), "{new:?}");
 }
 
+#[tokio::test]
+async fn an_actor_that_falls_is_counted_and_so_is_the_one_in_its_place() {
+    let daemon = Daemon::launch().application("nervous").start();
+    let mut client = Client::of(&daemon, "phone", "phone").await;
+    client.subscribe("clawdbot/phone/echo", 1).await;
+    let counted = || {
+        let fell = daemon.metric("clawdbot_panics_total");
+        (
+            fell,
+            daemon.metric_where("clawdbot_actor_restarts_total", "actor=\"Nervous\""),
+        )
+    };
+    for (word, times) in [("hello", Some(0.0)), ("again", Some(1.0))] {
+        client
+            .publish("clawdbot/phone/telemetry", 1, false, json!(word).to_string())
+            .await;
+        assert_eq!(
+            client.message().await.payload,
+            json!(word).to_string().into_bytes()
+        );
+        eventually("the counts", || (counted() == (times, times)).then_some(())).await;
+        client
+            .publish("clawdbot/phone/telemetry", 1, false, json!("boo").to_string())
+            .await;
+        eventually("a panic", || (counted().0 > times).then_some(())).await;
+    }
+}
+
 #[test]
 fn every_rule_is_well_formed_and_fires_when_it_should_and_only_then() {
     let Some(mut promtool) = prometheus("promtool") else {
@@ -269,73 +287,6 @@ fn every_rule_is_well_formed_and_fires_when_it_should_and_only_then() {
             cases.iter().any(expects_nothing),
             "{alert} is never expected to be silent"
         );
-    }
-}
-
-/// A Prometheus of our own, ended when it is let go of.
-struct Prometheus {
-    process: Child,
-    address: String,
-    _home: tempfile::TempDir,
-}
-
-impl Prometheus {
-    fn scraping(daemon: &Daemon) -> Option<Self> {
-        let mut command = prometheus("prometheus")?;
-        let home = tempfile::tempdir().expect("a directory");
-        let target = daemon.listener("http").to_string();
-        let rules = config("prometheus/clawdbot.rules.yml");
-        // The configuration as it is shipped, but for the address and the pace.
-        let shipped = read("prometheus/prometheus.yml");
-        let adapted = shipped
-            .replace("127.0.0.1:9464", &target)
-            .replace("15s", "1s")
-            .replace("clawdbot.rules.yml", &rules.display().to_string());
-        assert!(adapted.contains(&target), "{shipped}");
-        let file = home.path().join("prometheus.yml");
-        fs::write(&file, adapted).expect("written");
-        let address = format!("127.0.0.1:{}", free_port());
-        let process = command
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                home.path().join("data").display()
-            ))
-            .arg(format!("--web.listen-address={address}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(home.path().join("log")).expect("a log"))
-            .spawn()
-            .expect("it starts");
-        Some(Self {
-            process,
-            address,
-            _home: home,
-        })
-    }
-
-    /// What an expression comes to now.
-    fn query(&self, expression: &str) -> Option<Vec<Value>> {
-        let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
-        let answer = agent
-            .get(format!("http://{}/api/v1/query", self.address))
-            .query("query", expression)
-            .config()
-            .http_status_as_error(false)
-            .build()
-            .call();
-        let text = answer.ok()?.body_mut().read_to_string().ok()?;
-        let answer: Value = serde_json::from_str(&text).ok()?;
-        assert_eq!(answer["status"], "success", "{expression}: {answer}");
-        answer["data"]["result"].as_array().cloned()
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        // One that ended by itself is gone, too.
-        let _gone = self.process.kill();
-        let _gone = self.process.wait();
     }
 }
 

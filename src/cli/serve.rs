@@ -27,7 +27,6 @@ where
     let settings = global.settings(given.iter().flat_map(ServeFlags::settings).collect())?;
     let logs =
         telemetry::logging::install(&settings.log, &settings.telemetry).map_err(Failure::Misconfigured)?;
-    telemetry::panics::watch();
     let system = actix::System::new();
     let ended = system.block_on(async {
         let run = daemon::run_with(settings, stop_signal()?, application);

@@ -1,9 +1,12 @@
 //! Clients that others wrote: where they are, or a loud word that they are missing. `tests/run`
 //! installs them.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::process::finish;
 use super::skip;
 
 /// A program of Mosquitto's, if it is installed.
@@ -139,4 +142,16 @@ pub(crate) fn mosquitto_source() -> Option<PathBuf> {
         skip("Mosquitto's source, with the tests of its broker, is missing; `tests/run` fetches it");
     }
     found
+}
+
+/// A certificate that ends tomorrow and its key, made by openssl in this directory.
+pub(crate) fn certificate_of_a_day(directory: &Path) -> Option<(PathBuf, PathBuf)> {
+    let mut openssl = openssl()?;
+    let (certificate, key) = (directory.join("hub.crt"), directory.join("hub.key"));
+    let made =
+        "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=DNS:localhost";
+    openssl.args(made.split(' ')).arg("-keyout").arg(&key);
+    finish(openssl.arg("-out").arg(&certificate)).assert_code(0);
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("permissions");
+    Some((certificate, key))
 }
