@@ -55,6 +55,23 @@ impl StorePlace {
         }
     }
 
+    /// Connects to the server, where it is on one, and leaves everything there as it is. Returns which server it is.
+    ///
+    /// # Errors
+    /// What keeps a daemon from connecting.
+    pub fn reach(&self) -> Result<String, StoreError> {
+        match self {
+            Self::File(path) => Ok(path.display().to_string()),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => {
+                let reached = std::thread::scope(|scope| scope.spawn(|| Postgres::reach(server)).join());
+                reached
+                    .unwrap_or(Err(DatabaseError::Closed))
+                    .map_err(|error| self.failed(error))
+            }
+        }
+    }
+
     /// Opens what is there, or makes it.
     pub(super) fn open(&self, masters: &Masters) -> Result<(SealedDatabase, Restored), StoreError> {
         match self {

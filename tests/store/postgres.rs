@@ -249,3 +249,32 @@ async fn a_session_and_what_waits_for_it_are_kept_on_the_server() {
     assert!(back.session_present);
     assert_eq!(back.message().await.payload.len(), 9_000);
 }
+
+#[test]
+fn doctor_names_a_server_that_lets_nobody_in_before_a_daemon_needs_it() {
+    let Some(mut server) = Server::start() else { return };
+    let home = Home::new();
+    let doctor = || {
+        let mut command = home.command(&["doctor", "--json"]);
+        for (key, value) in server.settings() {
+            let name = format!("CLAWDBOT__{}", key.to_uppercase().replace('.', "__"));
+            command.env(name, value);
+        }
+        process::finish(&mut command)
+    };
+    let well = doctor();
+    assert!(!well.stdout.contains("\"check_id\":\"store\""), "{}", well.stdout);
+    assert_eq!(
+        server.ask("SELECT count(*) FROM pg_tables WHERE tablename LIKE 'clawdbot%'"),
+        "0"
+    );
+    server.crash();
+    let gone = doctor();
+    gone.assert_code(1);
+    let report: serde_json::Value = serde_json::from_str(&gone.stdout).expect("JSON");
+    let findings = report["findings"].as_array().expect("findings");
+    let store = findings.iter().find(|finding| finding["check_id"] == "store");
+    let store = store.unwrap_or_else(|| panic!("{report:#}"));
+    assert_eq!(store["severity"], "error");
+    assert_eq!(store["path"], "store.postgres_url");
+}

@@ -15,6 +15,7 @@ use crate::library::Library;
 use crate::security::certificates::WatchedCertificate;
 use crate::security::{DataDir, KeyError, MasterKeyPlace, keys as signing};
 use crate::settings::StoreMode;
+use crate::store::StorePlace;
 use crate::telemetry::disk::probe;
 
 /// The design's bound of what a write may take.
@@ -201,6 +202,18 @@ pub(super) fn certificate(patient: &Patient) -> Checked {
         Standing::Valid(_) => Err(Finding::warning(told, renew).about(path)),
         _ => Err(Finding::error(told, renew).about(path)),
     }
+}
+
+pub(super) fn store(patient: &Patient) -> Checked {
+    let settings = &patient.settings;
+    if settings.store.mode != StoreMode::Postgres {
+        return Ok("in the data directory".to_owned());
+    }
+    let place = StorePlace::of(&settings.store, settings.data_dir.clone());
+    place.reach().map_err(|error| {
+        let hint = "see that the server runs and lets this user in, and the settings store.postgres_…";
+        Finding::error(error.to_string(), hint).about("store.postgres_url")
+    })
 }
 
 pub(super) fn ports(patient: &Patient) -> Checked {

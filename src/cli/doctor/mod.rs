@@ -84,12 +84,13 @@ fn examine(settings: Settings, report: &mut Report) -> Result<(), Failure> {
         ("clock", machine::clock),
         ("certificate", machine::certificate),
     ];
-    let without_daemon: [(&str, Check); 3] = [
+    let without_daemon: [(&str, Check); 4] = [
         ("daemon", |_| {
             let hint = "`clawdbot serve` starts it; run doctor again then, and it asks a question";
             Err(Finding::info("no daemon runs on this data directory", hint))
         }),
         ("ports", machine::ports),
+        ("store", machine::store),
         ("model", machine::model),
     ];
     let with_daemon: [(&str, Check); 8] = [

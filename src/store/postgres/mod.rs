@@ -99,6 +99,16 @@ impl Postgres {
         Ok(opened)
     }
 
+    /// Connects, and asks the server which one it is.
+    pub(super) fn reach(server: &PostgresServer) -> Result<String, DatabaseError> {
+        let mut client = config::connect(server)?;
+        let version = client.query_one("SELECT current_setting('server_version')", &[]);
+        let version: String = version
+            .and_then(|row| row.try_get(0))
+            .map_err(PostgresError::from)?;
+        Ok(format!("PostgreSQL {version}"))
+    }
+
     /// Has the server give back what it does not need. Returns the bytes of the tables before and after.
     pub(super) fn compact(&self) -> Result<(u64, u64), DatabaseError> {
         match &mut *self.session() {
