@@ -13,6 +13,7 @@ mod assistant;
 mod batching;
 mod engine;
 mod gguf_reader;
+mod hostile_directories;
 mod hostile_files;
 mod hostile_quantised;
 mod numerics;
