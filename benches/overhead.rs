@@ -107,7 +107,7 @@ fn worker() -> Anyhow<()> {
                             tokens: vec![u32::try_from(token)?],
                             logprobs: Vec::new(),
                         };
-                        say(&mut socket, &FromWorker::Event { event })?;
+                        say(&mut socket, &FromWorker::Event { event, spent: None })?;
                     }
                     WORKS.store(false, Relaxed);
                     let event = Event::Done {
@@ -117,7 +117,7 @@ fn worker() -> Anyhow<()> {
                         cached_tokens: 0,
                         completion_tokens: TOKENS,
                     };
-                    say(&mut socket, &FromWorker::Event { event })?;
+                    say(&mut socket, &FromWorker::Event { event, spent: None })?;
                 }
                 ToWorker::Stop => return Ok(()),
                 _ => {}

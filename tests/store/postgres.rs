@@ -254,9 +254,10 @@ async fn a_session_and_what_waits_for_it_are_kept_on_the_server() {
 fn doctor_names_a_server_that_lets_nobody_in_before_a_daemon_needs_it() {
     let Some(mut server) = Server::start() else { return };
     let home = Home::new();
+    let settings = server.settings();
     let doctor = || {
         let mut command = home.command(&["doctor", "--json"]);
-        for (key, value) in server.settings() {
+        for (key, value) in &settings {
             let name = format!("CLAWDBOT__{}", key.to_uppercase().replace('.', "__"));
             command.env(name, value);
         }
