@@ -2,6 +2,7 @@
 //! every system's half is type-checked on every other.
 
 pub mod disk;
+pub mod files;
 pub mod keychain;
 pub mod memory;
 pub mod network;
