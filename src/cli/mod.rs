@@ -2,6 +2,7 @@
 //! else to stderr, so that answers can be piped.
 
 mod ask;
+mod audit;
 mod bar;
 mod bench;
 mod certs;
@@ -15,6 +16,7 @@ mod keys;
 mod keys_master;
 mod model;
 mod pack;
+mod report;
 mod serve;
 mod status;
 mod store;
@@ -117,6 +119,8 @@ enum Command {
     Check(With<check::CheckFlags>),
     /// Try everything that could keep it from working, with a running daemon or without, and say what to do
     Doctor(With<doctor::DoctorFlags>),
+    /// Say what this machine shows to others and how its files, keys and settings are kept, and mend what is safe
+    Audit(With<audit::AuditFlags>),
     /// The process in which the model runs; started by the daemon only
     #[command(hide = true)]
     InferenceWorker(worker::WorkerFlags),
@@ -208,6 +212,7 @@ where
         Some(Command::Store(inner)) => store::run(global.then(inner.global), inner.flags),
         Some(Command::Check(inner)) => check::run(&global.then(inner.global), inner.flags),
         Some(Command::Doctor(inner)) => doctor::run(&global.then(inner.global), inner.flags),
+        Some(Command::Audit(inner)) => audit::run(&global.then(inner.global), &inner.flags),
     }
 }
 
@@ -224,6 +229,11 @@ impl GlobalFlags {
 
     /// The settings as these flags, further flags of the command, and the other sources give them.
     fn settings(&self, further: Vec<Flag>) -> Result<Settings, SettingsError> {
+        settings::load(&self.sources(further))
+    }
+
+    /// Where they come from.
+    fn sources(&self, further: Vec<Flag>) -> Sources {
         let data_dir = self.data_dir.iter().map(|path| Flag {
             name: "--data-dir",
             key: "data_dir".to_owned(),
@@ -236,7 +246,7 @@ impl GlobalFlags {
         });
         // A flag with its own name is more deliberate than `--set`.
         let flags = assignments.chain(data_dir).chain(further).collect();
-        settings::load(&Sources::of_process(self.config.clone(), flags))
+        Sources::of_process(self.config.clone(), flags)
     }
 }
 

@@ -107,6 +107,12 @@ impl Sources {
             .collect()
     }
 
+    /// The settings file that is read, if there is one.
+    pub fn file(&self) -> Option<PathBuf> {
+        // What cannot be read of the environment is said where the settings are loaded.
+        self.settings_file(&self.environment_layer(&mut Vec::new()), &self.flag_layer())
+    }
+
     fn settings_file(&self, environment: &Layer, flags: &Layer) -> Option<PathBuf> {
         if self.config_file.is_some() {
             return self.config_file.clone();

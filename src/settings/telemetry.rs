@@ -66,6 +66,13 @@ impl Checker<'_> {
     }
 }
 
+impl Collector {
+    /// Whether it runs on this machine, so that what it is sent passes no network.
+    pub fn is_here(&self) -> bool {
+        self.endpoint.parse().is_ok_and(|place| is_here(&place))
+    }
+}
+
 fn is_here(place: &Uri) -> bool {
     let host = place.host().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::Patient;
-use super::report::{Checked, Finding};
+use crate::cli::report::{Checked, Finding};
 use crate::cli::{Failure, ask, block_on};
 use crate::settings::BrokerMode;
 

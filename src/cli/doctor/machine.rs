@@ -9,7 +9,7 @@ use actors::policy::expiry::Standing;
 use platform::{disk, memory};
 
 use super::Patient;
-use super::report::{Checked, Finding};
+use crate::cli::report::{Checked, Finding};
 use crate::kept_certificate::lasts;
 use crate::library::Library;
 use crate::security::certificates::WatchedCertificate;

@@ -3,12 +3,11 @@
 
 mod daemon;
 mod machine;
-mod report;
 
 use clap::Args;
 use serde_json::Value;
 
-use self::report::{Checked, Fault, Finding, Report};
+use super::report::{Checked, Fault, Finding, Report};
 use super::{Failure, GlobalFlags, block_on, say};
 use crate::admin::{self, AdminError, AdminRequest};
 use crate::security::{DataDir, DataDirError};

@@ -20,6 +20,8 @@ pub struct Facts {
     pub validity: Validity,
     /// Whether it may sign others.
     pub is_authority: bool,
+    /// The bits of its key, where that is an RSA key.
+    pub rsa_bits: Option<usize>,
 }
 
 /// Not a certificate.
@@ -30,6 +32,7 @@ pub struct NotX509;
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+const RSA_ENCRYPTION: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 
 impl Facts {
     /// Reads a certificate.
@@ -94,8 +97,10 @@ fn to_be_signed(fields: &mut SliceReader<'_>) -> der::Result<Facts> {
         names: Vec::new(),
         validity,
         is_authority: false,
+        rsa_bits: None,
     };
-    let _public_key = next(fields)?;
+    // What is wrong with a key is for TLS to say.
+    facts.rsa_bits = next(fields)?.sequence(rsa_bits).unwrap_or_default();
     while !fields.is_finished() {
         let field = next(fields)?;
         if is_context(field.tag(), 3) {
@@ -136,6 +141,29 @@ impl Facts {
         }
         Ok(())
     }
+}
+
+/// SubjectPublicKeyInfo [RFC 5280 4.1], and in it RSAPublicKey [RFC 8017 A.1.1].
+fn rsa_bits(key: &mut SliceReader<'_>) -> der::Result<Option<usize>> {
+    let is_rsa = next(key)?.sequence(|algorithm| {
+        let kind = next(algorithm)?;
+        while !algorithm.is_finished() {
+            next(algorithm)?;
+        }
+        der::Result::Ok(kind.value() == RSA_ENCRYPTION)
+    })?;
+    let key = next(key)?;
+    // The first byte of a bit string says how many bits are missing at its end.
+    let (true, Some(inner)) = (is_rsa, key.value().get(1..)) else {
+        return Ok(None);
+    };
+    AnyRef::from_der(inner)?.sequence(|numbers| {
+        let (modulus, _exponent) = (next(numbers)?, next(numbers)?);
+        let first = modulus.value().iter().position(|byte| *byte != 0);
+        let digits = modulus.value().get(first.unwrap_or(0)..).unwrap_or_default();
+        let leading = digits.first().map_or(0, |byte| byte.leading_zeros() as usize);
+        der::Result::Ok(Some(digits.len() * 8 - leading))
+    })
 }
 
 fn time(value: AnyRef<'_>) -> der::Result<SystemTime> {

@@ -1,4 +1,4 @@
-//! What was found, for people and for programs.
+//! What was found, for people and for programs: the form in which `doctor` and `audit` answer.
 
 use serde::Serialize;
 
@@ -84,12 +84,37 @@ impl Finding {
 /// What a check comes to: a line for people where all is well, and what is not.
 pub(super) type Checked = Result<String, Finding>;
 
+/// The same of a check that looks at several things.
+pub(super) type Examined = Result<String, Vec<Finding>>;
+
+/// Something that was mended, or would be.
+#[derive(Debug, Serialize)]
+pub(super) struct Mended {
+    /// The command that does the same by hand.
+    pub(super) action: String,
+    pub(super) outcome: Outcome,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) trouble: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Outcome {
+    Done,
+    /// Only asked about.
+    WouldBeDone,
+    Failed,
+}
+
 /// All of it.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     /// Of each check its name, and what is well.
     pub(super) lines: Vec<(&'static str, Option<String>)>,
     pub(super) findings: Vec<Finding>,
+    /// What was mended before the checks; none where that was not asked for.
+    pub(super) mended: Option<Vec<Mended>>,
 }
 
 /// As `../shared/CONVENTIONS.md` has it.
@@ -98,16 +123,25 @@ struct Written<'r> {
     ok: bool,
     checks_run: usize,
     findings: &'r [Finding],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mended: Option<&'r [Mended]>,
 }
 
 impl Report {
     /// A check was made.
     pub(super) fn note(&mut self, check: &'static str, checked: Checked) {
-        let line = match checked {
+        self.note_all(check, checked.map_err(|finding| vec![finding]));
+    }
+
+    /// A check was made of several things.
+    pub(super) fn note_all(&mut self, check: &'static str, examined: Examined) {
+        let line = match examined {
             Ok(line) => Some(line),
-            Err(mut finding) => {
-                finding.check_id = check;
-                self.findings.push(finding);
+            Err(findings) => {
+                self.findings.extend(findings.into_iter().map(|finding| Finding {
+                    check_id: check,
+                    ..finding
+                }));
                 None
             }
         };
@@ -137,12 +171,13 @@ impl Report {
             ok: self.is_ok(),
             checks_run: self.lines.len(),
             findings: &self.findings,
+            mended: self.mended.as_deref(),
         })
     }
 
     /// For people: a line a check, what to try beneath what is not well.
     pub(super) fn text(&self) -> String {
-        let mut text = String::new();
+        let mut text: String = self.mended.iter().flatten().map(Mended::line).collect();
         for (check, line) in &self.lines {
             if let Some(line) = line {
                 text += &format!("ok       {check}: {line}\n");
@@ -174,9 +209,47 @@ impl Report {
     }
 }
 
+impl Mended {
+    fn line(&self) -> String {
+        let word = match self.outcome {
+            Outcome::Done => "mended   ",
+            Outcome::WouldBeDone => "would do ",
+            Outcome::Failed => "FAILED   ",
+        };
+        let trouble = self.trouble.as_deref();
+        let trouble = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
+        format!("{word}{}{trouble}\n", self.action)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_check_of_several_things_counts_once_and_what_was_mended_comes_first() {
+        let mut report = Report::default();
+        let two = ["a", "b"].map(|path| Finding::warning("it is open", "close it").about(path));
+        report.note_all("files", Err(two.into()));
+        assert!(!report.json().unwrap().contains("mended"), "nobody asked for it");
+        report.mended = Some(vec![Mended {
+            action: "chmod 600 'c'".to_owned(),
+            outcome: Outcome::Failed,
+            trouble: Some("no such file".to_owned()),
+        }]);
+        let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
+        assert_eq!((&json["checks_run"], &json["ok"]), (&1.into(), &true.into()));
+        assert_eq!(json["findings"][1]["path"], "b");
+        let expected =
+            serde_json::json!([{"action": "chmod 600 'c'", "outcome": "failed", "trouble": "no such file"}]);
+        assert_eq!(json["mended"], expected);
+        let text = report.text();
+        assert!(
+            text.starts_with("FAILED   chmod 600 'c': no such file\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("1 checks, 0 errors, 2 warnings"), "{text}");
+    }
 
     #[test]
     fn a_report_is_ok_with_warnings_and_its_worst_fault_decides() {
