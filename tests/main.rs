@@ -13,6 +13,7 @@ mod alarms;
 mod application;
 mod assistant;
 mod attacks;
+mod audit;
 mod back_pressure;
 mod bad_packets;
 mod bridge;
