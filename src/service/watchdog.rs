@@ -32,9 +32,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Who started this daemon, as far as its environment tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Keeper {
-    /// Whether systemd waits for words.
-    is_told: bool,
-    /// Within which time it wants signs of life.
+    /// Within which time systemd wants signs of life.
     wants_signs_within: Option<Duration>,
     /// The file to keep short.
     log_file: Option<PathBuf>,
@@ -50,8 +48,7 @@ impl Keeper {
         // Programs that somebody starts on macOS have the variable as well, with another name in it.
         let is_launchds = variable("XPC_SERVICE_NAME").is_some_and(|name| name == LABEL);
         (is_told || is_launchds).then(|| Keeper {
-            is_told,
-            wants_signs_within: wants_signs_within.filter(|_| is_told),
+            wants_signs_within: wants_signs_within.filter(|within| is_told && !within.is_zero()),
             log_file: variable(LOG_FILE_VARIABLE)
                 .filter(|_| is_launchds)
                 .map(PathBuf::from),
@@ -213,12 +210,12 @@ mod tests {
         );
         let systemds = keeper(&[("NOTIFY_SOCKET", "/run/s"), (LOG_FILE_VARIABLE, "/l")], within);
         let systemds = systemds.unwrap();
-        assert!(systemds.is_told);
         assert_eq!((systemds.wants_signs_within, &systemds.log_file), (within, &None));
         let launchds = keeper(&[("XPC_SERVICE_NAME", LABEL), (LOG_FILE_VARIABLE, "/l")], None);
         let launchds = launchds.unwrap();
         assert_eq!(launchds.log_file.as_deref(), Some("/l".as_ref()));
-        assert!(!launchds.is_told);
+        let zero = keeper(&[("NOTIFY_SOCKET", "/run/s")], Some(Duration::ZERO)).unwrap();
+        assert_eq!(zero.look_every(), LOOK);
     }
 
     #[test]

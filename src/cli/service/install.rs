@@ -182,6 +182,13 @@ fn check_settings(machine: &Machine, service: &Service, settings: &Settings) -> 
     if !faults.is_empty() {
         return Err(Failure::Misconfigured(faults.join("\nclawdbot: ")));
     }
+    for variable in places::variables_in(settings) {
+        eprintln!(
+            "clawdbot: the settings take a secret from the variable {variable}, which the service is not given by itself; a file that \
+             only {} may read is the simpler place",
+            service.user
+        );
+    }
     let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let mut unheard: Vec<String> = variables.filter(|name| name.starts_with("CLAWDBOT__")).collect();
     unheard.sort();

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::settings::Settings;
+use crate::settings::{MasterKeySource, PasswordSource, Settings};
 
 /// Directories of people. The service sees nothing of them, whatever their permissions.
 const HOMES: [&str; 5] = ["/home", "/root", "/Users", "/var/root", "/run/user"];
@@ -76,6 +76,14 @@ fn is_build(program: &Path) -> bool {
 pub(super) fn named_in(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
     let mqtt = &settings.mqtt;
     let certificate = mqtt.certificate.as_ref();
+    let master_key = match &settings.store.master_key {
+        Some(MasterKeySource::File(path)) => Some(path.clone()),
+        _ => None,
+    };
+    let password = match &settings.broker.password {
+        Some(PasswordSource::File(path)) => Some(path.clone()),
+        _ => None,
+    };
     [
         ("model.path", settings.model.path.clone()),
         ("model.fallback", settings.model.fallback.clone()),
@@ -85,10 +93,25 @@ pub(super) fn named_in(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
             certificate.map(|files| files.certificate.path.clone()),
         ),
         ("mqtt.tls_key", certificate.map(|files| files.key.path.clone())),
+        ("store.master_key_file", master_key),
+        ("broker.password_file", password),
     ]
     .into_iter()
     .filter_map(|(setting, path)| Some((setting, path?)))
     .collect()
+}
+
+/// The variables that secrets are in, which the service is not given by itself.
+pub(super) fn variables_in(settings: &Settings) -> Vec<String> {
+    let master_key = match &settings.store.master_key {
+        Some(MasterKeySource::Variable(name)) => Some(name.clone()),
+        _ => None,
+    };
+    let password = match &settings.broker.password {
+        Some(PasswordSource::Variable(name)) => Some(name.clone()),
+        _ => None,
+    };
+    master_key.into_iter().chain(password).collect()
 }
 
 #[cfg(test)]
@@ -156,6 +179,8 @@ mod tests {
     fn what_settings_name_is_told_with_the_setting() {
         let mut settings = Settings::default_for_tests(Path::new("/srv"));
         settings.model.path = Some(PathBuf::from("/home/anna/model.gguf"));
+        settings.store.master_key = Some(MasterKeySource::Variable("KEY".to_owned()));
+        assert_eq!(variables_in(&settings), ["KEY"]);
         let named = named_in(&settings);
         assert!(
             named.contains(&("model.path", PathBuf::from("/home/anna/model.gguf"))),
