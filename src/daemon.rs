@@ -40,6 +40,7 @@ use crate::net::permits::Permits;
 use crate::net::{DoorError, Doors, Entrance, open_files};
 use crate::security::certificates::{WatchError, WatchedCertificate};
 use crate::security::{DataDir, DataDirError, KeyError, KeyRing, MasterKeyPlace, crypto_provider};
+use crate::service::Watch;
 use crate::settings::{AuthMode, Settings, StoreMode};
 use crate::store::{AskForLeave, Caretaker, DurableStore, Restored, StoreError, StorePlace};
 use crate::store_desk::StoreDesk;
@@ -159,7 +160,12 @@ where
     F: Future<Output = Result<(), ApplicationError>>,
 {
     let started = Prepared::open(settings).await?.start(application).await?;
+    let (router, scheduler) = (started.switchboard.router().clone(), started.scheduler.clone());
+    let watch = Watch::begin(router, scheduler).map_err(DaemonError::Threads)?;
     shutdown.await;
+    if let Some(watch) = watch {
+        watch.stops();
+    }
     started.stop().await;
     Ok(())
 }

@@ -15,6 +15,7 @@ pub mod library;
 pub mod net;
 pub mod outbound;
 pub mod security;
+mod service;
 pub mod settings;
 pub mod store;
 pub mod store_desk;

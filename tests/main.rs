@@ -45,6 +45,7 @@ mod observability;
 mod paho;
 mod protocol;
 mod rumqttc;
+mod service;
 mod shared_subscriptions;
 mod store;
 mod structured;

@@ -31,6 +31,7 @@ pub mod packer;
 mod payload;
 pub mod policy;
 mod presence;
+pub mod pulse;
 pub mod received;
 pub mod reception;
 mod request_trace;

@@ -31,14 +31,8 @@ pub(super) fn run(global: &GlobalFlags, flags: CheckFlags) -> Result<(), Failure
     let settings = global.settings(flags.serve.settings().into_iter().collect())?;
     say(listeners(&settings))?;
 
-    let findings = [
-        Some(data_dir(&settings)),
-        Some(tls(&settings)),
-        Some(model(&settings)),
-        broker(&settings),
-    ];
     let mut faults = Vec::new();
-    for finding in findings.into_iter().flatten() {
+    for finding in look(&settings) {
         match finding {
             Ok(line) => say(line)?,
             Err(fault) => faults.push(fault),
@@ -48,6 +42,17 @@ pub(super) fn run(global: &GlobalFlags, flags: CheckFlags) -> Result<(), Failure
         return Ok(());
     }
     Err(Failure::Misconfigured(faults.join("\nclawdbot: ")))
+}
+
+/// What is fine, and what would stop the daemon from starting.
+pub(super) fn look(settings: &Settings) -> impl Iterator<Item = Result<String, String>> {
+    let findings = [
+        Some(data_dir(settings)),
+        Some(tls(settings)),
+        Some(model(settings)),
+        broker(settings),
+    ];
+    findings.into_iter().flatten()
 }
 
 fn listeners(settings: &Settings) -> String {

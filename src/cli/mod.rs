@@ -18,6 +18,7 @@ mod model;
 mod pack;
 mod report;
 mod serve;
+mod service;
 mod status;
 mod store;
 mod token;
@@ -115,6 +116,8 @@ enum Command {
     Certs(With<certs::CertsFlags>),
     /// Look after what outlives the daemon
     Store(With<store::StoreFlags>),
+    /// Have the system run the daemon, from its start on and again when it falls
+    Service(With<service::ServiceFlags>),
     /// Check the configuration, the data directory, the certificate and the model file
     Check(With<check::CheckFlags>),
     /// Try everything that could keep it from working, with a running daemon or without, and say what to do
@@ -210,6 +213,7 @@ where
         Some(Command::Topics(inner)) => topics::run(&global.then(inner.global), inner.flags),
         Some(Command::Certs(inner)) => certs::run(global.then(inner.global), inner.flags),
         Some(Command::Store(inner)) => store::run(global.then(inner.global), inner.flags),
+        Some(Command::Service(inner)) => service::run(global.then(inner.global), inner.flags),
         Some(Command::Check(inner)) => check::run(&global.then(inner.global), inner.flags),
         Some(Command::Doctor(inner)) => doctor::run(&global.then(inner.global), inner.flags),
         Some(Command::Audit(inner)) => audit::run(&global.then(inner.global), &inner.flags),

@@ -103,6 +103,22 @@ pub(crate) fn rotel() -> Option<Command> {
     given.map(Command::new)
 }
 
+/// A Python that reads property lists, as all of them do.
+pub(crate) fn python_with_plistlib() -> Option<PathBuf> {
+    python_with("import plistlib", "plistlib")
+}
+
+/// systemd's own check of units.
+pub(crate) fn systemd_analyze() -> Option<Command> {
+    let mut version = Command::new("systemd-analyze");
+    let found = version.arg("--version").stdin(Stdio::null()).output();
+    if found.is_err() {
+        skip("systemd-analyze is not installed; it comes with systemd");
+        return None;
+    }
+    Some(Command::new("systemd-analyze"))
+}
+
 /// A Python that has paho-mqtt.
 pub(crate) fn python_with_paho() -> Option<PathBuf> {
     python_with(

@@ -9,3 +9,4 @@ pub mod network;
 pub mod oom;
 pub mod open_files;
 pub mod priority;
+pub mod user;

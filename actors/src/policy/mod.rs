@@ -6,6 +6,7 @@ pub mod expiry;
 pub mod failover;
 pub mod flapping;
 pub mod governor;
+pub mod hanging;
 pub mod log_quota;
 pub mod priority;
 pub mod schedule;
