@@ -6,6 +6,7 @@ mod bar;
 mod bench;
 mod certs;
 mod check;
+mod completions;
 mod device;
 mod doctor;
 mod eval;
@@ -13,6 +14,7 @@ mod form;
 mod generate;
 mod keys;
 mod keys_master;
+mod man;
 mod model;
 mod pack;
 mod serve;
@@ -117,6 +119,10 @@ enum Command {
     Check(With<check::CheckFlags>),
     /// Try everything that could keep it from working, with a running daemon or without, and say what to do
     Doctor(With<doctor::DoctorFlags>),
+    /// Print a script by which a shell completes commands and flags
+    Completions(completions::CompletionsFlags),
+    /// Print the manual page, or write those of all commands into a directory
+    Man(man::ManFlags),
     /// The process in which the model runs; started by the daemon only
     #[command(hide = true)]
     InferenceWorker(worker::WorkerFlags),
@@ -208,6 +214,8 @@ where
         Some(Command::Store(inner)) => store::run(global.then(inner.global), inner.flags),
         Some(Command::Check(inner)) => check::run(&global.then(inner.global), inner.flags),
         Some(Command::Doctor(inner)) => doctor::run(&global.then(inner.global), inner.flags),
+        Some(Command::Completions(flags)) => completions::run(flags),
+        Some(Command::Man(flags)) => man::run(flags),
     }
 }
 
