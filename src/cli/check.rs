@@ -30,6 +30,9 @@ pub(super) fn run(global: &GlobalFlags, flags: CheckFlags) -> Result<(), Failure
     }
     let settings = global.settings(flags.serve.settings().into_iter().collect())?;
     say(listeners(&settings))?;
+    for notice in &settings.former {
+        say(format!("settings: {notice}"))?;
+    }
 
     let mut faults = Vec::new();
     for finding in look(&settings) {

@@ -7,6 +7,7 @@ mod bar;
 mod bench;
 mod certs;
 mod check;
+mod completions;
 mod device;
 mod doctor;
 mod eval;
@@ -14,6 +15,7 @@ mod form;
 mod generate;
 mod keys;
 mod keys_master;
+mod man;
 mod model;
 mod pack;
 mod report;
@@ -124,6 +126,10 @@ enum Command {
     Doctor(With<doctor::DoctorFlags>),
     /// Say what this machine shows to others and how its files, keys and settings are kept, and mend what is safe
     Audit(With<audit::AuditFlags>),
+    /// Print a script by which a shell completes commands and flags
+    Completions(completions::CompletionsFlags),
+    /// Print the manual page, or write those of all commands into a directory
+    Man(man::ManFlags),
     /// The process in which the model runs; started by the daemon only
     #[command(hide = true)]
     InferenceWorker(worker::WorkerFlags),
@@ -217,6 +223,8 @@ where
         Some(Command::Check(inner)) => check::run(&global.then(inner.global), inner.flags),
         Some(Command::Doctor(inner)) => doctor::run(&global.then(inner.global), inner.flags),
         Some(Command::Audit(inner)) => audit::run(&global.then(inner.global), &inner.flags),
+        Some(Command::Completions(flags)) => completions::run(flags),
+        Some(Command::Man(flags)) => man::run(flags),
     }
 }
 

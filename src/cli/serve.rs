@@ -27,6 +27,9 @@ where
     let settings = global.settings(given.iter().flat_map(ServeFlags::settings).collect())?;
     let logs =
         telemetry::logging::install(&settings.log, &settings.telemetry).map_err(Failure::Misconfigured)?;
+    for notice in &settings.former {
+        tracing::warn!("{notice}");
+    }
     let system = actix::System::new();
     let ended = system.block_on(async {
         let run = daemon::run_with(settings, stop_signal()?, application);

@@ -12,11 +12,10 @@ use models::{KvPrecision, Precision};
 use super::access::{self, AccessList};
 use super::raw::{Given, RawSettings};
 use super::{
-    Auth, AuthMode, BrokerMode, Conversation, Flapping, Hub, Log, LogFormat, Memory, Metrics, Model, Origin,
-    Problem, Scheduler, Settings, Shutdown, Supervisor,
+    Auth, AuthMode, BrokerMode, Conversation, Flapping, Hub, Memory, Metrics, Model, Origin, Problem,
+    Scheduler, Settings, Shutdown, Supervisor,
 };
 use crate::library::{EMBEDDED, Library};
-use crate::telemetry::logging;
 
 /// A day, the longest that anything here waits; longer is a slip of the finger or the wrong unit.
 pub(super) const DAY_S: u64 = 24 * 60 * 60;
@@ -43,7 +42,7 @@ impl Checker<'_> {
         let library = Library::of(&data_dir);
         let settings = Settings {
             mqtt: self.mqtt(raw.mqtt, &data_dir),
-            data_dir,
+            data_dir: data_dir.clone(),
             flapping: Flapping {
                 max_disconnects: self.number(
                     "flapping.max_disconnects",
@@ -222,18 +221,11 @@ impl Checker<'_> {
                 allow_beyond_loopback: self
                     .plain("metrics.allow_beyond_loopback", raw.metrics.allow_beyond_loopback),
             },
-            log: Log {
-                format: self.choice(
-                    "log.format",
-                    raw.log.format,
-                    &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)],
-                    LogFormat::Pretty,
-                ),
-                level: self.log_level(raw.log.level),
-            },
+            log: self.log(raw.log, &data_dir),
             shutdown: Shutdown {
                 timeout: self.seconds("shutdown.timeout_s", raw.shutdown.timeout_s, 1..=3600),
             },
+            former: Vec::new(),
         };
         // Pairs are only compared when each value alone is right, or one slip would be told twice.
         if self.problems.is_empty() {
@@ -402,16 +394,6 @@ impl Checker<'_> {
                 None
             }
         }
-    }
-
-    fn log_level(&mut self, given: Given<String>) -> String {
-        let level = self.text("log.level", given);
-        if let Err(error) = logging::check_level(&level) {
-            let reason =
-                format!("not a log filter: {error}; write for example \"info\" or \"info,clawdbot=debug\"");
-            self.refuse("log.level", format!("{level:?}"), &reason);
-        }
-        level
     }
 
     pub(super) fn address(&mut self, key: &str, given: Given<String>) -> SocketAddr {

@@ -49,6 +49,8 @@ pub struct Settings {
     pub log: Log,
     /// How long stopping may take.
     pub shutdown: Shutdown,
+    /// What is to be said of names that settings had in former versions.
+    pub former: Vec<String>,
 }
 
 /// The MQTT listeners and the bounds that keep one client from harming the others.
@@ -451,6 +453,19 @@ pub struct Log {
     pub format: LogFormat,
     /// Which lines appear, in tracing's `EnvFilter` syntax; parses, since it was checked.
     pub level: String,
+    /// Where lines go instead of stderr, if there is such a place.
+    pub file: Option<LogPlace>,
+}
+
+/// A log file, and what is kept of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogPlace {
+    /// The newest one; those before it have a number behind the name.
+    pub path: PathBuf,
+    /// Bytes after which the next one begins.
+    pub max_bytes: u64,
+    /// How many are kept beside it.
+    pub keep: u32,
 }
 
 /// How a log line looks.
@@ -662,10 +677,12 @@ impl Settings {
             log: Log {
                 format: LogFormat::Pretty,
                 level: "info".to_owned(),
+                file: None,
             },
             shutdown: Shutdown {
                 timeout: Duration::from_secs(10),
             },
+            former: Vec::new(),
         }
     }
 }

@@ -180,11 +180,19 @@ impl Sources {
 }
 
 /// The variable that sets a key.
-pub(super) fn variable_name(key: &str) -> String {
+fn variable_name(key: &str) -> String {
     format!(
         "{VARIABLE_PREFIX}{VARIABLE_SEPARATOR}{}",
         key.to_uppercase().replace('.', VARIABLE_SEPARATOR)
     )
+}
+
+/// How a setting is written where another one came from.
+pub(super) fn written(key: &str, origin: &Origin) -> String {
+    match origin {
+        Origin::Variable(_) => variable_name(key),
+        _ => key.to_owned(),
+    }
 }
 
 fn file_layer(path: &Path, problems: &mut Vec<Problem>) -> Layer {

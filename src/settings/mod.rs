@@ -10,7 +10,9 @@ mod broker;
 mod check;
 mod checked;
 mod error;
+mod former;
 mod locate;
+mod log;
 mod mqtt;
 mod raw;
 mod store;
@@ -21,13 +23,14 @@ use std::collections::HashMap;
 use config::Config;
 
 use self::check::Checker;
-use self::locate::{Entry, Layer};
+use self::former::{FORMER, Fate};
+use self::locate::{Entry, Layer, written};
 use self::raw::RawSettings;
 
 pub use checked::{
     Auth, AuthMode, Broker, BrokerAddress, BrokerMode, CertificateFiles, ClientCertificates, Collector,
-    Conversation, Flapping, Hub, Log, LogFormat, MasterKeySource, Memory, Metrics, Model, Mqtt, NamedFile,
-    OtlpProtocol, PasswordSource, PostgresServer, Scheduler, Settings, Shutdown, Store, StoreMode,
+    Conversation, Flapping, Hub, Log, LogFormat, LogPlace, MasterKeySource, Memory, Metrics, Model, Mqtt,
+    NamedFile, OtlpProtocol, PasswordSource, PostgresServer, Scheduler, Settings, Shutdown, Store, StoreMode,
     Supervisor, Telemetry,
 };
 pub use error::{Problem, SettingsError};
@@ -39,8 +42,13 @@ pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
 /// Reads, merges and checks everything. Nothing is written, and nothing is opened but the one file; whether
 /// there are certificates of our own is looked at, since the listeners depend on it.
 pub fn load(sources: &Sources) -> Result<Settings, SettingsError> {
+    load_with(sources, FORMER)
+}
+
+fn load_with(sources: &Sources, former: &[(&str, Fate)]) -> Result<Settings, SettingsError> {
     let mut problems = Vec::new();
     let mut layers = sources.layers(&mut problems);
+    let notices = former::take_over(&mut layers, former);
     refuse_unknown_keys(&mut layers, &mut problems);
 
     // Later layers are stronger, so what they insert is what remains.
@@ -79,7 +87,8 @@ pub fn load(sources: &Sources) -> Result<Settings, SettingsError> {
         platform_data_dir,
         problems: Vec::new(),
     };
-    let settings = checker.settings(raw, access);
+    let mut settings = checker.settings(raw, access);
+    settings.former = notices;
     problems.append(&mut checker.problems);
     if problems.is_empty() {
         Ok(settings)
@@ -114,12 +123,11 @@ fn unknown(entry: &Entry, known: &[&str]) -> String {
     if known.iter().any(|name| name.starts_with(&format!("{key}."))) {
         return format!("{key} is a section, not a setting; write its settings under [{key}]");
     }
-    let written = |name: &str| match &entry.origin {
-        Origin::Variable(_) => locate::variable_name(name),
-        _ => name.to_owned(),
-    };
     match suggestion(key, known) {
-        Some(name) => format!("there is no such setting; did you mean {}?", written(name)),
+        Some(name) => format!(
+            "there is no such setting; did you mean {}?",
+            written(name, &entry.origin)
+        ),
         None => "there is no such setting; `clawdbot check --defaults` lists all with their explanation"
             .to_owned(),
     }

@@ -215,6 +215,9 @@ pub(super) struct RawMetrics {
 pub(super) struct RawLog {
     pub(super) format: Given<String>,
     pub(super) level: Given<String>,
+    pub(super) file: Given<String>,
+    pub(super) max_mib: Given<u64>,
+    pub(super) keep: Given<u64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,7 +7,9 @@ use super::*;
 
 mod access;
 mod broker;
+mod former;
 mod listeners;
+mod log;
 mod model;
 mod telemetry;
 
@@ -391,6 +393,8 @@ fn every_number_has_a_range_that_is_told() {
         ("memory.recovery_margin_percent", "91", "0 to 90"),
         ("memory.dwell_s", "0", "1 to 86400"),
         ("memory.interval_s", "0", "1 to 3600"),
+        ("log.max_mib", "0", "1 to 1000000"),
+        ("log.keep", "1001", "0 to 1000"),
         ("shutdown.timeout_s", "0", "1 to 3600"),
     ];
     for (key, value, range) in outside {

@@ -1,4 +1,4 @@
-//! Log lines, to stderr: stdout belongs to what a command answers; and to a collector, where one is set.
+//! Log lines, to stderr or to a file: stdout belongs to what a command answers; and to a collector, where one is set.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -8,10 +8,12 @@ use opentelemetry_otlp::LogExporter;
 use opentelemetry_sdk::logs::{BatchConfigBuilder, BatchLogProcessor, SdkLoggerProvider};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use super::log_file::LogFile;
 use super::otlp::{exporter, resource};
 use crate::settings::{Collector, Log, LogFormat, Telemetry};
 
@@ -25,17 +27,20 @@ const OF_THE_EXPORTER: [&str; 7] = ["opentelemetry", "ureq", "rustls", "tonic", 
 /// Lines that wait for a collector; what finds them all there is dropped.
 const WAITING: usize = 4096;
 const INTERVAL: Duration = Duration::from_secs(2);
-/// How long the end waits for a collector.
+/// How long the end waits for a collector, and for the disk.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// What goes to a collector. Dropping it sends what waits.
+/// What goes to a collector and to a file. Dropping it sends and writes what waits.
 #[derive(Debug)]
-pub struct Logs(Option<SdkLoggerProvider>);
+pub struct Logs {
+    provider: Option<SdkLoggerProvider>,
+    file: Option<LogFile>,
+}
 
 /// Installs the process-wide subscriber. A second call changes nothing, so that tests may each ask.
 ///
 /// # Errors
-/// What the exporter says of the collector's place.
+/// What the exporter says of the collector's place, and the system of the file's.
 pub fn install(log: &Log, telemetry: &Telemetry) -> Result<Logs, String> {
     let provider = telemetry.collector.as_ref().map(to_collector).transpose()?;
     let bridge = provider.as_ref().map(|provider| {
@@ -47,10 +52,19 @@ pub fn install(log: &Log, telemetry: &Telemetry) -> Result<Logs, String> {
     // level is worth more than a daemon that does not start.
     let filter =
         EnvFilter::try_new(format!("{QUIET},{}", log.level)).unwrap_or_else(|_| EnvFilter::new("info"));
+    let file = log.file.as_ref().map(LogFile::begin).transpose()?;
+    if let Some(place) = log.file.as_ref().filter(|_| io::stderr().is_terminal()) {
+        // Silence would be taken for a daemon that does nothing.
+        eprintln!("clawdbot: the log goes to {}", place.path.display());
+    }
+    let writer = match &file {
+        Some(file) => BoxMakeWriter::new(file.clone()),
+        None => BoxMakeWriter::new(io::stderr),
+    };
     let lines = tracing_subscriber::fmt::layer()
         .with_timer(SystemTime)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr);
+        .with_ansi(file.is_none() && io::stderr().is_terminal())
+        .with_writer(writer);
     let lines = match log.format {
         LogFormat::Pretty => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -60,7 +74,7 @@ pub fn install(log: &Log, telemetry: &Telemetry) -> Result<Logs, String> {
         .with(bridge)
         .with(filter);
     let _already_installed = subscriber.try_init();
-    Ok(Logs(provider))
+    Ok(Logs { provider, file })
 }
 
 fn to_collector(collector: &Collector) -> Result<SdkLoggerProvider, String> {
@@ -80,9 +94,12 @@ fn to_collector(collector: &Collector) -> Result<SdkLoggerProvider, String> {
 
 impl Drop for Logs {
     fn drop(&mut self) {
-        if let Some(provider) = self.0.take() {
+        if let Some(provider) = self.provider.take() {
             // Nobody is left whom a failure could be told.
             let _lost = provider.shutdown_with_timeout(LAST_WORDS);
+        }
+        if let Some(file) = &self.file {
+            file.finish(LAST_WORDS);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What can be seen from outside: log lines and metrics.
 
 pub mod disk;
+mod log_file;
 pub mod logging;
 pub mod metrics;
 pub mod observe;

@@ -33,7 +33,11 @@ pub(super) fn run(global: &GlobalFlags, flags: DoctorFlags) -> Result<(), Failur
     let mut report = Report::default();
     match global.settings(Vec::new()) {
         Ok(settings) => {
-            report.note("settings", Ok("they can be read".to_owned()));
+            let mut found = "they can be read".to_owned();
+            for notice in &settings.former {
+                found += &format!("; {notice}");
+            }
+            report.note("settings", Ok(found));
             examine(settings, &mut report)?;
         }
         Err(error) => {
