@@ -14,6 +14,7 @@ mod application;
 mod assistant;
 mod attacks;
 mod back_pressure;
+mod backup;
 mod bad_packets;
 mod bridge;
 mod broker_statistics;

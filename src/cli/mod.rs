@@ -2,6 +2,7 @@
 //! else to stderr, so that answers can be piped.
 
 mod ask;
+mod backup;
 mod bar;
 mod bench;
 mod certs;
@@ -113,6 +114,8 @@ enum Command {
     Certs(With<certs::CertsFlags>),
     /// Look after what outlives the daemon
     Store(With<store::StoreFlags>),
+    /// Make a sealed copy of everything that another machine needs to go on, read it, and restore it
+    Backup(With<backup::BackupFlags>),
     /// Check the configuration, the data directory, the certificate and the model file
     Check(With<check::CheckFlags>),
     /// Try everything that could keep it from working, with a running daemon or without, and say what to do
@@ -206,6 +209,7 @@ where
         Some(Command::Topics(inner)) => topics::run(&global.then(inner.global), inner.flags),
         Some(Command::Certs(inner)) => certs::run(global.then(inner.global), inner.flags),
         Some(Command::Store(inner)) => store::run(global.then(inner.global), inner.flags),
+        Some(Command::Backup(inner)) => backup::run(global.then(inner.global), inner.flags),
         Some(Command::Check(inner)) => check::run(&global.then(inner.global), inner.flags),
         Some(Command::Doctor(inner)) => doctor::run(&global.then(inner.global), inner.flags),
     }

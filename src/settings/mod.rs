@@ -6,6 +6,7 @@
 //! place it was written at.
 
 mod access;
+mod backup;
 mod broker;
 mod check;
 mod checked;
@@ -25,9 +26,9 @@ use self::locate::{Entry, Layer};
 use self::raw::RawSettings;
 
 pub use checked::{
-    Auth, AuthMode, Broker, BrokerAddress, BrokerMode, CertificateFiles, ClientCertificates, Collector,
-    Conversation, Flapping, Hub, Log, LogFormat, MasterKeySource, Memory, Metrics, Model, Mqtt, NamedFile,
-    OtlpProtocol, PasswordSource, PostgresServer, Scheduler, Settings, Shutdown, Store, StoreMode,
+    Auth, AuthMode, Backup, Broker, BrokerAddress, BrokerMode, CertificateFiles, ClientCertificates,
+    Collector, Conversation, Flapping, Hub, Log, LogFormat, MasterKeySource, Memory, Metrics, Model, Mqtt,
+    NamedFile, OtlpProtocol, PasswordSource, PostgresServer, Scheduler, Settings, Shutdown, Store, StoreMode,
     Supervisor, Telemetry,
 };
 pub use error::{Problem, SettingsError};
@@ -40,7 +41,7 @@ pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
 /// there are certificates of our own is looked at, since the listeners depend on it.
 pub fn load(sources: &Sources) -> Result<Settings, SettingsError> {
     let mut problems = Vec::new();
-    let mut layers = sources.layers(&mut problems);
+    let (mut layers, file) = sources.layers(&mut problems);
     refuse_unknown_keys(&mut layers, &mut problems);
 
     // Later layers are stronger, so what they insert is what remains.
@@ -77,6 +78,7 @@ pub fn load(sources: &Sources) -> Result<Settings, SettingsError> {
     let mut checker = Checker {
         origins: &origins,
         platform_data_dir,
+        file: file.as_deref(),
         problems: Vec::new(),
     };
     let settings = checker.settings(raw, access);
