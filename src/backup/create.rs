@@ -29,7 +29,7 @@ pub enum Values<'s> {
     /// A store that is used.
     Running(&'s DurableStore),
     /// One that is not, and what opens it. Whoever gives it holds the daemon's lock.
-    Still(StillStore, Masters),
+    Still(&'s StillStore, &'s Masters),
     /// There is none.
     None,
 }

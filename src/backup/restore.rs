@@ -245,7 +245,7 @@ mod tests {
         let (_, masters) = still(&dir).unwrap();
         create(
             &Subject::of(&settings, dir.clone()),
-            &Values::Still(store, masters),
+            &Values::Still(&store, &masters),
             &ArchiveSecret::Key(SECRET),
             &Target::File(backup.clone()),
             SystemTime::now(),

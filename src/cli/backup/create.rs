@@ -94,7 +94,8 @@ fn with_store(
             let place = Place::in_settings(settings)?;
             let _lock = admin::take_lock(dir)?;
             let masters = place.masters()?;
-            let values = Values::Still(StillStore::at(place.store.clone()), masters);
+            let store = StillStore::at(place.store.clone());
+            let values = Values::Still(&store, &masters);
             let progress = Arc::new(Progress::default());
             let _meter = Meter::watch(progress.clone());
             make(
@@ -134,8 +135,14 @@ fn secret_of(
 }
 
 fn target_of(settings: &Settings, flags: &CreateFlags) -> Result<Target, Failure> {
-    // The daemon, which writes it, runs somewhere else.
-    let absolute = |path: &PathBuf| std::path::absolute(path).map_err(Failure::at_run_time);
+    // The daemon, which writes it, runs somewhere else, and is told in JSON.
+    let absolute = |path: &PathBuf| match path.to_str() {
+        Some(path) => std::path::absolute(path).map_err(Failure::at_run_time),
+        None => Err(Failure::Misconfigured(format!(
+            "the path {} is not UTF-8; name another",
+            path.display()
+        ))),
+    };
     let keep = settings.backup.keep;
     match (&flags.file, &flags.directory) {
         (Some(file), _) => Ok(Target::File(absolute(file)?)),

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use serde_json::json;
 
 use super::bar::size;
 use super::store::secret;
@@ -86,7 +85,7 @@ fn list(global: &GlobalFlags, flags: &ListFlags) -> Result<(), Failure> {
     };
     let listed = backup::list(&directory)?;
     if flags.json {
-        return say(json!(listed));
+        return say(serde_json::to_value(&listed).map_err(Failure::at_run_time)?);
     }
     if listed.is_empty() {
         return say(format!("there are no backups in {}", directory.display()));
