@@ -146,11 +146,8 @@ async fn a_backup_of_a_running_daemon_goes_on_in_another_data_directory() {
         "clawdbot.toml",
         "keys/backup.key",
     ] {
-        assert_eq!(
-            fs::read(old.join(name)).ok(),
-            fs::read(new.join(name)).ok(),
-            "{name}"
-        );
+        let of = |directory: &Path| fs::read(directory.join(name)).expect("a file");
+        assert_eq!(of(&old), of(&new), "{name}");
     }
     for (name, expected) in [("", 0o700), ("keys", 0o700), ("keys/token-signing.key", 0o600)] {
         assert_eq!(mode(&new.join(name)), expected, "{name}");
