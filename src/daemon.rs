@@ -31,6 +31,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
 use crate::admin::{AdminError, AdminListener};
+use crate::backup::{BackupGauge, BackupKeeper, Subject};
 use crate::broker::{self, BrokerError};
 use crate::identity::{Desk, Forgetful, Identities, InStore, Keeper};
 use crate::kept_certificate::KeptCertificate;
@@ -49,7 +50,7 @@ use crate::telemetry::traces::Traces;
 use crate::telemetry::{Metrics, metrics, observe, panics};
 
 use beside::{Assistant, Beside};
-use configure::{care, identity_config, invitation, session_arbiters};
+use configure::{backups, care, identity_config, invitation, session_arbiters};
 use core::{Core, Surroundings};
 use serving::{Beginning, Listeners, Watched, serve};
 
@@ -135,6 +136,9 @@ impl DaemonError {
     }
 }
 
+/// How long a backup may take to see that the daemon stops, and to clear away what it had begun.
+const LAST_WORD_OF_A_BACKUP: Duration = Duration::from_secs(1);
+
 /// How soon a check of the store sees that it may begin, or that the daemon stops.
 const LEAVE_LOOKED_FOR_EVERY: Duration = Duration::from_millis(100);
 
@@ -204,6 +208,8 @@ struct Started {
     beside: Option<Beside>,
     link: Option<Addr<ExternalBroker>>,
     store: Option<StoreDesk>,
+    /// None where none are made by themselves.
+    backups: Option<BackupKeeper>,
     /// Held for as long as the daemon runs; none where it is not to probe.
     _disk_probe: Option<DiskProbe>,
     /// What waits to be sent goes with the end.
@@ -331,16 +337,22 @@ impl Prepared {
         };
         let sizes = model.clone().map(|model| model as Arc<dyn ModelSizes>);
         let core = Core::start(&settings, sizes, surroundings, &instruments).await?;
+        let subject = Subject::of(&settings, data_dir.clone());
         let store = store.map(|(store, master_key)| {
-            let leave = leave_to_check(core.scheduler.clone());
+            let leave = leave_for("checking the store", core.scheduler.clone());
             let caretaker = Caretaker::start(store.clone(), care(&settings), leave, stats.clone());
             observe::observe_store(&instruments, &caretaker.gauge(), settings.store.check_interval);
             StoreDesk {
                 store,
                 caretaker: Arc::new(caretaker),
                 master_key,
+                subject: subject.clone(),
             }
         });
+        let backup_gauge = Arc::<BackupGauge>::default();
+        let schedule = backups(&settings);
+        let interval = schedule.as_ref().map(|schedule| schedule.interval);
+        observe::observe_backups(&instruments, &backup_gauge, interval.unwrap_or_default());
         observe::observe_process(&instruments, &settings.data_dir);
         let disk_probe = disk_probe(&settings, &instruments)?;
         application(core.hub.clone())
@@ -379,6 +391,12 @@ impl Prepared {
         core.restore(kept_sessions, &rooms).await;
         desk.identities.shut_out_the_revoked();
         core.resume(accepted).await;
+        // What is there is whole from here on.
+        let backups = schedule.map(|schedule| {
+            let store = store.as_ref().map(|desk| desk.store.clone());
+            let leave = leave_for("making a backup", core.scheduler.clone());
+            BackupKeeper::start(schedule, subject, store, leave, backup_gauge)
+        });
         let Core {
             switchboard,
             scheduler,
@@ -428,6 +446,7 @@ impl Prepared {
             beside,
             link,
             store,
+            backups,
             _disk_probe: disk_probe,
             _traces: traces,
             arbiters,
@@ -439,6 +458,9 @@ impl Prepared {
 impl Started {
     async fn stop(self) {
         let (timeout, store) = (self.timeout, self.store.clone());
+        if let Some(backups) = &self.backups {
+            backups.begin_to_stop();
+        }
         if tokio::time::timeout(timeout, self.stop_in_order()).await.is_err() {
             tracing::warn!(
                 timeout_s = timeout.as_secs(),
@@ -512,6 +534,9 @@ impl Started {
             desk.store.finish();
             desk.caretaker.stop();
         }
+        if let Some(backups) = self.backups {
+            backups.wait(LAST_WORD_OF_A_BACKUP);
+        }
         tracing::info!("stopped");
     }
 }
@@ -537,12 +562,11 @@ fn open_store(
     Ok((store, restored, master_key))
 }
 
-/// The scheduler's leave for a check of the store, waited for on a thread of its own.
-fn leave_to_check(scheduler: Addr<Scheduler>) -> AskForLeave {
+/// The scheduler's leave for a check of the store or a backup, waited for on a thread of their own.
+fn leave_for(what: &'static str, scheduler: Addr<Scheduler>) -> AskForLeave {
     Box::new(move |waits| {
         let (tell, mut told) = oneshot::channel();
-        let what = "checking the store";
-        // A scheduler with no room, or one that is gone, is not waited for: the check goes on without its leave.
+        // A scheduler with no room, or one that is gone, is not waited for: the work goes on without its leave.
         scheduler.try_send(AskLeave { what, tell }).ok()?;
         while waits() {
             match told.try_recv() {

@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod application;
+pub mod backup;
 pub mod broker;
 pub mod cli;
 pub mod daemon;

@@ -3,12 +3,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
+use crate::backup::{self, Subject, Target, Values};
 use crate::security::MasterKeyPlace;
+use crate::security::keys;
 use crate::security::master_key::from_hex;
-use crate::store::{ArchiveSecret, Caretaker, DurableStore};
+use crate::store::{ArchiveSecret, Caretaker, DurableStore, JobError};
 
 /// See the module.
 #[derive(Clone)]
@@ -19,6 +22,8 @@ pub struct StoreDesk {
     pub caretaker: Arc<Caretaker>,
     /// Where its master key is.
     pub master_key: MasterKeyPlace,
+    /// What a backup has beside it.
+    pub subject: Subject,
 }
 
 impl StoreDesk {
@@ -30,7 +35,7 @@ impl StoreDesk {
     ) -> Option<Result<Value, String>> {
         let begun = |begun: Result<u64, _>| match begun {
             Ok(job) => Ok(json!({"job": job})),
-            Err(error) => Err(crate::store::JobError::to_string(&error)),
+            Err(error) => Err(JobError::to_string(&error)),
         };
         Some(match command {
             "store-verify" => {
@@ -41,6 +46,10 @@ impl StoreDesk {
                 Some((file, secret)) => begun(self.caretaker.export(file, secret)),
                 None => Err("name the file, and a passphrase or a key".to_owned()),
             },
+            "backup-create" => match backup_of(arguments) {
+                Some((target, passphrase)) => begun(self.backup(target, passphrase)),
+                None => Err("name the file, or the directory and how many are kept there".to_owned()),
+            },
             "store-job" => {
                 let job = arguments.get("job").and_then(Value::as_u64).unwrap_or(0);
                 Ok(self.caretaker.job(job))
@@ -48,6 +57,22 @@ impl StoreDesk {
             "keys-rotate-master" => self.rotate_master().await,
             _ => return None,
         })
+    }
+
+    /// By the backup key where no passphrase is given: whoever asks has seen to it that there is one.
+    fn backup(&self, target: Target, passphrase: Option<ArchiveSecret>) -> Result<u64, JobError> {
+        let subject = self.subject.clone();
+        self.caretaker.begin(Box::new(move |store, progress| {
+            let secret = match passphrase {
+                Some(passphrase) => Ok(passphrase),
+                None => keys::load_backup_key(subject.dir()).map(ArchiveSecret::Key),
+            };
+            let secret = secret.map_err(|error| error.to_string())?;
+            let (values, now) = (Values::Running(store), SystemTime::now());
+            let made = backup::create(&subject, &values, &secret, &target, now, progress)
+                .map_err(|error| format!("{}: {error}", target.display()))?;
+            serde_json::to_value(made).map_err(|error| error.to_string())
+        }))
     }
 
     async fn rotate_master(&self) -> Result<Value, String> {
@@ -70,4 +95,18 @@ fn export_of(arguments: &Map<String, Value>) -> Option<(PathBuf, ArchiveSecret)>
         _ => return None,
     };
     Some((PathBuf::from(text("file")?), secret))
+}
+
+fn backup_of(arguments: &Map<String, Value>) -> Option<(Target, Option<ArchiveSecret>)> {
+    let text = |name: &str| arguments.get(name).and_then(Value::as_str);
+    let keep = arguments.get("keep").and_then(Value::as_u64);
+    let target = match (text("file"), text("directory"), keep) {
+        (Some(file), None, None) => Target::File(PathBuf::from(file)),
+        (None, Some(directory), Some(keep)) if keep > 0 => {
+            Target::Directory(PathBuf::from(directory), usize::try_from(keep).ok()?)
+        }
+        _ => return None,
+    };
+    let passphrase = text("passphrase").map(str::to_owned);
+    Some((target, passphrase.map(ArchiveSecret::Passphrase)))
 }

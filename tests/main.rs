@@ -15,6 +15,7 @@ mod assistant;
 mod attacks;
 mod audit;
 mod back_pressure;
+mod backup;
 mod bad_packets;
 mod bridge;
 mod broker_statistics;

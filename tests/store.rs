@@ -1,7 +1,7 @@
 //! What was acknowledged outlives the daemon, however it ends.
 
 mod archive;
-mod conversations;
+pub(crate) mod conversations;
 mod crash;
 mod full_disk;
 mod peer;

@@ -3,6 +3,7 @@
 
 mod ask;
 mod audit;
+mod backup;
 mod bar;
 mod bench;
 mod certs;
@@ -120,6 +121,8 @@ enum Command {
     Store(With<store::StoreFlags>),
     /// Have the system run the daemon, from its start on and again when it falls
     Service(With<service::ServiceFlags>),
+    /// Make a sealed copy of everything that another machine needs to go on, read it, and restore it
+    Backup(With<backup::BackupFlags>),
     /// Check the configuration, the data directory, the certificate and the model file
     Check(With<check::CheckFlags>),
     /// Try everything that could keep it from working, with a running daemon or without, and say what to do
@@ -220,6 +223,7 @@ where
         Some(Command::Certs(inner)) => certs::run(global.then(inner.global), inner.flags),
         Some(Command::Store(inner)) => store::run(global.then(inner.global), inner.flags),
         Some(Command::Service(inner)) => service::run(global.then(inner.global), inner.flags),
+        Some(Command::Backup(inner)) => backup::run(global.then(inner.global), inner.flags),
         Some(Command::Check(inner)) => check::run(&global.then(inner.global), inner.flags),
         Some(Command::Doctor(inner)) => doctor::run(&global.then(inner.global), inner.flags),
         Some(Command::Audit(inner)) => audit::run(&global.then(inner.global), &inner.flags),

@@ -22,6 +22,7 @@ use models::{EngineOptions, ModelSummary};
 use topics::retained::RetainedBounds;
 use topics::session::{RateLimit, SessionConfig};
 
+use crate::backup::KeeperConfig;
 use crate::identity::{IdentityConfig, Invitation};
 use crate::net::Doors;
 use crate::security::DataDir;
@@ -232,6 +233,16 @@ pub(super) fn failover(settings: &Settings) -> FailoverConfig {
         period: supervisor.period,
         rise_after: supervisor.step_up_after,
     }
+}
+
+/// None where none are to be made by themselves.
+pub(super) fn backups(settings: &Settings) -> Option<KeeperConfig> {
+    let backup = &settings.backup;
+    Some(KeeperConfig {
+        directory: backup.directory.clone()?,
+        interval: backup.interval,
+        keep: backup.keep,
+    })
 }
 
 pub(super) fn care(settings: &Settings) -> CaretakerConfig {

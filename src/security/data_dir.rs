@@ -105,6 +105,11 @@ impl DataDir {
         self.keys().join("token-signing.key")
     }
 
+    /// The key that seals backups.
+    pub fn backup_key(&self) -> PathBuf {
+        self.keys().join("backup.key")
+    }
+
     /// The certificates that `clawdbot certs` makes.
     pub fn certificates(&self) -> OwnCertificates {
         DataDir::certificates_in(&self.root)

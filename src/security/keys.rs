@@ -1,5 +1,5 @@
 //! Keys: 32 random bytes each, in a file that only the owner can read. One signs tokens; the master key opens the
-//! store.
+//! store; one seals backups.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -21,6 +21,8 @@ pub enum Which {
     Signing,
     /// Opens the store.
     Master,
+    /// Seals backups.
+    Backup,
 }
 
 impl Which {
@@ -28,6 +30,7 @@ impl Which {
         match self {
             Self::Signing => dir.token_signing_key(),
             Self::Master => dir.master_key(),
+            Self::Backup => dir.backup_key(),
         }
     }
 
@@ -36,6 +39,17 @@ impl Which {
         match self {
             Self::Signing => "a new key is made, and every token must be issued again",
             Self::Master => "a new key is made, which opens a new store only: move store.redb away as well",
+            Self::Backup => {
+                "`clawdbot backup init` makes a new one, which opens no backup that was made before"
+            }
+        }
+    }
+
+    /// What makes it.
+    fn maker(self) -> &'static str {
+        match self {
+            Self::Signing | Self::Master => "`clawdbot serve` makes it at its first start",
+            Self::Backup => "`clawdbot backup init` makes it",
         }
     }
 }
@@ -45,6 +59,7 @@ impl fmt::Display for Which {
         f.write_str(match self {
             Self::Signing => "signing key",
             Self::Master => "master key",
+            Self::Backup => "backup key",
         })
     }
 }
@@ -53,7 +68,7 @@ impl fmt::Display for Which {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// There is none yet, and this command does not make one.
-    #[error("there is no {which} at {} yet; `clawdbot serve` makes it at its first start", path.display())]
+    #[error("there is no {which} at {} yet; {}", path.display(), which.maker())]
     Missing {
         /// Which key.
         which: Which,
@@ -165,6 +180,19 @@ pub fn load_or_create(dir: &DataDir) -> Result<TokenKey, KeyError> {
 /// Reads the signing key that must be there already.
 pub fn load(dir: &DataDir) -> Result<TokenKey, KeyError> {
     Ok(TokenKey::new(&read(Which::Signing, dir)?))
+}
+
+/// Reads the key that seals backups.
+pub fn load_backup_key(dir: &DataDir) -> Result<[u8; KEY_BYTES], KeyError> {
+    read(Which::Backup, dir)
+}
+
+/// Reads the key that seals backups, and makes it first where there is none. Returns whether it was made.
+pub fn load_or_create_backup_key(dir: &DataDir) -> Result<([u8; KEY_BYTES], bool), KeyError> {
+    match read(Which::Backup, dir) {
+        Err(KeyError::Missing { .. }) => Ok((read_or_create(Which::Backup, dir)?, true)),
+        other => Ok((other?, false)),
+    }
 }
 
 fn read_or_create(which: Which, dir: &DataDir) -> Result<[u8; KEY_BYTES], KeyError> {

@@ -32,6 +32,7 @@ pub(super) const MQTT_MAX_PACKET_BYTES: u64 = 268_435_455 + 5;
 pub(super) struct Checker<'a> {
     pub(super) origins: &'a HashMap<String, Origin>,
     pub(super) platform_data_dir: Option<&'a Path>,
+    pub(super) file: Option<&'a Path>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -41,6 +42,7 @@ impl Checker<'_> {
         let data_dir = self.data_dir(raw.data_dir);
         let library = Library::of(&data_dir);
         let settings = Settings {
+            file: self.file.and_then(|file| std::path::absolute(file).ok()),
             mqtt: self.mqtt(raw.mqtt, &data_dir),
             data_dir: data_dir.clone(),
             flapping: Flapping {
@@ -195,6 +197,7 @@ impl Checker<'_> {
                 ),
             },
             store: self.store(raw.store),
+            backup: self.backup(raw.backup),
             memory: Memory {
                 keep_free_percent: self.number(
                     "memory.keep_free_percent",

@@ -15,6 +15,8 @@ use super::Origin;
 /// Everything that can be set, checked. `config/default.toml` explains each value in words.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The file that they were read from, if there was one.
+    pub file: Option<PathBuf>,
     /// Where keys, the status socket and later the store live.
     pub data_dir: PathBuf,
     /// The MQTT listeners and their bounds.
@@ -39,6 +41,8 @@ pub struct Settings {
     pub supervisor: Supervisor,
     /// What outlives the daemon.
     pub store: Store,
+    /// Copies of it, made on a schedule.
+    pub backup: Backup,
     /// Watching the machine's memory.
     pub memory: Memory,
     /// Health and metrics over HTTP.
@@ -406,6 +410,17 @@ pub struct Memory {
     pub interval: Duration,
 }
 
+/// Backups on a schedule.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    /// Where they go; none for no schedule.
+    pub directory: Option<PathBuf>,
+    /// Time between two of them.
+    pub interval: Duration,
+    /// So many are kept.
+    pub keep: usize,
+}
+
 /// Health and metrics over HTTP.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -547,6 +562,7 @@ impl Settings {
     pub fn default_for_tests(data_dir: &Path) -> Settings {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         Settings {
+            file: None,
             data_dir: data_dir.to_path_buf(),
             mqtt: Mqtt {
                 tcp: any_port,
@@ -657,6 +673,11 @@ impl Settings {
                 check_interval: Duration::from_secs(86_400),
                 check_bytes_per_s: 8 << 20,
                 postgres: None,
+            },
+            backup: Backup {
+                directory: None,
+                interval: Duration::from_secs(86_400),
+                keep: 7,
             },
             memory: Memory {
                 keep_free_percent: 20,

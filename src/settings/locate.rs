@@ -93,18 +93,15 @@ impl Sources {
         }
     }
 
-    /// All layers, the weakest first. What cannot be read becomes a problem, and the rest goes on.
-    pub(super) fn layers(&self, problems: &mut Vec<Problem>) -> Vec<Layer> {
+    /// All layers, the weakest first, and the file of one. What cannot be read becomes a problem, and the rest goes on.
+    pub(super) fn layers(&self, problems: &mut Vec<Problem>) -> (Vec<Layer>, Option<PathBuf>) {
         let environment = self.environment_layer(problems);
         let flags = self.flag_layer();
-        let file = self
-            .settings_file(&environment, &flags)
-            .map(|path| file_layer(&path, problems));
+        let file = self.settings_file(&environment, &flags);
+        let of_file = file.as_deref().map(|path| file_layer(path, problems));
         let defaults = parse(DEFAULT_TOML, |_| Origin::Default).unwrap_or_default();
-        [Some(defaults), file, Some(environment), Some(flags)]
-            .into_iter()
-            .flatten()
-            .collect()
+        let layers = [Some(defaults), of_file, Some(environment), Some(flags)];
+        (layers.into_iter().flatten().collect(), file)
     }
 
     /// The settings file that is read, if there is one.

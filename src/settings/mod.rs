@@ -6,6 +6,7 @@
 //! place it was written at.
 
 mod access;
+mod backup;
 mod broker;
 mod check;
 mod checked;
@@ -28,10 +29,10 @@ use self::locate::{Entry, Layer, written};
 use self::raw::RawSettings;
 
 pub use checked::{
-    Auth, AuthMode, Broker, BrokerAddress, BrokerMode, CertificateFiles, ClientCertificates, Collector,
-    Conversation, Flapping, Hub, Log, LogFormat, LogPlace, MasterKeySource, Memory, Metrics, Model, Mqtt,
-    NamedFile, OtlpProtocol, PasswordSource, PostgresServer, Scheduler, Settings, Shutdown, Store, StoreMode,
-    Supervisor, Telemetry,
+    Auth, AuthMode, Backup, Broker, BrokerAddress, BrokerMode, CertificateFiles, ClientCertificates,
+    Collector, Conversation, Flapping, Hub, Log, LogFormat, LogPlace, MasterKeySource, Memory, Metrics,
+    Model, Mqtt, NamedFile, OtlpProtocol, PasswordSource, PostgresServer, Scheduler, Settings, Shutdown,
+    Store, StoreMode, Supervisor, Telemetry,
 };
 pub use error::{Problem, SettingsError};
 pub use locate::{Flag, Origin, Sources};
@@ -47,7 +48,7 @@ pub fn load(sources: &Sources) -> Result<Settings, SettingsError> {
 
 fn load_with(sources: &Sources, former: &[(&str, Fate)]) -> Result<Settings, SettingsError> {
     let mut problems = Vec::new();
-    let mut layers = sources.layers(&mut problems);
+    let (mut layers, file) = sources.layers(&mut problems);
     let notices = former::take_over(&mut layers, former);
     refuse_unknown_keys(&mut layers, &mut problems);
 
@@ -85,6 +86,7 @@ fn load_with(sources: &Sources, former: &[(&str, Fate)]) -> Result<Settings, Set
     let mut checker = Checker {
         origins: &origins,
         platform_data_dir,
+        file: file.as_deref(),
         problems: Vec::new(),
     };
     let mut settings = checker.settings(raw, access);

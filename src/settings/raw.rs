@@ -29,6 +29,7 @@ pub(super) struct RawSettings {
     pub(super) scheduler: RawScheduler,
     pub(super) supervisor: RawSupervisor,
     pub(super) store: RawStore,
+    pub(super) backup: RawBackup,
     pub(super) memory: RawMemory,
     pub(super) metrics: RawMetrics,
     pub(super) telemetry: RawTelemetry,
@@ -182,6 +183,14 @@ pub(super) struct RawStore {
     pub(super) postgres_password_file: Given<String>,
     pub(super) postgres_password_variable: Given<String>,
     pub(super) postgres_ca_certificate: Given<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBackup {
+    pub(super) directory: Given<String>,
+    pub(super) interval_h: Given<u64>,
+    pub(super) keep: Given<u64>,
 }
 
 #[derive(Debug, Deserialize)]

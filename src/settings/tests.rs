@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 
 mod access;
+mod backup;
 mod broker;
 mod former;
 mod listeners;

@@ -68,7 +68,7 @@ pub enum JobError {
 pub type AskForLeave = Box<dyn Fn(&dyn Fn() -> bool) -> Option<Box<dyn Send>> + Send + Sync>;
 
 /// What it does when it is asked. It may hold secrets: there is no Debug.
-type Job = Box<dyn FnOnce(&DurableStore, &Progress) -> Result<Value, String> + Send>;
+pub type Job = Box<dyn FnOnce(&DurableStore, &Progress) -> Result<Value, String> + Send>;
 
 /// The thread, and how to speak to it.
 pub struct Caretaker {
@@ -156,7 +156,8 @@ impl Caretaker {
         }))
     }
 
-    fn begin(&self, job: Job) -> Result<u64, JobError> {
+    /// Begins something that takes long.
+    pub fn begin(&self, job: Job) -> Result<u64, JobError> {
         let mut state = self.desk.state();
         if state.ends {
             return Err(JobError::Stopping);

@@ -33,8 +33,10 @@ use actors::stats::Stats;
 use actors::store::{Accepted, Change, Record, RestoredSessions, Store, StoreFull, Ticket};
 use topics::message::Message;
 
+pub(crate) use archive::frames;
 pub use archive::{ArchiveError, ArchiveSecret, Contents as ArchiveContents};
-pub use caretaker::{AskForLeave, CareGauge, Caretaker, CaretakerConfig, JobError};
+pub(crate) use archive::{PutFrame, look_at};
+pub use caretaker::{AskForLeave, CareGauge, Caretaker, CaretakerConfig, Job, JobError};
 pub use database::DatabaseError;
 use database::SealedDatabase;
 use integrity::Walk;
@@ -169,6 +171,15 @@ impl DurableStore {
             secret,
             progress,
         )
+    }
+
+    /// Hands over what is kept at this moment, a frame of an archive at a time, while it is used.
+    pub(crate) fn export_frames(
+        &self,
+        progress: &Progress,
+        put: PutFrame<'_>,
+    ) -> Result<ArchiveContents, ArchiveError> {
+        archive::export_frames(&*self.database.read()?, &self.database.vault, progress, put)
     }
 
     /// Which of these keys opens it now.

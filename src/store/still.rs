@@ -6,7 +6,7 @@ use std::path::Path;
 
 use redb::{Database, ReadOnlyDatabase, ReadableDatabase};
 
-use super::archive::{self, ArchiveError, ArchiveSecret, Contents as ArchiveContents};
+use super::archive::{self, ArchiveError, ArchiveSecret, Contents as ArchiveContents, NextFrame, PutFrame};
 use super::backend::{Backend, Reading};
 use super::database::{DatabaseError, SealedDatabase, reading_vault};
 use super::integrity::{Progress, Report, Walk};
@@ -14,7 +14,7 @@ use super::integrity::{Progress, Report, Walk};
 use super::postgres::Postgres;
 use super::redb_file::salvage::{read_in_part, sound_or};
 use super::redb_file::{Moment, RedbFile, builder};
-use super::vault::Masters;
+use super::vault::{Masters, Vault};
 use super::{StoreError, StorePlace};
 
 /// See the module.
@@ -52,13 +52,35 @@ impl StillStore {
         secret: &ArchiveSecret,
         progress: &Progress,
     ) -> Result<ArchiveContents, ArchiveError> {
+        self.read_whole(masters, |reading, vault| {
+            archive::export(reading, vault, archive, secret, progress)
+        })
+    }
+
+    /// Hands over what is kept, a frame of an archive at a time.
+    pub(crate) fn export_frames(
+        &self,
+        masters: &Masters,
+        progress: &Progress,
+        put: PutFrame<'_>,
+    ) -> Result<ArchiveContents, ArchiveError> {
+        self.read_whole(masters, |reading, vault| {
+            archive::export_frames(reading, vault, progress, put)
+        })
+    }
+
+    fn read_whole(
+        &self,
+        masters: &Masters,
+        read: impl FnOnce(&dyn Reading, &Vault) -> Result<ArchiveContents, ArchiveError>,
+    ) -> Result<ArchiveContents, ArchiveError> {
         let opened = self.open()?;
         if let Opened::InPart(_, damage) = &opened {
             return Err(DatabaseError::corrupted(damage).into());
         }
         let reading = opened.read()?;
         let (vault, _) = reading_vault(&*reading, masters)?;
-        archive::export(&*reading, &vault, archive, secret, progress)
+        read(&*reading, &vault)
     }
 
     /// Makes a store of an archive, in the place of none or of an empty one.
@@ -69,6 +91,28 @@ impl StillStore {
         secret: &ArchiveSecret,
         progress: &Progress,
     ) -> Result<ArchiveContents, ArchiveError> {
+        self.import_with(masters, |database| {
+            archive::import(archive, secret, database, progress)
+        })
+    }
+
+    /// The same of frames that come from elsewhere.
+    pub(crate) fn import_frames(
+        &self,
+        masters: &Masters,
+        progress: &Progress,
+        next: NextFrame<'_>,
+    ) -> Result<ArchiveContents, ArchiveError> {
+        self.import_with(masters, |database| {
+            archive::import_frames(next, database, progress)
+        })
+    }
+
+    fn import_with(
+        &self,
+        masters: &Masters,
+        import: impl FnOnce(&SealedDatabase) -> Result<ArchiveContents, ArchiveError>,
+    ) -> Result<ArchiveContents, ArchiveError> {
         if self.is_begun()? {
             let there = self.check_in(masters, &Progress::default())?;
             if there.checked_values > 0 || !there.is_sound() {
@@ -77,7 +121,7 @@ impl StillStore {
         }
         let into = |backend: Box<dyn Backend>| {
             let (database, _) = SealedDatabase::open(backend, masters)?;
-            let contents = archive::import(archive, secret, &database, progress);
+            let contents = import(&database);
             database.close();
             contents
         };

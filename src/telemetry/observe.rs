@@ -18,6 +18,7 @@ use opentelemetry::metrics::Meter;
 use platform::disk;
 
 use super::panics;
+use crate::backup::BackupGauge;
 use crate::store::CareGauge;
 
 /// Makes the observable instruments. They live as long as the meter's provider.
@@ -359,6 +360,32 @@ pub fn observe_store(meter: &Meter, care: &Arc<CareGauge>, interval: Duration) {
         "clawdbot.store.set_aside",
         "Damaged values that are set aside, as of the last check",
         move || kept.set_aside(),
+    );
+}
+
+/// Makes the instruments of backups that are made by themselves.
+pub fn observe_backups(meter: &Meter, backups: &Arc<BackupGauge>, interval: Duration) {
+    gauge_in(
+        meter,
+        "clawdbot.backup.interval",
+        "s",
+        "How often a backup is made; 0 for never",
+        move || interval.as_secs(),
+    );
+    let made = backups.clone();
+    gauge_in(
+        meter,
+        "clawdbot.backup.last.timestamp",
+        "s",
+        "When the newest backup in the directory was made, in Unix time; 0 where there is none",
+        move || made.last_unix_s(),
+    );
+    let made = backups.clone();
+    counter(
+        meter,
+        "clawdbot.backup.failures",
+        "Times that a backup was due and could not be made",
+        move || made.failures(),
     );
 }
 

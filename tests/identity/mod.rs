@@ -4,5 +4,5 @@ mod https;
 mod lasting;
 mod pairing;
 mod secrecy;
-mod support;
+pub(crate) mod support;
 mod tokens;

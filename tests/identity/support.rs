@@ -106,7 +106,7 @@ pub(super) fn ask(client: &mut RawClient, level: u8, request: &str, payload: &st
 
 /// The secret of a device, by the whole of the pairing.
 #[track_caller]
-pub(super) fn paired(daemon: &Daemon, level: u8, name: &str) -> String {
+pub(crate) fn paired(daemon: &Daemon, level: u8, name: &str) -> String {
     let code = code_for(daemon, name);
     let mut device = stranger(daemon, level, "new");
     let answer = ask(&mut device, level, PAIR, &code);
@@ -117,7 +117,7 @@ pub(super) fn paired(daemon: &Daemon, level: u8, name: &str) -> String {
 
 /// A device that came in by its secret.
 #[track_caller]
-pub(super) fn with_secret(
+pub(crate) fn with_secret(
     daemon: &Daemon,
     level: u8,
     client_id: &str,

@@ -14,7 +14,7 @@ use crate::support::data;
 use super::kill_and_restart;
 
 /// The small model with a chat template, so that it has turns.
-fn chatting_model() -> Option<(TempDir, PathBuf)> {
+pub(crate) fn chatting_model() -> Option<(TempDir, PathBuf)> {
     let source = data::shared("models/stories260K/hf")?;
     let folder = TempDir::with_prefix("clawdbot-chat-").expect("a temporary directory");
     for name in [
@@ -39,14 +39,14 @@ fn launch(model: &Path) -> Launch {
     Daemon::launch().model(model)
 }
 
-async fn device(daemon: &Daemon, name: &str) -> Client {
+pub(crate) async fn device(daemon: &Daemon, name: &str) -> Client {
     let login = Login::new(Version::V5, daemon, name, name).persistent();
     let mut client = Client::connect(daemon.mqtt, login).await.expect("admitted");
     client.subscribe(&format!("clawdbot/{name}/reply"), 1).await;
     client
 }
 
-async fn ask(client: &mut Client, device: &str, id: &str, extra: serde_json::Value) -> Answer {
+pub(crate) async fn ask(client: &mut Client, device: &str, id: &str, extra: serde_json::Value) -> Answer {
     let mut request = json!({"id": id, "prompt": "Tell me more.", "temperature": 0, "max_tokens": 8});
     let fields = extra.as_object().expect("fields").clone();
     request.as_object_mut().expect("a request").extend(fields);
@@ -57,7 +57,7 @@ async fn ask(client: &mut Client, device: &str, id: &str, extra: serde_json::Val
     answer
 }
 
-fn prompt_tokens(answer: &Answer) -> u64 {
+pub(crate) fn prompt_tokens(answer: &Answer) -> u64 {
     answer.end()["usage"]["prompt_tokens"].as_u64().expect("a number")
 }
 

@@ -1,9 +1,9 @@
 //! `clawdbot store`: looks after what outlives the daemon, by the daemon where one runs.
 
 mod export;
-mod secret;
+pub(super) mod secret;
 mod verify;
-mod wait;
+pub(super) mod wait;
 
 use clap::{Args, Subcommand};
 
@@ -69,7 +69,7 @@ impl Place {
         Place::in_settings(&global.settings(Vec::new())?)
     }
 
-    fn in_settings(settings: &Settings) -> Result<Place, Failure> {
+    pub(super) fn in_settings(settings: &Settings) -> Result<Place, Failure> {
         if settings.store.mode == StoreMode::None {
             return Err(Failure::Misconfigured(
                 "store.mode = \"none\": nothing is kept, and so there is no store".to_owned(),

@@ -15,7 +15,7 @@ use crate::store::Progress;
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Has the daemon do something that takes long, and waits for what comes of it.
-pub(super) fn job(dir: &DataDir, request: &AdminRequest) -> Result<Value, AdminError> {
+pub(in crate::cli) fn job(dir: &DataDir, request: &AdminRequest) -> Result<Value, AdminError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -48,13 +48,13 @@ pub(super) fn job(dir: &DataDir, request: &AdminRequest) -> Result<Value, AdminE
 }
 
 /// Shows how far something is that another thread does, until it is dropped.
-pub(super) struct Meter {
+pub(in crate::cli) struct Meter {
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Meter {
-    pub(super) fn watch(progress: Arc<Progress>) -> Meter {
+    pub(in crate::cli) fn watch(progress: Arc<Progress>) -> Meter {
         let ends = Arc::<AtomicBool>::default();
         let ends_there = ends.clone();
         // Without a thread it is done all the same, and not shown.

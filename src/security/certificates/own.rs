@@ -269,7 +269,7 @@ impl OwnCertificates {
     }
 
     /// One at a time: a daemon and a command may want to renew together.
-    fn lock(&self) -> Result<File, OwnError> {
+    pub(crate) fn lock(&self) -> Result<File, OwnError> {
         File::open(&self.directory)
             .and_then(|directory| directory.lock().map(|()| directory))
             .map_err(|source| io_error("locking", &self.directory, source))

@@ -14,9 +14,18 @@ use zeroize::Zeroize;
 use super::super::vault::KEY_BYTES;
 use super::{ArchiveError, ArchiveSecret};
 
-const MAGIC: &[u8; 16] = b"clawdbot store 1";
+/// What a file of frames begins with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form {
+    /// What it is.
+    pub(crate) name: &'static [u8; NAME_BYTES],
+    /// The version of what its frames mean, as a digit.
+    pub(crate) version: u8,
+}
+
+const NAME_BYTES: usize = 15;
 const SALT_BYTES: usize = 16;
-const HEADER_BYTES: usize = MAGIC.len() + 1 + 4 + SALT_BYTES;
+const HEADER_BYTES: usize = NAME_BYTES + 1 + 1 + 4 + SALT_BYTES;
 
 /// What OWASP's Password Storage Cheat Sheet asks for with HMAC-SHA-256.
 const ITERATIONS: u32 = 600_000;
@@ -76,7 +85,7 @@ impl Seal {
 }
 
 fn parts(header: &[u8; HEADER_BYTES]) -> (u8, u32, &[u8]) {
-    let rest = header.get(MAGIC.len()..).unwrap_or_default();
+    let rest = header.get(NAME_BYTES + 1..).unwrap_or_default();
     let kind = rest.first().copied().unwrap_or_default();
     let iterations = rest.get(1..5).and_then(|bytes| bytes.try_into().ok());
     let salt = rest.get(5..).unwrap_or_default();
@@ -84,13 +93,13 @@ fn parts(header: &[u8; HEADER_BYTES]) -> (u8, u32, &[u8]) {
 }
 
 /// Writes frames.
-pub(super) struct Sealer<W> {
+pub(crate) struct Sealer<W> {
     output: W,
     seal: Seal,
 }
 
 impl<W: Write> Sealer<W> {
-    pub(super) fn new(mut output: W, secret: &ArchiveSecret) -> Result<Self, ArchiveError> {
+    pub(crate) fn new(mut output: W, form: Form, secret: &ArchiveSecret) -> Result<Self, ArchiveError> {
         let mut salt = [0; SALT_BYTES];
         SystemRandom::new()
             .fill(&mut salt)
@@ -100,7 +109,13 @@ impl<W: Write> Sealer<W> {
             ArchiveSecret::Key(_) => (BY_KEY, 0),
         };
         let mut header = [0; HEADER_BYTES];
-        let bytes = [&MAGIC[..], &[kind], &iterations.to_be_bytes(), &salt].concat();
+        let bytes = [
+            &form.name[..],
+            &[form.version, kind],
+            &iterations.to_be_bytes(),
+            &salt,
+        ]
+        .concat();
         header.copy_from_slice(&bytes);
         output.write_all(&header)?;
         let mut sealer = Self {
@@ -112,7 +127,7 @@ impl<W: Write> Sealer<W> {
         Ok(sealer)
     }
 
-    pub(super) fn frame(&mut self, mut bytes: Vec<u8>, is_last: bool) -> Result<(), ArchiveError> {
+    pub(crate) fn frame(&mut self, mut bytes: Vec<u8>, is_last: bool) -> Result<(), ArchiveError> {
         let nonce = self.seal.nonce(is_last);
         let aad = Aad::from(self.seal.header);
         self.seal
@@ -129,20 +144,20 @@ impl<W: Write> Sealer<W> {
         Ok(())
     }
 
-    pub(super) fn into_inner(self) -> W {
+    pub(crate) fn into_inner(self) -> W {
         self.output
     }
 }
 
 /// Reads frames.
-pub(super) struct Opener<R> {
+pub(crate) struct Opener<R> {
     input: R,
     seal: Seal,
     is_over: bool,
 }
 
 impl<R: Read> Opener<R> {
-    pub(super) fn new(mut input: R, secret: &ArchiveSecret) -> Result<Self, ArchiveError> {
+    pub(crate) fn new(mut input: R, form: Form, secret: &ArchiveSecret) -> Result<Self, ArchiveError> {
         let mut header = [0; HEADER_BYTES];
         match input.read_exact(&mut header) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -150,8 +165,11 @@ impl<R: Read> Opener<R> {
             }
             read => read?,
         }
-        if !header.starts_with(MAGIC) {
-            return Err(ArchiveError::NoArchive);
+        let version = header.strip_prefix(form.name).and_then(<[u8]>::first);
+        match version {
+            Some(version) if *version == form.version => {}
+            Some(version) if *version > form.version => return Err(ArchiveError::Newer),
+            _ => return Err(ArchiveError::NoArchive),
         }
         let mut opener = Self {
             input,
@@ -167,7 +185,7 @@ impl<R: Read> Opener<R> {
     }
 
     /// The next frame, and whether it is the last; None behind that.
-    pub(super) fn frame(&mut self) -> Result<Option<(Vec<u8>, bool)>, ArchiveError> {
+    pub(crate) fn frame(&mut self) -> Result<Option<(Vec<u8>, bool)>, ArchiveError> {
         if self.is_over {
             return Ok(None);
         }
@@ -213,12 +231,17 @@ impl<R: Read> Opener<R> {
 mod tests {
     use super::*;
 
+    const FORM: Form = Form {
+        name: b"frames of tests",
+        version: b'3',
+    };
+
     fn secret() -> ArchiveSecret {
         ArchiveSecret::Key([5; KEY_BYTES])
     }
 
     fn archive(frames: &[&[u8]]) -> Vec<u8> {
-        let mut sealer = Sealer::new(Vec::new(), &secret()).unwrap();
+        let mut sealer = Sealer::new(Vec::new(), FORM, &secret()).unwrap();
         for (at, frame) in frames.iter().enumerate() {
             sealer.frame(frame.to_vec(), at + 1 == frames.len()).unwrap();
         }
@@ -226,7 +249,7 @@ mod tests {
     }
 
     fn read(bytes: &[u8], secret: &ArchiveSecret) -> Result<Vec<Vec<u8>>, ArchiveError> {
-        let mut opener = Opener::new(bytes, secret)?;
+        let mut opener = Opener::new(bytes, FORM, secret)?;
         let mut frames = Vec::new();
         while let Some((frame, _)) = opener.frame()? {
             frames.push(frame);
@@ -278,11 +301,29 @@ mod tests {
         let passphrase = ArchiveSecret::Passphrase("a".to_owned());
         let other = read(&bytes, &passphrase);
         assert!(matches!(other, Err(ArchiveError::OtherSecret("a key"))));
-        let mut sealer = Sealer::new(Vec::new(), &passphrase).unwrap();
+        let mut sealer = Sealer::new(Vec::new(), FORM, &passphrase).unwrap();
         sealer.frame(b"x".to_vec(), true).unwrap();
         let bytes = sealer.into_inner();
         assert_eq!(read(&bytes, &passphrase).unwrap(), [b"x"]);
         let wrong = read(&bytes, &ArchiveSecret::Passphrase("b".to_owned()));
         assert!(matches!(wrong, Err(ArchiveError::WrongSecret)));
+    }
+
+    #[test]
+    fn a_newer_form_is_told_from_something_else() {
+        let of = |name: &[u8], version: u8| [name, &[version], &[0; 100]].concat();
+        for (bytes, is_newer) in [
+            (of(FORM.name, b'4'), true),
+            (of(FORM.name, b'2'), false),
+            (of(b"frames of other", b'4'), false),
+            (FORM.name.to_vec(), false),
+            (Vec::new(), false),
+        ] {
+            match read(&bytes, &secret()) {
+                Err(ArchiveError::Newer) => assert!(is_newer, "{bytes:?}"),
+                Err(ArchiveError::NoArchive) => assert!(!is_newer, "{bytes:?}"),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Everything that is kept, in a file that goes to another machine: sealed under a secret of its own, because the master
 //! key stays where it is.
 
-mod frames;
+pub(crate) mod frames;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,10 +19,21 @@ use super::database::{DatabaseError, Name, SealedDatabase};
 use super::integrity::Progress;
 use super::record::{self, Moment, tables};
 use super::vault::{KEY_BYTES, Vault};
-use frames::{Opener, Sealer};
+use frames::{Form, Opener, Sealer};
+
+const FORM: Form = Form {
+    name: b"clawdbot store ",
+    version: b'1',
+};
 
 /// Values are gathered into frames of about so much.
 const FRAME_BYTES: usize = 64 * 1024;
+
+/// Takes a frame.
+pub(crate) type PutFrame<'p> = &'p mut dyn FnMut(Vec<u8>) -> Result<(), ArchiveError>;
+
+/// Gives the next frame. It is told what was in those before, and says that there are no more only where that is all.
+pub(crate) type NextFrame<'n> = &'n mut dyn FnMut(&Contents) -> Result<Option<Vec<u8>>, ArchiveError>;
 
 /// What opens an archive. There is no Debug.
 pub enum ArchiveSecret {
@@ -56,8 +67,11 @@ impl Drop for ArchiveSecret {
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// Something else.
-    #[error("it is no archive of `clawdbot store export`, or one of a newer Clawdbot")]
+    #[error("it is no archive of `clawdbot store export`")]
     NoArchive,
+    /// In a form of later.
+    #[error("a newer Clawdbot made it, in a form that this one does not know; use that one, or a newer one")]
+    Newer,
     /// The other kind.
     #[error("it was sealed under {0}; give it that")]
     OtherSecret(&'static str),
@@ -113,6 +127,22 @@ impl Contents {
     pub fn total(&self) -> u64 {
         self.values.values().sum()
     }
+
+    fn count(&mut self, values: &[(&'static str, Vec<u8>)]) {
+        for (table, _) in values {
+            *self.values.entry((*table).to_owned()).or_default() += 1;
+        }
+    }
+
+    /// Whether all that an archive says it has was there.
+    pub(crate) fn is_all_of(&self, said: &Contents) -> Result<(), ArchiveError> {
+        if self.values == said.values {
+            return Ok(());
+        }
+        Err(ArchiveError::Unknown(
+            "it has not as many values as it says".to_owned(),
+        ))
+    }
 }
 
 /// Writes an archive of what was committed last. The file appears as a whole or not at all.
@@ -148,7 +178,22 @@ fn export_to(
     progress: &Progress,
 ) -> Result<Contents, ArchiveError> {
     let file = create_new(draft)?;
-    let mut sealer = Sealer::new(BufWriter::new(file), secret)?;
+    let mut sealer = Sealer::new(BufWriter::new(file), FORM, secret)?;
+    let contents = export_frames(reading, vault, progress, &mut |frame| sealer.frame(frame, false))?;
+    let summary = serde_json::to_vec(&contents).map_err(|error| ArchiveError::Unknown(error.to_string()))?;
+    sealer.frame(summary, true)?;
+    let file = sealer.into_inner().into_inner().map_err(io::Error::from)?;
+    file.sync_all()?;
+    Ok(contents)
+}
+
+/// Hands over what was committed last, a frame at a time.
+pub(super) fn export_frames(
+    reading: &dyn Reading,
+    vault: &Vault,
+    progress: &Progress,
+    put: PutFrame<'_>,
+) -> Result<Contents, ArchiveError> {
     let (mut contents, mut frame) = (Contents::default(), Vec::new());
     progress.begin();
     let mut total = 0;
@@ -172,17 +217,13 @@ fn export_to(
             *contents.values.entry(table.to_owned()).or_default() += 1;
             let added = added.and_then(|()| match frame.len() {
                 0..FRAME_BYTES => Ok(()),
-                _ => sealer.frame(std::mem::take(&mut frame), false),
+                _ => put(std::mem::take(&mut frame)),
             });
             added.map_err(|error| stop_with(&mut failed, error))
         });
         ended(walked, failed)?;
     }
-    sealer.frame(frame, false)?;
-    let summary = serde_json::to_vec(&contents).map_err(|error| ArchiveError::Unknown(error.to_string()))?;
-    sealer.frame(summary, true)?;
-    let file = sealer.into_inner().into_inner().map_err(io::Error::from)?;
-    file.sync_all()?;
+    put(frame)?;
     Ok(contents)
 }
 
@@ -193,50 +234,55 @@ pub(super) fn import(
     database: &SealedDatabase,
     progress: &Progress,
 ) -> Result<Contents, ArchiveError> {
+    let mut opener = Opener::new(BufReader::new(File::open(archive)?), FORM, secret)?;
+    let mut damaged = 0;
+    let mut next = |before: &Contents| match opener.frame()? {
+        None => Err(ArchiveError::CutShort),
+        Some((frame, false)) => Ok(Some(frame)),
+        Some((frame, true)) => {
+            let summary: Contents =
+                serde_json::from_slice(&frame).map_err(|error| ArchiveError::Unknown(error.to_string()))?;
+            damaged = summary.damaged;
+            before.is_all_of(&summary).map(|()| None)
+        }
+    };
+    let mut contents = import_frames(&mut next, database, progress)?;
+    contents.damaged = damaged;
+    Ok(contents)
+}
+
+/// The same of frames that come from elsewhere.
+pub(super) fn import_frames(
+    next: NextFrame<'_>,
+    database: &SealedDatabase,
+    progress: &Progress,
+) -> Result<Contents, ArchiveError> {
     progress.begin();
     let (mut contents, mut failed) = (Contents::default(), None);
     let imported = database.transact(&mut |writing| {
-        let mut put = |batch: &Batch| writing.apply(batch).map_err(ArchiveError::from);
-        match import_frames(archive, secret, database, progress, &mut put) {
-            Ok(found) => {
-                contents = found;
-                Ok(())
+        let mut put_all = || -> Result<(), ArchiveError> {
+            while let Some(frame) = next(&contents)? {
+                let values = split(&frame)?;
+                contents.count(&values);
+                progress.done.fetch_add(values.len() as u64, Relaxed);
+                writing.apply(&sealed_anew(database, &values)?)?;
             }
-            Err(error) => Err(stop_with(&mut failed, error)),
-        }
+            Ok(())
+        };
+        put_all().map_err(|error| stop_with(&mut failed, error))
     });
     ended(imported, failed)?;
     Ok(contents)
 }
 
-fn import_frames(
-    archive: &Path,
-    secret: &ArchiveSecret,
-    database: &SealedDatabase,
-    progress: &Progress,
-    put: &mut dyn FnMut(&Batch) -> Result<(), ArchiveError>,
-) -> Result<Contents, ArchiveError> {
-    let mut opener = Opener::new(BufReader::new(File::open(archive)?), secret)?;
-    let mut contents = Contents::default();
-    while let Some((frame, is_last)) = opener.frame()? {
-        if is_last {
-            let summary: Contents =
-                serde_json::from_slice(&frame).map_err(|error| ArchiveError::Unknown(error.to_string()))?;
-            if summary.values != contents.values {
-                return Err(ArchiveError::Unknown(
-                    "it has not as many values as it says".to_owned(),
-                ));
-            }
-            return Ok(summary);
-        }
-        let values = split(&frame)?;
-        for (table, _) in &values {
-            *contents.values.entry((*table).to_owned()).or_default() += 1;
-        }
-        progress.done.fetch_add(values.len() as u64, Relaxed);
-        put(&sealed_anew(database, &values)?)?;
+/// Looks at a frame as an import would, and counts what is in it.
+pub(crate) fn look_at(frame: &[u8], contents: &mut Contents) -> Result<(), ArchiveError> {
+    let (values, now) = (split(frame)?, Moment::now());
+    contents.count(&values);
+    for (table, bytes) in values {
+        record::decode(table, bytes, now).map_err(|error| ArchiveError::Unknown(error.to_string()))?;
     }
-    Err(ArchiveError::CutShort)
+    Ok(())
 }
 
 /// Every value is sealed for its place in this store.
