@@ -46,6 +46,7 @@ use crate::settings::{AuthMode, Settings, StoreMode};
 use crate::store::{AskForLeave, Caretaker, DurableStore, Restored, StoreError, StorePlace};
 use crate::store_desk::StoreDesk;
 use crate::telemetry::disk::DiskProbe;
+use crate::telemetry::metrics::LastNumbers;
 use crate::telemetry::traces::Traces;
 use crate::telemetry::{Metrics, metrics, observe, panics};
 
@@ -214,6 +215,7 @@ struct Started {
     _disk_probe: Option<DiskProbe>,
     /// What waits to be sent goes with the end.
     _traces: Option<Traces>,
+    _last_numbers: Option<LastNumbers>,
     arbiters: Vec<Arbiter>,
     served: Vec<actix_rt::task::JoinHandle<()>>,
 }
@@ -418,6 +420,7 @@ impl Prepared {
             rooms,
             stats.clone(),
         );
+        let last_numbers = metrics.last_numbers();
         let served = serve(
             Listeners { doors, http, admin },
             &entrance,
@@ -449,6 +452,7 @@ impl Prepared {
             backups,
             _disk_probe: disk_probe,
             _traces: traces,
+            _last_numbers: last_numbers,
             arbiters,
             served,
         })

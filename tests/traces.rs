@@ -271,7 +271,7 @@ async fn a_collector_is_told_the_same_metrics_as_prometheus() {
     let Some(collector) = Collector::start() else {
         return;
     };
-    let daemon = Daemon::launch()
+    let mut daemon = Daemon::launch()
         .set("telemetry.otlp_endpoint", &collector.endpoint)
         .start();
     let told = collector.next("metrics");
@@ -291,6 +291,11 @@ async fn a_collector_is_told_the_same_metrics_as_prometheus() {
             "{name} is missing: {names:?}"
         );
     }
+    // And once more at the end.
+    daemon.signal(Signal::TERM);
+    collector.next("metrics");
+    let ended = daemon.exit(Duration::from_secs(60)).expect("it ends");
+    assert!(ended.success(), "{ended:?}");
 }
 
 #[tokio::test]

@@ -14,12 +14,27 @@ use crate::settings::{Collector, Telemetry};
 
 /// How often a collector is told all numbers.
 const SENT_EVERY: Duration = Duration::from_secs(15);
+/// How long the end waits for a collector.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The process's metrics. Dropping it leaves the global provider in place.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
     provider: SdkMeterProvider,
+    goes_to_collector: bool,
+}
+
+/// Sends all numbers once more when it is dropped.
+#[derive(Debug)]
+pub struct LastNumbers(SdkMeterProvider);
+
+impl Drop for LastNumbers {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.shutdown_with_timeout(LAST_WORDS) {
+            tracing::warn!(%error, "the last metrics were not sent; see whether the collector at telemetry.otlp_endpoint runs");
+        }
+    }
 }
 
 /// Why metrics could not be set up or written.
@@ -74,12 +89,18 @@ impl Metrics {
         Ok(Metrics {
             registry,
             provider: provider.build(),
+            goes_to_collector: collector.is_some(),
         })
     }
 
     /// The provider, for instruments that are not made through the global one.
     pub fn provider(&self) -> &SdkMeterProvider {
         &self.provider
+    }
+
+    /// For the end of the daemon: what was counted since the collector was told last is not lost. None where there is no collector.
+    pub fn last_numbers(&self) -> Option<LastNumbers> {
+        self.goes_to_collector.then(|| LastNumbers(self.provider.clone()))
     }
 
     /// Everything measured, in Prometheus' text format.

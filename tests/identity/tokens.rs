@@ -227,6 +227,9 @@ async fn a_device_that_was_never_paired_is_revoked_with_its_sleeping_session() {
         (daemon.metric("clawdbot_mqtt_sessions") == Some(0.0)).then_some(())
     })
     .await;
+    let ended =
+        ["revoked", "expired"].map(|how| daemon.metric(&format!("clawdbot_mqtt_sessions_{how}_total")));
+    assert_eq!(ended, [Some(1.0), Some(0.0)], "it is counted once");
     assert!(Client::connect(daemon.mqtt, login(before)).await.is_err());
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let client = Client::connect(daemon.mqtt, login(daemon.token("guest")))

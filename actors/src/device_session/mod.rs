@@ -323,7 +323,8 @@ impl DeviceSession {
                     self.detach(ctx);
                 }
                 Effect::End => {
-                    if !self.connected {
+                    // One that was revoked is counted as that.
+                    if !self.connected && self.admission.stands() {
                         self.switchboard.stats().sessions_expired.add(1);
                     }
                     self.end(ctx);

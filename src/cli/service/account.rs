@@ -271,6 +271,7 @@ mod tests {
     #[test]
     fn files_of_others_are_found_however_deep() {
         let temp = tempfile::tempdir().unwrap();
+        fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let own = fs::metadata(temp.path()).unwrap().uid();
         fs::create_dir_all(temp.path().join("a/b")).unwrap();
         fs::write(temp.path().join("a/b/c"), "").unwrap();

@@ -35,7 +35,7 @@ fn there_is_nothing_to_notice_about_todays_defaults() {
 #[test]
 fn no_former_name_is_in_use_and_what_took_its_place_is() {
     let mut problems = Vec::new();
-    let layers = Sources::default().layers(&mut problems);
+    let (layers, _) = Sources::default().layers(&mut problems);
     let exists = |key: &str| layers[0].entries.iter().any(|entry| entry.key == key);
     for (name, fate) in FORMER {
         assert!(!exists(name), "{name}");

@@ -7,11 +7,13 @@ mod wipe;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock};
+use std::time::Instant;
 
 use redb::{
     Database, Key, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    TableDefinition, Value, WriteTransaction,
+    RepairSession, TableDefinition, Value, WriteTransaction,
 };
 
 use super::backend::{Backend, Batch, Page, PageSize, Place, Reading, Work, Writing};
@@ -31,6 +33,9 @@ const REWRAPS: &str = "rewraps";
 
 /// What is read at the start of a page cache of its own, and no more: the rest is the system's.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// How often the log says how far looking through a large file has come.
+const SAID_EVERY_S: u64 = 5;
 
 /// A table of sealed values.
 pub(super) type Sealed = TableDefinition<'static, &'static Place, &'static [u8]>;
@@ -53,9 +58,15 @@ impl RedbFile {
     pub(super) fn open(path: &Path) -> Result<RedbFile, DatabaseError> {
         let file = path.to_path_buf();
         let open = move || {
-            builder()
-                .set_repair_callback(|_| tracing::info!("the store is put in order after an unclean end"))
-                .create(&file)
+            let (began, told) = (Instant::now(), AtomicU64::new(0));
+            let looks = move |session: &mut RepairSession| {
+                let times = began.elapsed().as_secs() / SAID_EVERY_S;
+                if told.swap(times, Relaxed) < times {
+                    let percent = (session.progress() * 100.0).floor();
+                    tracing::info!(percent, "the store is looked through before it is used");
+                }
+            };
+            builder().set_repair_callback(looks).create(&file)
         };
         Self::open_with(Box::new(open), Some(path.to_path_buf()))
     }
