@@ -132,6 +132,10 @@ async fn a_backup_of_a_running_daemon_goes_on_in_another_data_directory() {
     assert!(!finished.stdout.contains("master.key"), "{finished:?}");
 
     let to = tls(Daemon::launch());
+    // The first one's home goes with it, and the key is wanted longer.
+    let kept = to.home().path().join("key");
+    fs::copy(&key, &kept).expect("a copy");
+    let key = kept;
     let restore = || {
         cli(
             to.home(),

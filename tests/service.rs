@@ -186,8 +186,8 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
     let program = fs::canonicalize("/bin/true").expect("a program");
     let copy = format!("root{}", program.display());
     system.put(&copy, "", 0o755);
-    let mut command = system.command(&["install", "--program"]);
-    let written = finish(command.arg(&program));
+    let program = program.to_str().expect("a path of text");
+    let written = finish(&mut system.command(&["install", "--program", program]));
     written.assert_code(0);
     let verified = finish(analyze.args(["verify", "--man=no"]).arg(system.root().join(UNIT)));
     verified.assert_code(0);
@@ -202,22 +202,23 @@ fn the_property_list_is_one_and_has_each_key() {
     };
     let system = System::of("launchd");
     finish(&mut system.command(&["install", "--data-dir", "/usr/local/var/a & b"])).assert_code(0);
-    let script = "import json, plistlib, sys; print(json.dumps(plistlib.load(sys.stdin.buffer)))";
+    let script = "import json, plistlib, sys; print(json.dumps(plistlib.loads(sys.stdin.buffer.read())))";
     let mut command = Command::new(python);
     let read = finish_with_input(command.args(["-c", script]), &system.read(LIST));
     read.assert_code(0);
     let list: Value = serde_json::from_str(&read.stdout).expect("JSON");
     let limits = serde_json::json!({"NumberOfFiles": 11024, "Core": 0});
     let log = "/usr/local/var/log/clawdbot/clawdbot.log";
+    let errors = "/usr/local/var/log/clawdbot/stderr.log";
     let expected = serde_json::json!({
         "Label": "local.clawdbot",
         "ProgramArguments": ["/usr/local/bin/clawdbot", "serve", "--data-dir", "/usr/local/var/a & b"],
         "UserName": "_clawdbot",
         "GroupName": "_clawdbot",
         "WorkingDirectory": "/usr/local/var/a & b",
-        "EnvironmentVariables": {"CLAWDBOT_LOG_FILE": log},
-        "StandardOutPath": log,
-        "StandardErrorPath": log,
+        "EnvironmentVariables": {"CLAWDBOT__LOG__FILE": log},
+        "StandardOutPath": errors,
+        "StandardErrorPath": errors,
         "RunAtLoad": true,
         "KeepAlive": {"SuccessfulExit": false},
         "ThrottleInterval": 10,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{LABEL, LOG_FILE_VARIABLE, Service};
+use super::{LABEL, Service};
 
 /// The user's own, so that files there can be moved aside.
 pub(super) const LOG_DIRECTORY: &str = "/usr/local/var/log/clawdbot";
@@ -14,7 +14,22 @@ pub(super) fn property_list(service: &Service) -> String {
         .iter()
         .map(|word| format!("\t\t<string>{}</string>\n", escaped(word)))
         .collect();
-    let log = escaped(&service.log_file.display().to_string());
+    let log = |name: &str| escaped(&service.log_directory.join(name).display().to_string());
+    let errors = log("stderr.log");
+    let log_file = if service.has_log_file {
+        String::new()
+    } else {
+        format!(
+            "\t<!-- launchd moves no logs aside; the daemon does with this one. -->
+\t<key>EnvironmentVariables</key>
+\t<dict>
+\t\t<key>CLAWDBOT__LOG__FILE</key>
+\t\t<string>{}</string>
+\t</dict>
+",
+            log("clawdbot.log")
+        )
+    };
     format!(
         r#"<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
@@ -32,16 +47,11 @@ pub(super) fn property_list(service: &Service) -> String {
 	<string>{group}</string>
 	<key>WorkingDirectory</key>
 	<string>{data_dir}</string>
-	<!-- launchd moves no logs aside; the daemon does, where it knows their file. -->
-	<key>EnvironmentVariables</key>
-	<dict>
-		<key>{LOG_FILE_VARIABLE}</key>
-		<string>{log}</string>
-	</dict>
+{log_file}	<!-- What the log cannot have: panics, and the inference process's words. -->
 	<key>StandardOutPath</key>
-	<string>{log}</string>
+	<string>{errors}</string>
 	<key>StandardErrorPath</key>
-	<string>{log}</string>
+	<string>{errors}</string>
 	<!-- With nobody logged in, and again when it fell or was killed. One that hangs ends itself. -->
 	<key>RunAtLoad</key>
 	<true/>

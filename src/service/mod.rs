@@ -2,7 +2,6 @@
 //! and what the running daemon tells those who watch over it.
 
 mod launchd;
-mod log_file;
 mod systemd;
 mod watchdog;
 
@@ -17,9 +16,6 @@ pub(crate) use watchdog::Watch;
 pub(crate) const LABEL: &str = "local.clawdbot";
 /// What systemd calls it.
 pub(crate) const UNIT: &str = "clawdbot.service";
-
-/// The variable by which a daemon of launchd's knows the file that its lines go to.
-const LOG_FILE_VARIABLE: &str = "CLAWDBOT_LOG_FILE";
 
 /// Open files beside those of connections: the store, the model, logs, and what a later version may want.
 const FURTHER_FILES: u64 = 1024;
@@ -62,8 +58,10 @@ pub(crate) struct Service {
     pub(crate) starts_apart: Duration,
     /// How long it may take to end.
     pub(crate) stops_within: Duration,
-    /// Where its lines go, where the system keeps no journal.
-    pub(crate) log_file: PathBuf,
+    /// Where the system keeps no journal: the directory of its logs, which is the user's own.
+    pub(crate) log_directory: PathBuf,
+    /// Whether the settings say themselves which file the log goes to.
+    pub(crate) has_log_file: bool,
 }
 
 impl Service {
@@ -97,7 +95,8 @@ impl Service {
             restart_after: Duration::from_secs(5),
             starts_apart: Duration::from_secs(10),
             stops_within: settings.shutdown.timeout + LAST_MOMENTS,
-            log_file: PathBuf::from(launchd::LOG_DIRECTORY).join("clawdbot.log"),
+            log_directory: PathBuf::from(launchd::LOG_DIRECTORY),
+            has_log_file: settings.log.file.is_some(),
         }
     }
 

@@ -107,16 +107,16 @@ fn the_property_list_says_each_thing_once() {
         ("GroupName", "<string>_clawdbot</string>"),
         ("WorkingDirectory", "<string>/usr/local/var/clawdbot</string>"),
         (
-            "CLAWDBOT_LOG_FILE",
+            "CLAWDBOT__LOG__FILE",
             "<string>/usr/local/var/log/clawdbot/clawdbot.log</string>",
         ),
         (
             "StandardOutPath",
-            "<string>/usr/local/var/log/clawdbot/clawdbot.log</string>",
+            "<string>/usr/local/var/log/clawdbot/stderr.log</string>",
         ),
         (
             "StandardErrorPath",
-            "<string>/usr/local/var/log/clawdbot/clawdbot.log</string>",
+            "<string>/usr/local/var/log/clawdbot/stderr.log</string>",
         ),
         ("RunAtLoad", "<true/>"),
         ("KeepAlive", "<dict><key>SuccessfulExit</key><false/></dict>"),

@@ -5,7 +5,6 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -18,7 +17,7 @@ use actors::scheduler::{Scheduler, SchedulerStatus};
 use actors::topic_router::TopicRouter;
 use sd_notify::NotifyState;
 
-use super::{LABEL, LOG_FILE_VARIABLE, log_file};
+use super::LABEL;
 
 /// The longest time between two looks.
 const LOOK: Duration = Duration::from_secs(5);
@@ -34,8 +33,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 struct Keeper {
     /// Within which time systemd wants signs of life.
     wants_signs_within: Option<Duration>,
-    /// The file to keep short.
-    log_file: Option<PathBuf>,
 }
 
 impl Keeper {
@@ -49,9 +46,6 @@ impl Keeper {
         let is_launchds = variable("XPC_SERVICE_NAME").is_some_and(|name| name == LABEL);
         (is_told || is_launchds).then(|| Keeper {
             wants_signs_within: wants_signs_within.filter(|within| is_told && !within.is_zero()),
-            log_file: variable(LOG_FILE_VARIABLE)
-                .filter(|_| is_launchds)
-                .map(PathBuf::from),
         })
     }
 
@@ -115,6 +109,8 @@ fn watch(keeper: &Keeper, pulse: &Pulse, words: &Mutex<String>, stopped: &mpsc::
             Next::Warn(part) => log(move || tracing::warn!(part, "a part of the daemon does not answer")),
             Next::Wait => {}
             Next::End(part) => {
+                // The log may not come to it any more.
+                eprintln!("clawdbot: the {part} hangs; the daemon ends itself, to be started anew");
                 log(move || {
                     tracing::error!(
                         part,
@@ -125,12 +121,6 @@ fn watch(keeper: &Keeper, pulse: &Pulse, words: &Mutex<String>, stopped: &mpsc::
                 thread::sleep(LAST_WORDS);
                 std::process::abort();
             }
-        }
-        if let Some(file) = &keeper.log_file
-            && let Err(error) = log_file::keep_short(file)
-        {
-            let file = file.display().to_string();
-            log(move || tracing::debug!(file, %error, "the log could not be moved aside"));
         }
     }
 }
@@ -204,16 +194,12 @@ mod tests {
         assert_eq!(keeper(&[], within), None);
         assert_eq!(keeper(&[("NOTIFY_SOCKET", "")], None), None);
         // A terminal's on macOS.
-        assert_eq!(
-            keeper(&[("XPC_SERVICE_NAME", "0"), (LOG_FILE_VARIABLE, "/l")], None),
-            None
-        );
-        let systemds = keeper(&[("NOTIFY_SOCKET", "/run/s"), (LOG_FILE_VARIABLE, "/l")], within);
+        assert_eq!(keeper(&[("XPC_SERVICE_NAME", "0")], None), None);
+        let systemds = keeper(&[("NOTIFY_SOCKET", "/run/s")], within);
         let systemds = systemds.unwrap();
-        assert_eq!((systemds.wants_signs_within, &systemds.log_file), (within, &None));
-        let launchds = keeper(&[("XPC_SERVICE_NAME", LABEL), (LOG_FILE_VARIABLE, "/l")], None);
-        let launchds = launchds.unwrap();
-        assert_eq!(launchds.log_file.as_deref(), Some("/l".as_ref()));
+        assert_eq!(systemds.wants_signs_within, within);
+        let launchds = keeper(&[("XPC_SERVICE_NAME", LABEL)], None);
+        assert_eq!(launchds.unwrap().wants_signs_within, None);
         let zero = keeper(&[("NOTIFY_SOCKET", "/run/s")], Some(Duration::ZERO)).unwrap();
         assert_eq!(zero.look_every(), LOOK);
     }

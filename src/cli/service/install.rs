@@ -206,7 +206,7 @@ fn check_settings(machine: &Machine, service: &Service, settings: &Settings) -> 
 fn directories(manager: Manager, service: &Service) -> Vec<&Path> {
     let logs = match manager {
         Manager::Systemd => None,
-        Manager::Launchd => service.log_file.parent(),
+        Manager::Launchd => Some(service.log_directory.as_path()),
     };
     std::iter::once(service.data_dir.as_path()).chain(logs).collect()
 }
