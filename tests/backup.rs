@@ -132,10 +132,13 @@ async fn a_backup_of_a_running_daemon_goes_on_in_another_data_directory() {
     assert!(!finished.stdout.contains("master.key"), "{finished:?}");
 
     let to = tls(Daemon::launch());
-    // The first one's home goes with it, and the key is wanted longer.
-    let kept = to.home().path().join("key");
-    fs::copy(&key, &kept).expect("a copy");
-    let key = kept;
+    // The first one's home goes with it, and these are wanted longer.
+    let [key, backup] = [key, backup].map(|file| {
+        let kept = to.home().path().join(file.file_name().expect("a name"));
+        fs::copy(&file, &kept).expect("a copy");
+        fs::set_permissions(&kept, fs::Permissions::from_mode(0o600)).expect("permissions");
+        kept
+    });
     let restore = || {
         cli(
             to.home(),
