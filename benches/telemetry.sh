@@ -56,7 +56,8 @@ fi
 packed=$cache/telemetry
 "$CLAWDBOT" --data-dir "$packed" model quantize "$MODEL" --precision int4 >&2
 for state in off on; do
-  mkdir -p -m 700 "$work/data-$state"
+  mkdir -p "$work/data-$state"
+  chmod 700 "$work/data-$state"
   mkdir "$work/data-$state/packed"
   ln "$packed"/packed/*int4* "$work/data-$state/packed/" 2>/dev/null || cp "$packed"/packed/*int4* "$work/data-$state/packed/"
 done

@@ -74,16 +74,19 @@ impl Service {
         group: &str,
     ) -> Self {
         let socket = settings.mqtt.unix.as_deref().and_then(Path::parent);
+        let log = settings.log.file.as_ref().and_then(|file| file.path.parent());
+        let written = [socket, log, settings.backup.directory.as_deref()];
         let is_writable = |directory: &Path| {
             directory.starts_with(&data_dir) || directory.starts_with(systemd::RUNTIME_DIRECTORY)
         };
         Self {
             program,
             config: None,
-            writable: socket
+            writable: written
+                .into_iter()
+                .flatten()
                 .filter(|directory| !is_writable(directory))
                 .map(Path::to_path_buf)
-                .into_iter()
                 .collect(),
             data_dir,
             user: user.to_owned(),

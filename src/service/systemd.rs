@@ -110,16 +110,15 @@ fn command(service: &Service) -> String {
 
 fn writable(service: &Service) -> String {
     let mut lines = String::new();
-    let mut paths: Vec<&Path> = service.writable.iter().map(PathBuf::as_path).collect();
+    // A disk for backups that is not there keeps nobody from starting.
+    let others = service.writable.iter().map(|path| format!("-{}", path.display()));
+    let mut paths: Vec<String> = others.collect();
     match state_directory(&service.data_dir) {
         Some(name) => lines += &format!("StateDirectory={name}\nStateDirectoryMode=0700\n"),
-        None => paths.insert(0, &service.data_dir),
+        None => paths.insert(0, service.data_dir.display().to_string()),
     }
     if !paths.is_empty() {
-        let paths: Vec<_> = paths
-            .iter()
-            .map(|path| quoted(&path.display().to_string()))
-            .collect();
+        let paths: Vec<_> = paths.iter().map(|path| quoted(path)).collect();
         lines += &format!("ReadWritePaths={}\n", paths.join(" "));
     }
     lines

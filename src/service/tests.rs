@@ -138,8 +138,12 @@ fn the_property_list_says_each_thing_once() {
 }
 
 #[test]
-fn settings_elsewhere_are_named_and_so_is_a_directory_that_a_socket_is_made_in() {
-    let settings = settings(&[("mqtt.unix", "/srv/sockets/mqtt")]);
+fn settings_elsewhere_are_named_and_so_are_directories_that_are_written_to() {
+    let settings = settings(&[
+        ("mqtt.unix", "/srv/sockets/mqtt"),
+        ("backup.directory", "/mnt/a disk"),
+        ("log.file", "/srv/log/clawdbot.log"),
+    ]);
     let [program, data_dir] = ["/usr/bin/clawdbot", "/srv/my data"].map(PathBuf::from);
     let mut service = Service::of(&settings, program, data_dir, "hub", "people");
     service.config = Some(PathBuf::from("/etc/50%/$HOME.toml"));
@@ -150,7 +154,7 @@ fn settings_elsewhere_are_named_and_so_is_a_directory_that_a_socket_is_made_in()
     assert_eq!(values(&unit, "StateDirectory"), [""; 0]);
     assert_eq!(
         values(&unit, "ReadWritePaths"),
-        [r#""/srv/my data" "/srv/sockets""#]
+        [r#""/srv/my data" "-/srv/sockets" "-/srv/log" "-/mnt/a disk""#]
     );
     assert_eq!(values(&unit, "WorkingDirectory"), ["/srv/my data"]);
     assert_eq!(
