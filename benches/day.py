@@ -1159,7 +1159,7 @@ class Day:
                         self.faults.add("memory", f"{name}, {what}: the last quarter is {quarters:.1%} above the second")
         for column, unit in (("disk", mib), ("disk_blocks", mib), ("store", mib), ("daemon_fds", str), ("daemon_threads", str),
                              ("series", str), ("mqtt_sessions", str), ("mqtt_retained", str)):
-            values = [nearest(rows, column, hour) for hour in (4, 12, 24)]
+            values = [nearest(self.samples, column, hour) for hour in (4, 12, 24)]
             print(f"| {column} | {' | '.join(unit(value) for value in values)} | "
                   f"{unit(max(row.get(column) or 0 for row in self.samples))} | | |")
         for column in ("disk", "disk_blocks"):
@@ -1236,7 +1236,7 @@ def quarter(points, begin, end):
     return statistics.median([value for hour, value in points if begin <= hour <= end] or [value for _, value in points])
 
 
-def nearest(rows, column, hour):
+def nearest(self.samples, column, hour):
     rows = [row for row in rows if row.get(column) is not None]
     return min(rows, key=lambda row: abs(row["hour"] - hour))[column] if rows else 0
 
