@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+use super::{Failure, say};
+use crate::settings::{Settings, SettingsError};
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -166,6 +169,35 @@ impl Report {
     }
 
     /// For programs.
+    /// The settings are there, with what there is to notice about them.
+    pub(super) fn note_settings(&mut self, settings: &Settings) {
+        let mut found = "they can be read".to_owned();
+        for notice in &settings.former {
+            found += &format!("; {notice}");
+        }
+        self.note("settings", Ok(found));
+    }
+
+    /// They are not.
+    pub(super) fn note_wrong_settings(&mut self, error: &SettingsError) {
+        let hint = "mend what is named; `clawdbot check --defaults` explains every setting";
+        self.note("settings", Err(Finding::misconfigured(error.to_string(), hint)));
+    }
+
+    /// Says all of it, for people or as JSON; what is wrong decides how the command ends.
+    pub(super) fn conclude(&self, as_json: bool, in_words: &str) -> Result<(), Failure> {
+        say(if as_json {
+            self.json().map_err(Failure::at_run_time)?
+        } else {
+            self.text()
+        })?;
+        match self.fault() {
+            Fault::None => Ok(()),
+            Fault::AtRunTime => Err(Failure::AtRunTime(in_words.to_owned())),
+            Fault::Configuration => Err(Failure::Misconfigured(in_words.to_owned())),
+        }
+    }
+
     pub(super) fn json(&self) -> serde_json::Result<String> {
         serde_json::to_string_pretty(&Written {
             ok: self.is_ok(),

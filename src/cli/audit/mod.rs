@@ -21,8 +21,8 @@ use serde_json::Value;
 
 use self::programs::Programs;
 use self::tree::Tree;
-use super::report::{Examined, Fault, Finding, Report};
-use super::{Failure, GlobalFlags, block_on, say};
+use super::report::{Examined, Finding, Report};
+use super::{Failure, GlobalFlags, block_on};
 use crate::admin::{self, AdminError, AdminRequest};
 use crate::security::DataDir;
 use crate::settings::{self, Settings};
@@ -64,25 +64,12 @@ pub(super) fn run(global: &GlobalFlags, flags: &AuditFlags) -> Result<(), Failur
     let mut report = Report::default();
     match settings::load(&sources) {
         Ok(settings) => {
-            report.note("settings", Ok("they can be read".to_owned()));
+            report.note_settings(&settings);
             audit(settings, sources.file(), flags, &mut report)?;
         }
-        Err(error) => {
-            let hint = "mend what is named; `clawdbot check --defaults` explains every setting";
-            report.note("settings", Err(Finding::misconfigured(error.to_string(), hint)));
-        }
+        Err(error) => report.note_wrong_settings(&error),
     }
-    say(if flags.json {
-        report.json().map_err(Failure::at_run_time)?
-    } else {
-        report.text()
-    })?;
-    let found = "something is open that must not be; see above".to_owned();
-    match report.fault() {
-        Fault::None => Ok(()),
-        Fault::AtRunTime => Err(Failure::AtRunTime(found)),
-        Fault::Configuration => Err(Failure::Misconfigured(found)),
-    }
+    report.conclude(flags.json, "something is open that must not be; see above")
 }
 
 fn audit(

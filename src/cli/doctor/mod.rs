@@ -7,8 +7,8 @@ mod machine;
 use clap::Args;
 use serde_json::Value;
 
-use super::report::{Checked, Fault, Finding, Report};
-use super::{Failure, GlobalFlags, block_on, say};
+use super::report::{Checked, Finding, Report};
+use super::{Failure, GlobalFlags, block_on};
 use crate::admin::{self, AdminError, AdminRequest};
 use crate::security::{DataDir, DataDirError};
 use crate::settings::Settings;
@@ -33,29 +33,12 @@ pub(super) fn run(global: &GlobalFlags, flags: DoctorFlags) -> Result<(), Failur
     let mut report = Report::default();
     match global.settings(Vec::new()) {
         Ok(settings) => {
-            let mut found = "they can be read".to_owned();
-            for notice in &settings.former {
-                found += &format!("; {notice}");
-            }
-            report.note("settings", Ok(found));
+            report.note_settings(&settings);
             examine(settings, &mut report)?;
         }
-        Err(error) => {
-            let hint = "mend what is named; `clawdbot check --defaults` explains every setting";
-            report.note("settings", Err(Finding::misconfigured(error.to_string(), hint)));
-        }
+        Err(error) => report.note_wrong_settings(&error),
     }
-    say(if flags.json {
-        report.json().map_err(Failure::at_run_time)?
-    } else {
-        report.text()
-    })?;
-    let found = "something keeps it from working; see above".to_owned();
-    match report.fault() {
-        Fault::None => Ok(()),
-        Fault::AtRunTime => Err(Failure::AtRunTime(found)),
-        Fault::Configuration => Err(Failure::Misconfigured(found)),
-    }
+    report.conclude(flags.json, "something keeps it from working; see above")
 }
 
 fn examine(settings: Settings, report: &mut Report) -> Result<(), Failure> {
