@@ -1,12 +1,13 @@
 //! Log lines, to stderr or to a file: stdout belongs to what a command answers; and to a collector, where one is set.
 
 use std::io::{self, IsTerminal};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::LogExporter;
 use opentelemetry_sdk::logs::{BatchConfigBuilder, BatchLogProcessor, SdkLoggerProvider};
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{dynamic_filter_fn, filter_fn};
 use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -23,6 +24,9 @@ const QUIET: &str = "opentelemetry=warn";
 
 /// What is said there is said about sending what is said.
 const OF_THE_EXPORTER: [&str; 7] = ["opentelemetry", "ureq", "rustls", "tonic", "tower", "hyper", "h2"];
+
+/// A collector that is away for a day is not worth tens of thousands of lines.
+const EXPORTERS_LINES_A_MINUTE: u32 = 3;
 
 /// Lines that wait for a collector; what finds them all there is dropped.
 const WAITING: usize = 4096;
@@ -69,6 +73,10 @@ pub fn install(log: &Log, telemetry: &Telemetry) -> Result<Logs, String> {
         LogFormat::Pretty => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
+    let few = Few::default();
+    let lines = lines.with_filter(dynamic_filter_fn(move |metadata, _| {
+        !metadata.target().starts_with("opentelemetry") || few.may_speak(Instant::now())
+    }));
     let subscriber = tracing_subscriber::registry()
         .with(lines)
         .with(bridge)
@@ -104,6 +112,22 @@ impl Drop for Logs {
     }
 }
 
+/// So many lines a minute and no more.
+#[derive(Debug, Default)]
+struct Few(Mutex<Option<(Instant, u32)>>);
+
+impl Few {
+    fn may_speak(&self, now: Instant) -> bool {
+        let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, said) = minute.get_or_insert((now, 0));
+        if now.saturating_duration_since(*since) >= Duration::from_secs(60) {
+            (*since, *said) = (now, 0);
+        }
+        *said = said.saturating_add(1);
+        *said <= EXPORTERS_LINES_A_MINUTE
+    }
+}
+
 /// Says what is wrong with a filter, if anything.
 pub fn check_level(level: &str) -> Result<(), String> {
     if level.trim().is_empty() {
@@ -112,4 +136,16 @@ pub fn check_level(level: &str) -> Result<(), String> {
     EnvFilter::try_new(level)
         .map(|_| ())
         .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_complains_without_end_is_heard_a_few_times_a_minute() {
+        let (few, start) = (Few::default(), Instant::now());
+        let heard = (0..600).filter(|second| few.may_speak(start + Duration::from_secs(*second)));
+        assert_eq!(heard.count(), 10 * EXPORTERS_LINES_A_MINUTE as usize);
+    }
 }
