@@ -125,15 +125,11 @@ pub enum DaemonError {
 impl DaemonError {
     /// Whether it is the configuration that must change: exit code 2.
     pub fn is_configuration(&self) -> bool {
-        matches!(
-            self,
-            Self::DataDir(_)
-                | Self::Key(_)
-                | Self::Model(_)
-                | Self::Broker(_)
-                | Self::Store(_)
-                | Self::Certificate(_)
-        )
+        match self {
+            Self::DataDir(_) | Self::Key(_) | Self::Model(_) | Self::Broker(_) | Self::Certificate(_) => true,
+            Self::Store(error) => !error.may_pass(),
+            _ => false,
+        }
     }
 }
 

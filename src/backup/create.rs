@@ -163,6 +163,10 @@ fn lock(place: &File, directory: &Path) -> Result<bool, BackupError> {
 
 /// Removes the draft of somebody who was killed, and no other file of that name.
 fn clear(draft: &Path) {
+    // Opening something else, such as a pipe, may wait for ever.
+    if !fs::symlink_metadata(draft).is_ok_and(|found| found.is_file()) {
+        return;
+    }
     let mut begin = Vec::new();
     let read = File::open(draft).and_then(|file| file.take(FORM.name.len() as u64).read_to_end(&mut begin));
     if read.is_ok() && (begin.is_empty() || begin == FORM.name) {

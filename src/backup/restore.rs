@@ -1,7 +1,7 @@
 //! Makes a data directory of a backup: in a directory that is empty or not there yet, and whole or not at all.
 //!
 //! Everything is put together in `.restore` there, and moved up when all of it was read. The keys come last: to a daemon that
-//! started after an interrupted move, the store's master key would be missing, which it refuses.
+//! started after an interrupted move, the master key of the store's file would be missing, which it refuses.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, BufReader, Write};

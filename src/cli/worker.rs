@@ -96,7 +96,11 @@ fn serve(commands: &Receiver<ToWorker>, output: &mut Output) -> io::Result<()> {
     let mut engine = match loaded {
         Ok(engine) => {
             if let Some(reason) = engine.model().not_kept() {
-                eprintln!("the packed weights could not be kept for the next start: {reason}");
+                // Where the disk is full, stderr may be on it.
+                let _unsaid = writeln!(
+                    io::stderr(),
+                    "the packed weights could not be kept for the next start: {reason}"
+                );
             }
             engine
         }

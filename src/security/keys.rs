@@ -190,8 +190,20 @@ pub fn load_backup_key(dir: &DataDir) -> Result<[u8; KEY_BYTES], KeyError> {
 /// Reads the key that seals backups, and makes it first where there is none. Returns whether it was made.
 pub fn load_or_create_backup_key(dir: &DataDir) -> Result<([u8; KEY_BYTES], bool), KeyError> {
     match read(Which::Backup, dir) {
-        Err(KeyError::Missing { .. }) => Ok((read_or_create(Which::Backup, dir)?, true)),
+        Err(KeyError::Missing { .. }) => {
+            let key = read_or_create(Which::Backup, dir)?;
+            leave_to_owner(dir, &Which::Backup.path(dir));
+            Ok((key, true))
+        }
         other => Ok((other?, false)),
+    }
+}
+
+/// What root makes in somebody's data directory is of use to the daemon only if it is that user's. Where it cannot be, the daemon
+/// says so when it wants it.
+fn leave_to_owner(dir: &DataDir, path: &Path) {
+    if let Ok(owner) = fs::metadata(dir.root()) {
+        let _refused = std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()));
     }
 }
 

@@ -114,10 +114,20 @@ pub(super) fn user_in(list: &str) -> Option<String> {
     string_in(list, "UserName")
 }
 
+/// The word behind `--config` of the command.
+pub(super) fn config_in(list: &str) -> Option<PathBuf> {
+    let (_, behind) = list.split_once("<string>--config</string>")?;
+    first_string(behind).map(PathBuf::from)
+}
+
 /// The text behind a key, in a list that was written above.
 fn string_in(list: &str, key: &str) -> Option<String> {
     let (_, behind) = list.split_once(&format!("<key>{key}</key>"))?;
-    let (_, behind) = behind.split_once("<string>")?;
+    first_string(behind)
+}
+
+fn first_string(text: &str) -> Option<String> {
+    let (_, behind) = text.split_once("<string>")?;
     let (text, _) = behind.split_once("</string>")?;
     Some(
         text.replace("&lt;", "<")

@@ -169,6 +169,14 @@ impl Manager {
         }
     }
 
+    /// The settings file that the text of such a file names.
+    pub(crate) fn config_in(self, text: &str) -> Option<PathBuf> {
+        match self {
+            Self::Systemd => systemd::config_in(text),
+            Self::Launchd => launchd::config_in(text),
+        }
+    }
+
     /// The user that the text of such a file names.
     pub(crate) fn user_in(self, text: &str) -> Option<String> {
         match self {

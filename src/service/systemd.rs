@@ -41,8 +41,8 @@ Restart=on-failure
 RestartSec={restart}
 RestartPreventExitStatus=2
 WatchdogSec={watchdog}
-# Opening a large store takes a while.
-TimeoutStartSec=300
+# Looking through a large store after a power cut takes as long as its disk takes.
+TimeoutStartSec=3600
 TimeoutStopSec={stop}
 # The daemon tells its inference process itself; whoever is left in the end is killed.
 KillMode=mixed
@@ -148,6 +148,23 @@ pub(super) fn data_dir_in(unit: &str) -> Option<PathBuf> {
 
 pub(super) fn user_in(unit: &str) -> Option<String> {
     value_in(unit, "User=").map(str::to_owned)
+}
+
+/// The word behind `--config`, as [`command`] writes it.
+pub(super) fn config_in(unit: &str) -> Option<PathBuf> {
+    let (_, behind) = value_in(unit, "ExecStart=")?.split_once(" \"--config\" \"")?;
+    let (mut word, mut characters) = (String::new(), behind.chars());
+    loop {
+        match characters.next()? {
+            '"' => return Some(PathBuf::from(word)),
+            '\\' => word.push(characters.next()?),
+            doubled @ ('%' | '$') => {
+                characters.next();
+                word.push(doubled);
+            }
+            other => word.push(other),
+        }
+    }
 }
 
 fn value_in<'a>(unit: &'a str, directive: &str) -> Option<&'a str> {

@@ -59,7 +59,7 @@ fn the_unit_says_each_thing_once() {
         ("RestartSec", "5"),
         ("RestartPreventExitStatus", "2"),
         ("WatchdogSec", "30"),
-        ("TimeoutStartSec", "300"),
+        ("TimeoutStartSec", "3600"),
         ("TimeoutStopSec", "35"),
         ("KillMode", "mixed"),
         ("LimitNOFILE", "4024"),
@@ -178,8 +178,11 @@ fn what_was_written_is_read_again() {
     for manager in [Manager::Systemd, Manager::Launchd] {
         let mut service = service(manager);
         service.data_dir = PathBuf::from("/srv/a & b <100%>");
+        service.config = Some(PathBuf::from("/etc/50%/$HOME \"it\" & \\.toml"));
         let text = manager.describe(&service);
         assert_eq!(manager.data_dir_in(&text), Some(service.data_dir), "{text}");
+        assert_eq!(manager.config_in(&text), service.config, "{text}");
+        assert_eq!(manager.config_in("something else"), None);
         assert_eq!(manager.user_in(&text).as_deref(), Some(manager.user()));
         assert_eq!(manager.data_dir_in("something else"), None);
     }

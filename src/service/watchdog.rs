@@ -4,7 +4,7 @@
 //! started anew. A person's own daemon at a terminal has none of this.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -109,9 +109,12 @@ fn watch(keeper: &Keeper, pulse: &Pulse, words: &Mutex<String>, stopped: &mpsc::
             Next::Warn(part) => log(move || tracing::warn!(part, "a part of the daemon does not answer")),
             Next::Wait => {}
             Next::End(part) => {
-                // The log may not come to it any more.
-                eprintln!("clawdbot: the {part} hangs; the daemon ends itself, to be started anew");
                 log(move || {
+                    // The log may not come to it any more. Nobody is left whom a failure could be told.
+                    let _unsaid = writeln!(
+                        io::stderr(),
+                        "clawdbot: the {part} hangs; the daemon ends itself, to be started anew"
+                    );
                     tracing::error!(
                         part,
                         after_s = ENDS_AFTER.as_secs(),

@@ -62,6 +62,19 @@ pub enum DatabaseError {
     Record(#[from] RecordError),
 }
 
+impl DatabaseError {
+    /// See [`StoreError::may_pass`](super::StoreError::may_pass).
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Closed | Self::Storage(_) => true,
+            Self::Open(error) => matches!(**error, redb::DatabaseError::Storage(redb::StorageError::Io(_))),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(error) => error.may_pass(),
+            _ => false,
+        }
+    }
+}
+
 impl From<std::io::Error> for DatabaseError {
     fn from(error: std::io::Error) -> Self {
         Self::Storage(Box::new(redb::Error::Io(error)))

@@ -74,6 +74,17 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether another start may find it well: a disk that was full or a server that was away. A service is started again then, while
+    /// with the wrong key it would be so again and again.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Io { .. } => true,
+            Self::Database { source, .. } => source.may_pass(),
+        }
+    }
+}
+
 /// The store at work. It writes what it has when it is dropped.
 pub struct DurableStore {
     writer: Writer,

@@ -9,9 +9,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -64,9 +64,17 @@ impl LogFile {
     /// Waits until what was handed in is written, though not for ever: the disk may be what hangs.
     pub(super) fn finish(&self, within: Duration) {
         let (answer, answered) = mpsc::sync_channel(1);
-        if self.orders.try_send(Order::Answer(answer)).is_ok() {
-            let _late = answered.recv_timeout(within);
+        let deadline = Instant::now() + within;
+        let mut order = Order::Answer(answer);
+        // Where as many lines wait as may, there is soon room for one more.
+        while let Err(TrySendError::Full(back)) = self.orders.try_send(order) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            order = back;
+            thread::sleep(Duration::from_millis(10));
         }
+        let _late = answered.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
 

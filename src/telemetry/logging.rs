@@ -1,6 +1,8 @@
 //! Log lines, to stderr or to a file: stdout belongs to what a command answers; and to a collector, where one is set.
 
+use std::fs::{File, Metadata};
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,9 @@ const QUIET: &str = "opentelemetry=warn";
 
 /// What is said there is said about sending what is said.
 const OF_THE_EXPORTER: [&str; 7] = ["opentelemetry", "ureq", "rustls", "tonic", "tower", "hyper", "h2"];
+
+/// Panics and the like of years.
+const LONGEST_STDERR: u64 = 4 << 20;
 
 /// A collector that is away for a day is not worth tens of thousands of lines.
 const EXPORTERS_LINES_A_MINUTE: u32 = 3;
@@ -57,6 +62,9 @@ pub fn install(log: &Log, telemetry: &Telemetry) -> Result<Logs, String> {
     let filter =
         EnvFilter::try_new(format!("{QUIET},{}", log.level)).unwrap_or_else(|_| EnvFilter::new("info"));
     let file = log.file.as_ref().map(LogFile::begin).transpose()?;
+    if file.is_some() {
+        shorten_stderr();
+    }
     if let Some(place) = log.file.as_ref().filter(|_| io::stderr().is_terminal()) {
         // Silence would be taken for a daemon that does nothing.
         eprintln!("clawdbot: the log goes to {}", place.path.display());
@@ -83,6 +91,18 @@ pub fn install(log: &Log, telemetry: &Telemetry) -> Result<Logs, String> {
         .with(filter);
     let _already_installed = subscriber.try_init();
     Ok(Logs { provider, file })
+}
+
+/// What launchd writes a daemon's stderr to, it never moves aside. Only the end of the daemon's own life is of interest there.
+fn shorten_stderr() {
+    let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned().map(File::from) else {
+        return;
+    };
+    let is_long = |found: Metadata| found.is_file() && found.len() > LONGEST_STDERR;
+    if stderr.metadata().is_ok_and(is_long) {
+        // One that cannot be shortened grows as before.
+        let _refused = stderr.set_len(0);
+    }
 }
 
 fn to_collector(collector: &Collector) -> Result<SdkLoggerProvider, String> {

@@ -21,7 +21,7 @@ fn hook() {
         let place = panic.location().map(ToString::to_string);
         tracing::error!(
             place,
-            "a part of the daemon panicked; please report the lines above"
+            "a part of the daemon panicked; please report it with what stderr has"
         );
     }));
 }

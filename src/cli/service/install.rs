@@ -37,13 +37,17 @@ pub(super) struct InstallFlags {
 pub(super) fn run(global: &GlobalFlags, flags: &InstallFlags) -> Result<(), Failure> {
     no_settings(global)?;
     let machine = Machine::of(&flags.place);
-    let account = Account::find(&machine, flags.user.as_deref().unwrap_or(machine.manager.user()))?;
-    let (service, settings) = described(global, flags, &machine, &account)?;
+    // What is not said anew stays as it was installed.
+    let before = machine.installed()?.unwrap_or_default();
+    let user = flags.user.clone().or_else(|| machine.manager.user_in(&before));
+    let account = Account::find(&machine, user.as_deref().unwrap_or(machine.manager.user()))?;
+    let (service, settings) = described(global, flags, &machine, &account, &before)?;
     if flags.print {
         return print(&machine, &service, &account, !flags.no_start);
     }
     machine.check_permission()?;
     places::check_program(machine.root(), &service.program).map_err(Failure::Misconfigured)?;
+    places::check_data_dir(&machine.at(&service.data_dir)).map_err(Failure::Misconfigured)?;
     check_settings(&machine, &service, &settings)?;
 
     let account = match account.number {
@@ -91,16 +95,21 @@ fn described(
     flags: &InstallFlags,
     machine: &Machine,
     account: &Account,
+    before: &str,
 ) -> Result<(Service, Settings), Failure> {
-    let data_dir = absolute(
-        "--data-dir",
-        global
-            .data_dir
-            .as_ref()
-            .map_or(machine.manager.data_dir(), Path::new),
-    )?;
-    let config = global.config.as_deref().map(|path| absolute("--config", path));
-    let config = config.transpose()?;
+    let data_dir = match &global.data_dir {
+        Some(named) => absolute("--data-dir", Path::new(named))?,
+        None => machine
+            .manager
+            .data_dir_in(before)
+            .unwrap_or(machine.manager.data_dir().to_path_buf()),
+    };
+    let config = match &global.config {
+        Some(named) => Some(absolute("--config", named)?),
+        // One for another data directory is not taken over.
+        None if global.data_dir.is_some() => None,
+        None => machine.manager.config_in(before),
+    };
     let program = match &flags.program {
         Some(program) => absolute("--program", program)?,
         None if machine.is_elsewhere() => PathBuf::from(USUAL_PROGRAM),

@@ -14,6 +14,28 @@ pub(super) fn is_private(path: &Path) -> bool {
     HOMES.iter().any(|home| path.starts_with(home))
 }
 
+/// What a data directory has; one of these is in it from its first use on.
+const OF_A_DATA_DIR: [&str; 5] = ["keys", "certs", "clawdbot.toml", "models", "store.redb"];
+
+/// Why a directory cannot be given to the service's user, with all that is in it: it is somebody else's.
+pub(super) fn check_data_dir(directory: &Path) -> Result<(), String> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Ok(());
+    };
+    // A disk of one's own has that.
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let names: Vec<_> = names.filter(|name| name != "lost+found").collect();
+    let is_ours = |name: &&str| names.iter().any(|there| there == *name);
+    if names.is_empty() || OF_A_DATA_DIR.iter().any(|name| is_ours(&name)) {
+        return Ok(());
+    }
+    Err(format!(
+        "{} has other things in it, which would become the service's: name a directory of its own with --data-dir, an empty \
+         one or one that is not there yet",
+        directory.display()
+    ))
+}
+
 /// Why another user cannot run a program, with what helps.
 pub(super) fn check_program(root: &Path, program: &Path) -> Result<(), String> {
     check_program_itself(root, program).map_err(|reason| {

@@ -8,10 +8,12 @@ mod server;
 
 use std::error::Error;
 use std::fmt::Write;
+use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ::postgres::Client;
+use ::postgres::error::SqlState;
 
 use super::backend::{Backend, Reading, Work};
 use super::database::DatabaseError;
@@ -52,6 +54,28 @@ pub enum PostgresError {
     /// The password or TLS.
     #[error("cannot be connected to: {0}")]
     Outbound(#[from] OutboundError),
+}
+
+impl PostgresError {
+    /// Whether the server was away, or is starting. It may let us in later.
+    pub(super) fn may_pass(&self) -> bool {
+        let error = match self {
+            Self::Connect(error) | Self::Query(error) => error,
+            Self::InUse => return true,
+            _ => return false,
+        };
+        if let Some(code) = error.code() {
+            return *code == SqlState::CANNOT_CONNECT_NOW;
+        }
+        let mut behind = error.source();
+        while let Some(error) = behind {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return !matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput);
+            }
+            behind = error.source();
+        }
+        false
+    }
 }
 
 impl From<::postgres::Error> for DatabaseError {
