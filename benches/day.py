@@ -131,6 +131,7 @@ EXPECTED = [
     ("WARN", r"^client banned", "the flapping one"),
     ("WARN", r"^a device tried to be paired with a wrong code", "the rude one"),
     ("(WARN|ERROR)", r"^opentelemetry", "the collector hangs, is away or refuses"),
+    ("WARN", r"^the last (traces|metrics) were not sent", "the same, at the end"),
 ]
 
 # How flat is flat: of what a process has, from ten o'clock on. Until then the allocator gathers pages that it keeps when they are

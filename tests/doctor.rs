@@ -75,7 +75,7 @@ fn a_daemon_that_is_well_has_nothing_but_notes() {
         |finding: &Value| ["disk_speed", "request"].contains(&finding["check_id"].as_str().unwrap_or(""));
     assert!(findings.iter().all(is_slow), "{report:#}");
     assert_eq!((code, &report["ok"]), (0, &true.into()), "{report:#}");
-    assert_eq!(report["checks_run"], 16, "{report:#}");
+    assert_eq!(report["checks_run"], 17, "{report:#}");
 
     // And for people.
     let mut command = daemon.command(&["doctor"]);
@@ -191,6 +191,31 @@ fn a_certificate_that_ends_tomorrow_is_named() {
         .env("CLAWDBOT__MQTT__TLS_KEY", &key_path);
     let (_, report) = examined(&mut command);
     assert_found(&report, "certificate", "warning", &["ENDS SOON", "hub.crt"]);
+}
+
+#[test]
+fn backups_that_are_not_made_are_named() {
+    let launch = left();
+    let home = launch.home();
+    let mut command = home.command(&["doctor", "--json"]);
+    command.env(
+        "CLAWDBOT__BACKUP__DIRECTORY",
+        home.path().join("a disk that is away"),
+    );
+    let (_, report) = examined(&mut command);
+    assert_found(&report, "backups", "warning", &["a disk that is away"]);
+    command.env("CLAWDBOT__BACKUP__DIRECTORY", home.path());
+    let (_, report) = examined(&mut command);
+    assert_found(&report, "backups", "warning", &["no backup yet"]);
+    finish(&mut home.command(&[
+        "backup",
+        "create",
+        "--directory",
+        &home.path().display().to_string(),
+    ]))
+    .assert_code(0);
+    let (_, report) = examined(&mut command);
+    assert_eq!(found(&report, "backups"), None, "{report:#}");
 }
 
 #[test]

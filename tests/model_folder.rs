@@ -117,9 +117,16 @@ fn quantize_packs_for_the_daemon_and_rm_takes_everything_away_but_the_configured
     let Some(stories) = data::stories() else { return };
     let home = Home::new();
     clawdbot(&home, &["model", "import", text(&stories), "--name", "stories"]).assert_code(0);
-    clawdbot(&home, &["model", "quantize", "stories"])
+    // Its own file runs at f32: that there is nothing to do is no failure, unless it was asked for.
+    let nothing = clawdbot(&home, &["model", "quantize", "stories"]);
+    nothing.assert_code(0);
+    assert!(
+        nothing.stdout.contains("--precision f16, int8 or int4"),
+        "{nothing:?}"
+    );
+    clawdbot(&home, &["model", "quantize", "stories", "--precision", "f32"])
         .assert_code(2)
-        .assert_says(&["--precision f16, int8 or int4"]);
+        .assert_says(&["choose --precision f16, int8 or int4"]);
     let packed = clawdbot(&home, &["model", "quantize", "stories", "--precision", "int4"]);
     packed.assert_code(0).assert_says(&["packing int4", "100 %"]);
     assert!(packed.stdout.contains("is packed"), "{}", packed.stdout);

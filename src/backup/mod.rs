@@ -79,7 +79,7 @@ pub enum BackupError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     /// The system refused.
-    #[error("{action} {} failed: {source}; check that it is there, who owns it and that its disk has room", path.display())]
+    #[error("{action} {} failed: {source}; {}", path.display(), what_helps(source))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -88,6 +88,16 @@ pub enum BackupError {
         /// The system's answer.
         source: io::Error,
     },
+}
+
+fn what_helps(error: &io::Error) -> &'static str {
+    match error.kind() {
+        // So it is called where systemd has given a service no leave to write.
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "a service of systemd writes there only after `sudo clawdbot service install` was run with that setting"
+        }
+        _ => "check that it is there, who owns it and that its disk has room",
+    }
 }
 
 impl From<ArchiveError> for BackupError {

@@ -80,7 +80,11 @@ fn outside(settings: &Settings) -> Vec<String> {
         Some(PasswordSource::File(path)) => Some(path),
         _ => None,
     });
+    // Models in the library are told of by their names.
+    let is_elsewhere = |path: &&PathBuf| !path.starts_with(&settings.data_dir);
     let files = [
+        settings.model.path.as_ref().filter(is_elsewhere),
+        settings.model.fallback.as_ref().filter(is_elsewhere),
         server.map(|files| &files.certificate.path),
         server.map(|files| &files.key.path),
         clients.map(|clients| &clients.authority.path),

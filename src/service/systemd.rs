@@ -85,6 +85,8 @@ MemoryDenyWriteExecute=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged
+# In no group of systemd's: how the memory governor sees which pages of a model's weights are in memory.
+SystemCallFilter=mincore
 SystemCallErrorNumber=EPERM
 
 [Install]

@@ -87,7 +87,7 @@ fn the_unit_says_each_thing_once() {
     }
     assert_eq!(
         values(&unit, "SystemCallFilter"),
-        ["@system-service", "~@privileged"]
+        ["@system-service", "~@privileged", "mincore"]
     );
     assert_eq!(values(&unit, "ReadWritePaths"), [""; 0]);
 }

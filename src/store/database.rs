@@ -67,7 +67,13 @@ impl DatabaseError {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Closed | Self::Storage(_) => true,
-            Self::Open(error) => matches!(**error, redb::DatabaseError::Storage(redb::StorageError::Io(_))),
+            Self::Open(error) => match &**error {
+                // A file that is cut short stays so.
+                redb::DatabaseError::Storage(redb::StorageError::Io(error)) => {
+                    error.kind() != std::io::ErrorKind::UnexpectedEof
+                }
+                _ => false,
+            },
             #[cfg(feature = "postgres")]
             Self::Postgres(error) => error.may_pass(),
             _ => false,

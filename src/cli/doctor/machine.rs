@@ -9,6 +9,7 @@ use actors::policy::expiry::Standing;
 use platform::{disk, memory};
 
 use super::Patient;
+use crate::backup;
 use crate::cli::report::{Checked, Finding};
 use crate::kept_certificate::lasts;
 use crate::library::Library;
@@ -202,6 +203,33 @@ pub(super) fn certificate(patient: &Patient) -> Checked {
         Standing::Valid(_) => Err(Finding::warning(told, renew).about(path)),
         _ => Err(Finding::error(told, renew).about(path)),
     }
+}
+
+/// Where they are made by themselves: whether the newest is as new as it should be.
+pub(super) fn backups(patient: &Patient) -> Checked {
+    let settings = &patient.settings.backup;
+    let Some(directory) = &settings.directory else {
+        return Ok("none are made by themselves (backup.directory)".to_owned());
+    };
+    let hint = "`clawdbot backup create` makes one now, or says why it cannot; a service of systemd writes there only after \
+        `sudo clawdbot service install` was run with that setting";
+    let listed = backup::list(directory)
+        .map_err(|error| Finding::warning(error.to_string(), hint).about(directory.display()))?;
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = since_1970.map_or(0, |since| since.as_secs());
+    let ages = listed.iter().map(|one| now.saturating_sub(one.made_at_unix_s));
+    let Some(age) = ages.min() else {
+        return Err(Finding::warning("there is no backup yet", hint).about(directory.display()));
+    };
+    if age > 2 * settings.interval.as_secs() {
+        let message = format!("the newest backup is {} hours old", age / 3600);
+        return Err(Finding::warning(message, hint).about(directory.display()));
+    }
+    Ok(format!(
+        "{}, the newest is {} hours old",
+        listed.len(),
+        age / 3600
+    ))
 }
 
 pub(super) fn store(patient: &Patient) -> Checked {

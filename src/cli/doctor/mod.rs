@@ -62,13 +62,14 @@ fn examine(settings: Settings, report: &mut Report) -> Result<(), Failure> {
         status,
     };
     type Check = fn(&Patient) -> Checked;
-    let always: [(&str, Check); 6] = [
+    let always: [(&str, Check); 7] = [
         ("keys", machine::keys),
         ("disk_space", machine::disk_space),
         ("disk_speed", machine::disk_speed),
         ("memory", machine::memory),
         ("clock", machine::clock),
         ("certificate", machine::certificate),
+        ("backups", machine::backups),
     ];
     let without_daemon: [(&str, Check); 4] = [
         ("daemon", |_| {

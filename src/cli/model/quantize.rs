@@ -24,6 +24,12 @@ pub(super) fn run(desk: &Desk, flags: &QuantizeFlags) -> Result<(), Failure> {
         .precision
         .or(desk.settings.model.precision)
         .unwrap_or(summary.precision);
+    if precision == Precision::F32 && flags.precision.is_none() {
+        return say(format!(
+            "{} runs at f32 on its own files, and there is nothing to pack; --precision f16, int8 or int4 packs it for fewer bits",
+            flags.model
+        ));
+    }
     if precision == Precision::F32 {
         return Err(Failure::Misconfigured(
             "f32 runs on the model's own files, and there is nothing to pack; choose --precision f16, int8 or int4".to_owned(),
