@@ -61,6 +61,9 @@ staging=''
 staged=''
 unconfirmed=no
 store_copied=no
+# Whether the service was healthy before the upgrade, and whether it has answered since it was started last.
+was_healthy=no
+answered=no
 faults=''
 warnings=''
 health_address=''
@@ -204,7 +207,13 @@ service_words() {
          inside && /<string>/ { sub(/.*<string>/, ""); sub(/<\/string>.*/, ""); print }
          inside && /<\/array>/ { exit }' "$(at "$service_file")"
   else
-    sed -n 's/^ExecStart=//p' "$(at "$service_file")" | head -n 1 | tr -d '"' | tr ' ' '\n'
+    # Ours are in quotation marks; a blank between those is of the word.
+    awk '/^ExecStart=/ {
+      sub(/^ExecStart=/, "")
+      if (/^"/) { gsub(/^"|"[ \t]*$/, ""); gsub(/"[ \t]+"/, "\n") } else gsub(/[ \t]+/, "\n")
+      print
+      exit
+    }' "$(at "$service_file")"
   fi
 }
 
@@ -229,14 +238,14 @@ has_service() { [ "$service" = yes ] && [ -e "$(at "$service_file")" ]; }
 
 # A setting of the configuration that is there or will be there, or its default. Enough TOML for addresses.
 setting() {
-  local section=$1 key=$2 default=$3 text
+  local section=$1 key=$2 fallback=$3 text
   text=$(peek cat "$(at "$config")" 2>/dev/null || { [ -z "$first_config" ] || cat "$first_config"; })
-  printf '%s\n' "$text" | awk -v section="$section" -v key="$key" -v default="$default" '
+  printf '%s\n' "$text" | awk -v section="$section" -v key="$key" -v fallback="$fallback" '
     /^[ \t]*\[/ { gsub(/[ \t]/, ""); inside = (index($0, "[" section "]") == 1); next }
     inside && $0 ~ "^[ \t]*" key "[ \t]*=" {
       sub(/^[^=]*=[ \t]*/, ""); sub(/[ \t]*#.*$/, ""); gsub(/["\047]/, ""); value = $0; found = 1
     }
-    END { print found ? value : default }'
+    END { print found ? value : fallback }'
 }
 
 ports() {
@@ -259,10 +268,11 @@ is_taken() {
   fi
 }
 
+# Not by `grep -q` behind a pipe: it ends at the first hit, and what writes to it falls by that, and so does the pipe.
 service_runs() {
   has_service || return 1
   if [ "$os" = Darwin ]; then
-    peek launchctl print "system/$label" 2>/dev/null | grep -q 'state = running'
+    peek launchctl print "system/$label" 2>/dev/null | grep 'state = running' >/dev/null
   else
     ask_systemd is-active
   fi
@@ -682,6 +692,8 @@ configure() {
     if [ -n "$model" ]; then note "it stays as it is: put  model.path = \"$(model_name)\"  there yourself"; fi
     return 0
   fi
+  # Nothing has been put there where the program was installed already.
+  if [ "$mode" = act ]; then mktemp_staging; fi
   if [ -n "$first_config" ]; then
     step "copies $first_config to $config"
     if [ "$mode" = act ]; then cp "$first_config" "$staging/clawdbot.toml"; chmod 644 "$staging/clawdbot.toml"; fi
@@ -748,7 +760,8 @@ bring_model() {
     clawdbot model pull "$name"
   fi
   step "packs its weights, so that it starts quickly"
-  clawdbot model quantize "$name"
+  # Otherwise the daemon packs them at its first start, or, as with f32, there is nothing to pack.
+  clawdbot model quantize "$name" || note "they stay as they are until its first start"
 }
 
 certificates() {
@@ -789,7 +802,8 @@ allow_in_firewall() {
     return 0
   fi
   # A program that was exchanged is asked about anew.
-  if [ "${1:-}" != again ] && "$tool" --getglobalstate | grep -q enabled && "$tool" --listapps | grep -qF "$program"; then
+  if [ "${1:-}" != again ] && "$tool" --getglobalstate | grep enabled >/dev/null &&
+    "$tool" --listapps | grep -F "$program" >/dev/null; then
     already "the application firewall lets $program be reached"
     return 0
   fi
@@ -804,9 +818,11 @@ allow_in_firewall() {
 wait_until_healthy() {
   [ "$mode" = act ] || return 0
   local waited=0 limit=$wait_s good=0 state=silent
+  answered=no
   find_health
   while [ "$waited" -lt "$limit" ]; do
     state=$(health)
+    [ "$state" = silent ] || answered=yes
     case $state in
       healthy)
         good=$((good + 1))
@@ -988,10 +1004,28 @@ upgrade_it() {
 
 rollback_it() {
   local former=$prefix/bin/clawdbot.previous
-  # Left by an upgrade that was cut off, by a power failure perhaps.
-  [ ! -e "$(at "$prefix/bin/.clawdbot.undo")" ] || former=$prefix/bin/.clawdbot.undo
+  if was_cut_off; then
+    agree take_back
+    return
+  fi
   [ -e "$(at "$former")" ] || fail "there is no former program ($former); no upgrade was made, or it was rolled back"
   agree rollback_steps "$former"
+}
+
+# Left by an upgrade that was cut off, by a power failure perhaps.
+was_cut_off() { [ -e "$(at "$prefix/bin/.clawdbot.undo")" ]; }
+
+# As that upgrade would have been taken back: with the store of before, where the former program wants that. It is no exchange:
+# that would put the failed program and its store over the only copies of those of before.
+take_back() {
+  if [ "$mode" != act ]; then
+    step "takes back the upgrade that was cut off: puts the former program back, and waits until it is healthy"
+    return 0
+  fi
+  if in_data_dir store.redb.before-upgrade; then store_copied=yes; fi
+  # Nobody knows how it was then; an upgrade is begun on one that is well, as a rule.
+  was_healthy=yes
+  undo
 }
 
 rollback_steps() {
@@ -1004,6 +1038,21 @@ rollback_steps() {
   exchange
 }
 
+# An upgrade may be what mends it. But one that was unwell before is no sign of a bad program if it is unwell after, and
+# then there is no better state to go back to.
+note_health() {
+  [ "$mode" = act ] || return 0
+  find_health
+  local state
+  state=$(health)
+  if [ "$state" = healthy ]; then
+    was_healthy=yes
+    return 0
+  fi
+  note "the service is not healthy as it is ($state), so nothing tells a good upgrade from a bad one"
+  ask "Go on nevertheless?" || fail "nothing was changed"
+}
+
 # Puts another program in the place of the one that runs, and takes that back where it does not become healthy.
 exchange() {
   if ! has_service; then
@@ -1012,12 +1061,19 @@ exchange() {
     place "$staged"
     return 0
   fi
+  ! was_cut_off || fail "an upgrade was cut off before this; take that back first: deploy.sh rollback"
   step "checks the configuration with that program"
   with_settings "$staged" check || fail "that program does not like the configuration; nothing was changed"
   back_up
+  note_health
   step "stops the service, and copies its store aside"
-  unconfirmed=$([ "$mode" = act ] && echo yes || echo no)
-  as_root cp -p "$(at "$program")" "$(at "$prefix/bin/.clawdbot.undo")"
+  # What undo puts back is the whole program, or nothing yet.
+  if ! as_root cp -p "$(at "$program")" "$(at "$prefix/bin/.clawdbot.undo.part")"; then
+    as_root rm -f "$(at "$prefix/bin/.clawdbot.undo.part")"
+    fail "the program could not be copied aside; nothing was changed"
+  fi
+  as_root mv -f "$(at "$prefix/bin/.clawdbot.undo.part")" "$(at "$prefix/bin/.clawdbot.undo")"
+  [ "$mode" != act ] || unconfirmed=yes
   stop_service
   copy_store
   step "installs $program; the former is kept as $program.previous"
@@ -1027,7 +1083,7 @@ exchange() {
   if describe_service && start_service && wait_until_healthy; then
     as_root mv -f "$(at "$prefix/bin/.clawdbot.undo")" "$(at "$program.previous")"
     unconfirmed=no
-    if [ "$store_copied" = yes ]; then as_root rm -f "$(at "$data_dir/store.redb.before-upgrade")"; fi
+    if [ "$store_copied" = yes ]; then as_service rm -f "$(at "$data_dir/store.redb.before-upgrade")"; fi
     allow_in_firewall again
     [ "$mode" != act ] || say "$("$(at "$program")" --version) runs, and is healthy."
     return 0
@@ -1038,8 +1094,9 @@ exchange() {
   exit 1
 }
 
-# The former program, with the store as it is; and where that does not help, because the new program made a store of a
-# newer form of it, which an older program refuses, with the store as it was.
+# The former program, with the store as it is; and where that does not start any more, because the new program made a
+# store of a newer form of it, which an older program refuses, with the store as it was. One that answers has opened its
+# store, and one that was unwell before may be silent for another reason: neither loses what came in meanwhile.
 undo() {
   unconfirmed=no
   mode=act
@@ -1052,14 +1109,16 @@ undo() {
   fi
   if describe_service && start_service && wait_until_healthy; then
     complain "rolled back: the former program runs, and is healthy"
-    [ "$store_copied" = no ] || as_root rm -f "$(at "$data_dir/store.redb.before-upgrade")"
+    [ "$store_copied" = no ] || as_service rm -f "$(at "$data_dir/store.redb.before-upgrade")"
     return 0
   fi
-  if [ "$store_copied" = yes ]; then
+  if [ "$store_copied" = yes ] && { [ "$was_healthy" = no ] || [ "$answered" = yes ]; }; then
+    complain "its store stays as it is; that of before the upgrade is $data_dir/store.redb.before-upgrade"
+  elif [ "$store_copied" = yes ]; then
     step "puts the store of before back, too; that of the new program is $data_dir/store.redb.of-failed-upgrade"
     stop_service || true
-    as_root mv -f "$(at "$data_dir/store.redb")" "$(at "$data_dir/store.redb.of-failed-upgrade")" || return 1
-    as_root mv -f "$(at "$data_dir/store.redb.before-upgrade")" "$(at "$data_dir/store.redb")" || return 1
+    as_service mv -f "$(at "$data_dir/store.redb")" "$(at "$data_dir/store.redb.of-failed-upgrade")" || return 1
+    as_service mv -f "$(at "$data_dir/store.redb.before-upgrade")" "$(at "$data_dir/store.redb")" || return 1
     if start_service && wait_until_healthy; then
       complain "rolled back: the former program runs on the store of before the upgrade, and is healthy"
       return 0
@@ -1070,7 +1129,8 @@ undo() {
   return 1
 }
 
-# Stopped, the store is a file like any other.
+# Stopped, the store is a file like any other. In its directory only the service's user writes, never root: whoever is in
+# the service could have put a link there.
 copy_store() {
   if ! in_data_dir store.redb; then return 0; fi
   local mib
@@ -1079,7 +1139,8 @@ copy_store() {
     note "there is no room to copy the store ($mib MiB); only the backup can bring it back"
     return 0
   fi
-  as_root cp -p "$(at "$data_dir/store.redb")" "$(at "$data_dir/store.redb.before-upgrade")"
+  as_service rm -f "$(at "$data_dir/store.redb.before-upgrade")"
+  as_service cp -p "$(at "$data_dir/store.redb")" "$(at "$data_dir/store.redb.before-upgrade")"
   [ "$mode" != act ] || store_copied=yes
 }
 
@@ -1091,8 +1152,12 @@ back_up() {
   fi
   step "makes a backup in $data_dir/backups"
   as_service install -d -m 0700 "$(at "$data_dir/backups")"
-  clawdbot backup create --directory "$(at "$data_dir/backups")" ||
-    fail "no backup could be made; nothing was changed. --no-backup upgrades without"
+  # The first one makes the key and prints it, once. In a log it would be for everybody; --json prints none, and the
+  # daemon goes on to warn that nobody has seen it.
+  set -- backup create --directory "$(at "$data_dir/backups")"
+  [ -t 1 ] || set -- "$@" --json
+  clawdbot "$@" || fail "no backup could be made; nothing was changed. --no-backup upgrades without"
+  [ -t 1 ] || note "$(typed backup key show)  prints the key that opens it"
 }
 
 # ------------------------------------------------------------------------------------------------ uninstall, status
@@ -1127,7 +1192,8 @@ uninstall_steps() {
     [ "$os" = Darwin ] || as_root systemctl daemon-reload
   fi
   local file
-  for file in "$program" "$program.previous" "$prefix/bin/.clawdbot.undo" "$prefix/bin/.clawdbot.new"; do
+  for file in "$program" "$program.previous" "$prefix/bin/.clawdbot.undo" \
+    "$prefix/bin/.clawdbot.undo.part" "$prefix/bin/.clawdbot.new"; do
     if [ -e "$(at "$file")" ]; then
       step "removes $file"
       as_placer rm -f "$(at "$file")"
@@ -1156,8 +1222,19 @@ guard_purge() {
     *) fail "$data_dir is too near the root of the disk to be removed; remove it yourself if it is meant" ;;
   esac
   if ! peek test -d "$(at "$data_dir")"; then return 0; fi
-  in_data_dir keys || in_data_dir clawdbot.toml ||
+  local name marks=0 strangers=''
+  for name in keys certs clawdbot.toml store.redb; do
+    if in_data_dir "$name"; then marks=$((marks + 1)); fi
+  done
+  [ "$marks" -ge 2 ] || { has_service && [ "$(service_flag --data-dir)" = "$data_dir" ]; } ||
     fail "$data_dir does not look like a data directory of Clawdbot, so it is not removed"
+  # A service may have been given a disk that others use as well.
+  strangers=$(peek ls -A "$(at "$data_dir")" | awk '
+    !/^(keys|certs|models|packed|backups|disk-probe|store\.redb.*|clawdbot\..*|clawdbot-.*\.backup|mqtt\.sock|.*\.log|\..*)$/ {
+      printf " %s", $0
+    }')
+  [ -z "$strangers" ] ||
+    fail "$data_dir has what is not of Clawdbot, so it is not removed; move that away first:$strangers"
 }
 
 confirm_purge() {
@@ -1275,6 +1352,15 @@ main() {
   data_dir=${data_dir:-$default_data_dir}
   data_dir=${data_dir%/}
   config=${config:-$data_dir/clawdbot.toml}
+  # What the service's file has was not seen above, and is written there in ways that are not read here.
+  if [ "$service" = yes ]; then
+    case $data_dir$prefix$config$user in
+      *[!A-Za-z0-9/._+@-]*)
+        fail "the paths in $service_file ($prefix, $data_dir, $config) have characters other than letters, digits and \
+/ . _ + @ -, with which this script does not work; \`clawdbot service\` does"
+        ;;
+    esac
+  fi
 
   source_dir=''
   for place in "$here/../.." "$here/.."; do

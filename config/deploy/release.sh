@@ -11,6 +11,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 umask 022
 export LC_ALL=C TZ=UTC
+# Otherwise the tar of macOS packs extended attributes, which differ from machine to machine, as files beside the others.
+export COPYFILE_DISABLE=1
 
 fail() {
   echo "release.sh: $1" >&2
@@ -89,7 +91,19 @@ if [ -f README.zh-CN.md ]; then cp README.zh-CN.md "$stage/"; fi
 cp LICENSE-MIT LICENSE-APACHE "$stage/LICENSES/"
 third_party >"$stage/LICENSES/THIRD-PARTY.txt"
 # Examples, alert rules, the dashboard, and deploy.sh with what it reads.
-cp -R config "$stage/config"
+if git rev-parse --git-dir >/dev/null 2>&1; then
+  # Only what is committed: who tried an example here has left a device's password beside it, which git ignores.
+  git ls-files -z -- config >"$work/config"
+  [ -s "$work/config" ] || fail "git knows of nothing in config/"
+  while IFS= read -r -d '' file; do
+    mkdir -p "$stage/$(dirname "$file")"
+    cp "$file" "$stage/$file"
+  done <"$work/config"
+elif [ -e .git ]; then
+  fail "git does not work in this clone, so what of config/ is committed is not known; git status says why" 2
+else
+  cp -R config "$stage/config"
+fi
 rm -f "$stage/config/deploy/release.sh"
 old="$binary is of this version and yet has no such command; build it anew"
 "$binary" completions bash >"$stage/completions/clawdbot.bash" || fail "$old"
@@ -109,7 +123,7 @@ else
 fi
 (cd "$work" && find "$name" | sort >names)
 find "$stage" -exec touch -t "$moment" {} +
-if tar --version 2>/dev/null | grep -q GNU; then
+if tar --version 2>/dev/null | grep GNU >/dev/null; then
   owner="--owner=root:0 --group=root:0"
 else
   owner="--uid 0 --gid 0 --uname root --gname root"

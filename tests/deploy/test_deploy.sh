@@ -339,6 +339,24 @@ says "port 1999 is taken" "port 9999 is taken"
 release
 unchanged
 
+it "settings are read by whichever awk there is"
+sed -n '/^setting() {/,/^}/p' "$deploy" >"$scratch/setting.sh"
+for awk in gawk mawk busybox original-awk; do
+  command -v "$awk" >/dev/null || continue
+  mkdir -p "$scratch/awk-$awk"
+  ln -s "$(command -v "$awk")" "$scratch/awk-$awk/awk"
+  PATH="$scratch/awk-$awk:$PATH" bash -c '
+    set -euo pipefail
+    peek() { "$@"; }
+    at() { printf %s "$1"; }
+    config=/nowhere/at/all first_config=$1/first.toml
+    . "$1/setting.sh"
+    setting mqtt tcp a
+    setting mqtt tls b
+    setting metrics listen c' bash "$scratch" >"$said" 2>&1 || bad "$awk does not take it"
+  [ "$(tr '\n' ' ' <"$said")" = "127.0.0.1:1999 b 127.0.0.1:9999 " ] || bad "$awk reads other settings"
+done
+
 it "from an archive to an answered question"
 deploy 0 --binary "$(archive_of "$one")" --yes
 says "is healthy" "device pair" "certs/ca.pem"
@@ -362,9 +380,50 @@ it "status says how it is"
 deploy 0 status
 says "clawdbot 0.1.0" "service:   runs" "health:    healthy"
 
+it "paths of the service that this script cannot read are said, and nothing is done"
+cp "$unit" "$scratch/unit"
+for path in '/srv/my data' '/srv/100%%' '/srv/a$$b'; do
+  printf '[Service]\nExecStart="/usr/local/bin/clawdbot" "serve" "--data-dir" "%s"\nUser=clawdbot\n' "$path" >"$unit"
+  deploy 1 upgrade --binary "$two" --yes --no-backup
+  says "$path" "characters other than"
+done
+cp "$scratch/unit" "$unit"
+is_version "$one"
+
+it "a full disk at the copy of the program changes nothing"
+cat >"$programs/cp" <<'PROGRAM'
+#!/usr/bin/env bash
+case "$*" in
+  *.clawdbot.undo*)
+    for target in "$@"; do :; done
+    echo half >"$target"
+    echo "cp: no space left on device" >&2
+    exit 1
+    ;;
+esac
+exec /usr/bin/cp "$@"
+PROGRAM
+chmod +x "$programs/cp"
+pid=$(daemon)
+deploy 1 upgrade --binary "$two" --yes --no-backup
+says "could not be copied aside; nothing was changed"
+rm "$programs/cp"
+is_version "$one"
+gone "${bin%/*}/.clawdbot.undo" "${bin%/*}/.clawdbot.undo.part"
+[ "$pid" = "$(daemon)" ] || bad "the daemon was started anew"
+
 it "an upgrade keeps the former program, and makes a backup before"
+# What whoever is in the service would have root write to.
+echo theirs >"$scratch/theirs"
+ln -s "$scratch/theirs" "$data/store.redb.before-upgrade"
+! grep -nE 'as_root (cp|mv|rm -f) .*data_dir' "$deploy" >"$said" || bad "root writes in the directory of the service"
 deploy 0 upgrade --binary "$two" --yes
-says "makes a backup" "runs, and is healthy"
+says "makes a backup" "runs, and is healthy" "backup key show"
+[ "$(cat "$scratch/theirs")" = theirs ] || bad "it wrote through a link"
+if "$real" backup key show --help >/dev/null 2>&1; then
+  key=$("$real" backup key show --data-dir "$data" | grep -oE '[A-Za-z0-9-]{20,}' | head -n 1)
+  says_not "${key:?no key is shown}"
+fi
 is_version "$two"
 cmp -s "$bin.previous" "$one" || bad "the former program is not kept"
 [ -n "$(ls "$data/backups")" ] || bad "no backup"
@@ -421,6 +480,20 @@ is_version "$two"
 answers
 grep -q "newer form" "$data/store.redb.of-failed-upgrade" || bad "the new store is lost"
 
+it "one that was not healthy before the upgrade keeps its store, and the copy of before"
+systemctl stop clawdbot
+rm "$data/store.redb.of-failed-upgrade"
+deploy 1 upgrade --binary "$scratch/versions/migrating" --yes --wait 6 --no-backup
+says "is not healthy as it is (silent)" "its store stays as it is" "not healthy either"
+gone "$data/store.redb.of-failed-upgrade"
+grep -q "newer form" "$data/store.redb" || bad "the store was exchanged"
+is_version "$two"
+mv "$data/store.redb.before-upgrade" "$data/store.redb"
+systemctl stop clawdbot
+systemctl start clawdbot
+for _ in $(seq 100); do [ "$(health)" != 200 ] || break; sleep 0.2; done
+is_healthy
+
 it "an upgrade that is interrupted is taken back"
 bash "$deploy" upgrade --binary "$(make_version hanging 'if [ "$1" = serve ]; then exec sleep 600; fi')" --yes </dev/null \
   >"$said" 2>&1 &
@@ -437,6 +510,20 @@ wait "$upgrade" || code=$?
 says "interrupted in the middle of an upgrade" "rolled back"
 is_version "$two"
 is_healthy
+
+it "an upgrade that was cut off is taken back by rollback, and nothing else is done before"
+systemctl stop clawdbot
+# As a power failure leaves it: the failed program in its place, that of before beside it.
+mv "$bin" "$(dirname "$bin")/.clawdbot.undo"
+cp "$scratch/versions/hanging" "$bin"
+deploy 1 upgrade --binary "$one" --yes --no-backup
+says "was cut off"
+deploy 0 rollback --yes
+says "rolled back: the former program runs"
+is_version "$two"
+gone "$(dirname "$bin")/.clawdbot.undo"
+is_healthy
+answers
 
 it "rollback goes to the program of before, and back again"
 deploy 0 rollback --yes
@@ -483,7 +570,10 @@ deploy 1 uninstall --purge
 mkdir -p "$root/srv/photos"
 deploy 1 uninstall --purge --yes --data-dir /srv/photos
 says "does not look like a data directory"
-[ -d "$root/srv/photos" ] || bad "somebody's photos are gone"
+mkdir -p "$root/srv/photos/keys" "$root/srv/photos/certs" "$root/srv/photos/holidays"
+deploy 1 uninstall --purge --yes --data-dir /srv/photos
+says "what is not of Clawdbot" "holidays"
+[ -d "$root/srv/photos/holidays" ] || bad "somebody's photos are gone"
 if command -v script >/dev/null; then
   # A terminal, at which somebody types.
   script -qec "bash '$deploy' uninstall --purge" /dev/null < <(sleep 1; echo y; sleep 1; echo no; sleep 1) >"$said" 2>&1 || true

@@ -47,7 +47,7 @@ async function main() {
     },
     trouble: (text) => console.error(text),
     refused: () => {
-      console.error(`is ${name} running twice? or was it revoked, and must be paired again (--again)?`);
+      console.error(`is ${name} running twice? or was it revoked? "clawdbot device pair ${name} --again" on the hub pairs it again`);
       process.exitCode = 1;
     },
   };

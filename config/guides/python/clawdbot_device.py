@@ -132,7 +132,11 @@ class Device:
     def failed(self, reason):
         print(f"no connection ({reason})", file=sys.stderr)
         if reason.value in REFUSED_FOR_GOOD:
-            print(f"is {self.name} running twice? or was it revoked, and must be paired again (--again)?", file=sys.stderr)
+            print(
+                f"is {self.name} running twice? or was it revoked? "
+                f"`clawdbot device pair {self.name} --again` on the hub pairs it again",
+                file=sys.stderr,
+            )
             self.refused.set()
 
     def publish_state(self, state):

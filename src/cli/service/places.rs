@@ -26,7 +26,7 @@ pub(super) fn check_data_dir(directory: &Path) -> Result<(), String> {
     let names = entries.flatten().map(|entry| entry.file_name());
     let names: Vec<_> = names.filter(|name| name != "lost+found").collect();
     let is_ours = |name: &&str| names.iter().any(|there| there == *name);
-    if names.is_empty() || OF_A_DATA_DIR.iter().any(|name| is_ours(&name)) {
+    if names.is_empty() || OF_A_DATA_DIR.iter().any(is_ours) {
         return Ok(());
     }
     Err(format!(

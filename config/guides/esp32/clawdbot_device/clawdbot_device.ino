@@ -158,7 +158,7 @@ void keep_connected() {
     Serial.println("the code may have run out: type a new one");
     code = "";
   } else if (mqtt.state() == MQTT_CONNECT_BAD_CREDENTIALS || mqtt.state() == MQTT_CONNECT_UNAUTHORIZED) {
-    Serial.println("was this device revoked? type `forget`, and pair it again (--again)");
+    Serial.println("was this device revoked? type `forget`, and on the hub: clawdbot device pair NAME --again");
   }
 }
 

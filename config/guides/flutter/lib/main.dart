@@ -76,7 +76,7 @@ class _PageState extends State<Page> {
       // Here an app does something.
       onIntent: (action) => _say('intent: ${action['intent']} ${action['slots']}\n'),
       onTrouble: (text) => _say('$text\n'),
-      onRefused: () => _say('was this device revoked? pair it again (--again)\n'),
+      onRefused: () => _say('was it revoked? on the hub: clawdbot device pair NAME --again\n'),
     );
     _device = device;
     await device.connect();
