@@ -3,15 +3,16 @@
 //! Everything is put together in `.restore` there, and moved up when all of it was read. The keys come last: to a daemon that
 //! started after an interrupted move, the master key of the store's file would be missing, which it refuses.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, BufReader, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, BufReader};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::BackupError;
 use super::format::{Member, Part, Reader, SETTINGS, Summary, is_member_name, verify};
 use crate::admin;
 use crate::security::DataDir;
+use crate::security::keys::write_private;
 use crate::store::{ArchiveContents, ArchiveError, ArchiveSecret, Masters, Progress, StillStore};
 
 const STAGING: &str = ".restore";
@@ -198,14 +199,9 @@ fn mode_of(member: &Member) -> u32 {
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.sync_all()
+    write_private(path, bytes)?;
+    // Should a power cut take that back, it is its owner's alone all the same.
+    fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 fn sync(directory: &Path) -> Result<(), BackupError> {

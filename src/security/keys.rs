@@ -292,7 +292,8 @@ fn write_new(path: &Path, place: impl FnOnce(&Path) -> io::Result<()>) -> Result
     }
 }
 
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a new file, its owner's alone from its first byte on, and flushes it.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -16,6 +16,10 @@ pub(super) fn property_list(service: &Service) -> String {
         .collect();
     let log = |name: &str| escaped(&service.log_directory.join(name).display().to_string());
     let errors = log("stderr.log");
+    let limits = format!(
+        "\t<dict>\n\t\t<key>NumberOfFiles</key>\n\t\t<integer>{}</integer>\n\t\t<key>Core</key>\n\t\t<integer>0</integer>\n\t</dict>\n",
+        service.open_files
+    );
     let log_file = if service.has_log_file {
         String::new()
     } else {
@@ -75,20 +79,8 @@ pub(super) fn property_list(service: &Service) -> String {
 	<!-- No limit on memory: macOS heeds none of ResidentSetSize. The memory governor holds the daemon to its share. A core file
 	would have keys and conversations in it. -->
 	<key>SoftResourceLimits</key>
-	<dict>
-		<key>NumberOfFiles</key>
-		<integer>{open_files}</integer>
-		<key>Core</key>
-		<integer>0</integer>
-	</dict>
-	<key>HardResourceLimits</key>
-	<dict>
-		<key>NumberOfFiles</key>
-		<integer>{open_files}</integer>
-		<key>Core</key>
-		<integer>0</integer>
-	</dict>
-</dict>
+{limits}	<key>HardResourceLimits</key>
+{limits}</dict>
 </plist>
 "#,
         user = escaped(&service.user),
@@ -96,7 +88,6 @@ pub(super) fn property_list(service: &Service) -> String {
         data_dir = escaped(&service.data_dir.display().to_string()),
         apart = service.starts_apart.as_secs(),
         stop = service.stops_within.as_secs(),
-        open_files = service.open_files,
     )
 }
 

@@ -111,21 +111,9 @@ fn with_store(
             let made: Made = serde_json::from_value(answer?).map_err(|error| {
                 Failure::AtRunTime(format!("the daemon is another version than this: {error}"))
             })?;
-            is_here(&made)?;
+            wait::must_be_here(&made.file)?;
             Ok(made)
         }
-    }
-}
-
-/// A service has a `/tmp` of its own, which is gone with it.
-fn is_here(made: &Made) -> Result<(), Failure> {
-    match std::fs::symlink_metadata(&made.file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::AtRunTime(format!(
-            "the daemon made {} where only it can see it, as services have a /tmp of their own; name a place in its data \
-             directory, or backup.directory",
-            made.file.display()
-        ))),
-        _ => Ok(()),
     }
 }
 

@@ -56,9 +56,13 @@ pub(super) fn export(place: &Place, flags: &ExportFlags) -> Result<(), Failure> 
             let exported = store.export(&masters, &file, &secret, &progress);
             exported.map_err(|error| failed(&file, error))?
         }
-        answer => serde_json::from_value(answer?).map_err(|error| {
-            Failure::AtRunTime(format!("the daemon is another version than this: {error}"))
-        })?,
+        answer => {
+            let contents = serde_json::from_value(answer?).map_err(|error| {
+                Failure::AtRunTime(format!("the daemon is another version than this: {error}"))
+            })?;
+            wait::must_be_here(&file)?;
+            contents
+        }
     };
     say(told("exported to", &file, &contents))?;
     if let ArchiveSecret::Key(key) = &secret {

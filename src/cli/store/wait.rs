@@ -1,6 +1,7 @@
 //! Waits for what takes long, and shows how far it is where somebody looks.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::super::Failure;
 use crate::admin::{self, AdminError, AdminRequest};
 use crate::security::DataDir;
 use crate::store::Progress;
@@ -48,6 +50,18 @@ pub(in crate::cli) fn job(dir: &DataDir, request: &AdminRequest) -> Result<Value
 }
 
 /// Shows how far something is that another thread does, until it is dropped.
+/// A service has a `/tmp` of its own, which is gone with it: what the daemon wrote there nobody finds.
+pub(in crate::cli) fn must_be_here(file: &Path) -> Result<(), Failure> {
+    match std::fs::symlink_metadata(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::AtRunTime(format!(
+            "the daemon made {} where only it can see it, as services have a /tmp of their own; name a place in its data \
+             directory, or backup.directory",
+            file.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 pub(in crate::cli) struct Meter {
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
