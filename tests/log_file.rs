@@ -54,6 +54,17 @@ fn a_place_that_cannot_be_is_a_wrong_configuration() {
         .assert_says(&["log.file", "/dev/null", "no regular file"]);
 }
 
+#[test]
+fn a_disk_that_is_not_there_yet_is_worth_another_start() {
+    let home = Home::new();
+    // What stands where a disk would be: nobody may write there, not even root.
+    let finished =
+        process::finish(&mut home.command(&["serve", "--set", "log.file=/proc/disk/clawdbot.log"]));
+    finished
+        .assert_code(1)
+        .assert_says(&["log.file", "/proc/disk/clawdbot.log"]);
+}
+
 // Only there can one process limit what another writes.
 #[cfg(target_os = "linux")]
 #[test]

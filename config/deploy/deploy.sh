@@ -1255,6 +1255,9 @@ status_it() {
   if [ -e "$(at "$program.previous")" ]; then
     say "previous:  $program.previous, $("$(at "$program.previous")" --version 2>&1 || true)"
   fi
+  if was_cut_off; then
+    say "upgrade:   was cut off; to take it back: deploy.sh rollback"
+  fi
   if ! has_service; then
     say "service:   not installed"
   elif service_runs; then

@@ -25,8 +25,13 @@ where
     F: Future<Output = Result<(), ApplicationError>>,
 {
     let settings = global.settings(given.iter().flat_map(ServeFlags::settings).collect())?;
-    let logs =
-        telemetry::logging::install(&settings.log, &settings.telemetry).map_err(Failure::Misconfigured)?;
+    let logs = telemetry::logging::install(&settings.log, &settings.telemetry).map_err(|error| {
+        if error.may_pass() {
+            Failure::at_run_time(error)
+        } else {
+            Failure::misconfigured(error)
+        }
+    })?;
     for notice in &settings.former {
         tracing::warn!("{notice}");
     }

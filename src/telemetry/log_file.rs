@@ -27,6 +27,34 @@ pub(super) struct LogFile {
     lost: Arc<AtomicU64>,
 }
 
+/// The place of the log takes no line.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "log.file: lines cannot be written to {}: {source}; name a file in a directory that this user may write to, or leave it \
+     empty for stderr", .path.display()
+)]
+pub struct LogFileError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl LogFileError {
+    /// Whether another start may find the place well: a disk that is not there yet leaves a directory where nobody may write.
+    pub fn may_pass(&self) -> bool {
+        !matches!(
+            self.source.kind(),
+            NO_FILE
+                | ErrorKind::AlreadyExists
+                | ErrorKind::NotADirectory
+                | ErrorKind::IsADirectory
+                | ErrorKind::InvalidFilename
+        )
+    }
+}
+
+/// Something is there that no lines can be put in.
+const NO_FILE: ErrorKind = ErrorKind::InvalidInput;
+
 #[derive(Debug)]
 enum Order {
     Line(Vec<u8>),
@@ -37,13 +65,10 @@ enum Order {
 impl LogFile {
     /// # Errors
     /// What is wrong with the place. A disk that is full now is no reason not to start.
-    pub(super) fn begin(place: &LogPlace) -> Result<LogFile, String> {
-        let refused = |error: io::Error| {
-            format!(
-                "log.file: lines cannot be written to {}: {error}; name a file in a directory that this user may write \
-                 to, or leave it empty for stderr",
-                place.path.display()
-            )
+    pub(super) fn begin(place: &LogPlace) -> Result<LogFile, LogFileError> {
+        let refused = |source: io::Error| LogFileError {
+            path: place.path.clone(),
+            source,
         };
         let mut files = Files::at(place);
         if let Err(error) = files.prepare()
@@ -172,7 +197,7 @@ impl Files {
     fn prepare(&mut self) -> io::Result<()> {
         // Such a thing cannot be put aside under another name, and a pipe would keep us waiting for a reader.
         if fs::metadata(&self.path).is_ok_and(|metadata| !metadata.is_file()) {
-            return Err(io::Error::other("it is there and no regular file"));
+            return Err(io::Error::new(NO_FILE, "it is there and no regular file"));
         }
         self.newest = Some(self.newest()?);
         // Fewer may be kept than before.

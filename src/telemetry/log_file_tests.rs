@@ -178,7 +178,9 @@ fn a_place_that_cannot_be_is_refused_with_what_helps() {
         temp.path().join("file/clawdbot.log"),
         "/dev/null".into(),
     ] {
-        let error = LogFile::begin(&place(&path, 1000, 1)).unwrap_err();
+        let refused = LogFile::begin(&place(&path, 1000, 1)).unwrap_err();
+        assert!(!refused.may_pass(), "{refused}");
+        let error = refused.to_string();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
         assert!(error.contains("leave it empty for stderr"), "{error}");
     }

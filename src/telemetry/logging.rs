@@ -16,7 +16,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use super::log_file::LogFile;
+use super::log_file::{LogFile, LogFileError};
 use super::otlp::{exporter, resource};
 use crate::settings::{Collector, Log, LogFormat, Telemetry};
 
@@ -46,12 +46,38 @@ pub struct Logs {
     file: Option<LogFile>,
 }
 
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// What the exporter says of the collector's place.
+    #[error("{0}")]
+    Collector(String),
+    /// What the system says of the file's.
+    #[error(transparent)]
+    File(#[from] LogFileError),
+}
+
+impl LogError {
+    /// Whether another start may succeed with this configuration.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Collector(_) => false,
+            Self::File(error) => error.may_pass(),
+        }
+    }
+}
+
 /// Installs the process-wide subscriber. A second call changes nothing, so that tests may each ask.
 ///
 /// # Errors
-/// What the exporter says of the collector's place, and the system of the file's.
-pub fn install(log: &Log, telemetry: &Telemetry) -> Result<Logs, String> {
-    let provider = telemetry.collector.as_ref().map(to_collector).transpose()?;
+/// What is wrong with the place that lines are sent or written to.
+pub fn install(log: &Log, telemetry: &Telemetry) -> Result<Logs, LogError> {
+    let provider = telemetry
+        .collector
+        .as_ref()
+        .map(to_collector)
+        .transpose()
+        .map_err(LogError::Collector)?;
     let bridge = provider.as_ref().map(|provider| {
         let is_ours = |target: &str| !OF_THE_EXPORTER.iter().any(|other| target.starts_with(other));
         OpenTelemetryTracingBridge::new(provider)

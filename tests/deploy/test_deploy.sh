@@ -516,6 +516,8 @@ systemctl stop clawdbot
 # As a power failure leaves it: the failed program in its place, that of before beside it.
 mv "$bin" "$(dirname "$bin")/.clawdbot.undo"
 cp "$scratch/versions/hanging" "$bin"
+deploy 1 status
+says "was cut off"
 deploy 1 upgrade --binary "$one" --yes --no-backup
 says "was cut off"
 deploy 0 rollback --yes

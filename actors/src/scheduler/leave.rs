@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::Scheduler;
 use crate::outside;
+use crate::policy::chores::{Begun, LONGEST_HOLD};
 use crate::policy::priority::Priority;
 
 /// Asks for leave to do some of the daemon's own work. `tell` hears when it may begin; it is dropped where it may not any
@@ -20,19 +21,22 @@ pub struct AskLeave {
     pub tell: oneshot::Sender<Leave>,
 }
 
-/// To be held for as long as the work takes.
-pub struct Leave(Addr<Scheduler>);
+/// To be held for as long as the work takes. After [`LONGEST_HOLD`] the next piece begins nevertheless.
+pub struct Leave {
+    number: u64,
+    scheduler: Addr<Scheduler>,
+}
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        // Past the mailbox's bound: there is one leave at a time, and its end is said once.
-        self.0.do_send(LeaveOver);
+        // Past the mailbox's bound: there is a handful of leaves at most, and the end of each is said once.
+        self.scheduler.do_send(LeaveOver(self.number));
     }
 }
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct LeaveOver;
+struct LeaveOver(u64);
 
 impl Handler<AskLeave> for Scheduler {
     type Result = ();
@@ -52,8 +56,8 @@ impl Handler<AskLeave> for Scheduler {
 impl Handler<LeaveOver> for Scheduler {
     type Result = ();
 
-    fn handle(&mut self, _: LeaveOver, ctx: &mut Self::Context) {
-        self.chores.ended();
+    fn handle(&mut self, LeaveOver(number): LeaveOver, ctx: &mut Self::Context) {
+        self.chores.ended(number);
         self.dispatch(ctx);
     }
 }
@@ -68,10 +72,21 @@ impl Scheduler {
                 let counts = account.of(priority);
                 counts.running + counts.queued == 0
             });
-        if let Some(ask) = self.chores.next(now, is_quiet) {
-            tracing::debug!(what = ask.what, "the daemon's own work begins");
-            // Where nobody hears any more, the leave comes back at once.
-            let _unheard = ask.tell.send(Leave(ctx.address()));
+        let Some(begun) = self.chores.next(now, is_quiet) else {
+            return;
+        };
+        let Begun { chore, number, .. } = begun;
+        if begun.is_beside_another {
+            let hours = LONGEST_HOLD.as_secs() / 3600;
+            tracing::warn!(
+                hours,
+                "some of the daemon's own work takes longer than that, and is waited for no more; \
+                 does a disk hang?"
+            );
         }
+        tracing::debug!(what = chore.what, "the daemon's own work begins");
+        let scheduler = ctx.address();
+        // Where nobody hears any more, the leave comes back at once.
+        let _unheard = chore.tell.send(Leave { number, scheduler });
     }
 }

@@ -1,5 +1,6 @@
 //! `clawdbot backup create`: by the daemon where one runs, which has the store open.
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -61,9 +62,17 @@ pub(super) fn run(global: &GlobalFlags, flags: &CreateFlags) -> Result<(), Failu
     if let Some(trouble) = &made.trouble {
         eprintln!("clawdbot: older backups were not removed: {trouble}");
     }
-    match key {
-        Some(key) if !flags.json && !backup::is_shown(&dir) => tell_key(&dir, &key),
-        _ => Ok(()),
+    match key.filter(|_| !flags.json && !backup::is_shown(&dir)) {
+        Some(key) if io::stdout().is_terminal() => tell_key(&dir, &key),
+        // It may be the log of a script, which is not the place for a key.
+        Some(_) => {
+            eprintln!(
+                "clawdbot: nobody has seen the key of the backups, and it is printed here for a terminal only: run \
+                 `clawdbot backup key show` and write it down"
+            );
+            Ok(())
+        }
+        None => Ok(()),
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) struct BackupFlags {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Make a backup, also while the daemon runs; the first one without a passphrase makes a key and prints it
+    /// Make a backup, also while the daemon runs; the first one without a passphrase makes a key, and prints it on a terminal
     Create(With<create::CreateFlags>),
     /// Open all of a backup, check it, and list what is in it
     Verify(With<restore::VerifyFlags>),
