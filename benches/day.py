@@ -2,7 +2,7 @@
 """A day of a busy household, with a day's coming and going in twenty minutes: is memory flat, the disk bounded, and nothing
 lost, doubled, out of order or said in the log that is an error?
 
-    day.py CLAWDBOT MODEL [--minutes 20] [--devices 60] [--seed N] [--keep DIR]
+    day.py CLAWDBOT MODEL [--minutes 20] [--devices 60] [--seed N] [--keep DIR] [--held DIR]
 
 The table below is the day. Times of the day (an hour, a period) are shortened by 24 hours to --minutes; what happens in a
 second of this clock is the same however many minutes there are, so that fewer minutes have less of everything, not
@@ -137,7 +137,7 @@ EXPECTED = [
 # How flat is flat: of what a process has, from ten o'clock on. Until then the allocator gathers pages that it keeps when they are
 # freed, up to the same height for three days' load in the same time. And how much the disk may take more at the end than at noon.
 WARM_HOURS = 10
-YOUNG_HOURS = 2  # a process that took another's place fills its caches first
+YOUNG_HOURS = 6  # a process that took another's place fills its caches first, as the one before it did
 MAX_SLOPE, MAX_QUARTERS = 0.05, 0.03
 # Threads for what may block stay ten seconds; with looks at files every second, two that took turns never leave.
 MORE_THREADS = 2
@@ -228,12 +228,14 @@ def free_ports(count):
 class Hub:
     """The daemon, its log and its processes."""
 
-    def __init__(self, clawdbot, model, folder, collector_port, faults):
+    def __init__(self, clawdbot, model, folder, collector_port, faults, held):
         self.clawdbot, self.faults = clawdbot, faults
         self.data, self.log_path = os.path.join(folder, "data"), os.path.join(folder, "daemon.log")
         self.ports = dict(zip(("tcp", "websocket", "tls", "secure_websocket", "metrics"), free_ports(5)))
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("CLAWDBOT__")}
         self.environment["HOME"] = folder
+        if held:
+            self.environment["CLAWDBOT_HELD"] = held
         self.lines, self.workers, self.lives = collections.Counter(), {}, []
         self.run("certs", "init")
         self.authority = os.path.join(self.data, "certs", "ca.pem")
@@ -615,7 +617,7 @@ class Day:
         self.wills, self.births, self.windows = set(), set(), []
         self.intents, self.scrapes = set(), 0
         self.expiring = 0
-        self.hub = Hub(arguments.clawdbot, arguments.model, folder, self.collector.port, self.faults)
+        self.hub = Hub(arguments.clawdbot, arguments.model, folder, self.collector.port, self.faults, arguments.held)
         self.agenda = Agenda(self.faults)
 
     # --- Who lives there ---
@@ -906,7 +908,7 @@ class Day:
         row = {"hour": round(self.hour(), 3)}
         for name, pid in (("daemon", self.hub.process.pid), *self.hub.workers.items()):
             with contextlib.suppress(OSError, ProcessLookupError):
-                row.update({f"{name}_{what}": value for what, value in process_of(pid).items()})
+                row.update({f"{name}_{what}": value for what, value in process_of(pid, self.arguments.held).items()})
         row["disk"], row["disk_blocks"] = disk_of(self.hub.data)
         with contextlib.suppress(OSError):
             row["store"] = os.path.getsize(os.path.join(self.hub.data, "store.redb"))
@@ -923,7 +925,7 @@ class Day:
         found = []
         for _ in range(25):
             time.sleep(1)
-            found.append(process_of(self.hub.process.pid))
+            found.append(process_of(self.hub.process.pid, self.arguments.held))
         return {what: min(each[what] for each in found[-5:]) for what in ("fds", "threads", "rss")}
 
     # --- The day itself ---
@@ -1139,7 +1141,7 @@ class Day:
             born[which].append((at - self.start) / self.hour_s)
         print("\n| | at 4 | at 12 | at 24 | most | 20 hours of slope | last quarter to third |\n|---|---|---|---|---|---|---|")
         for name in ("daemon", "worker", "assistant"):
-            for what in ("rss", "anonymous", "pss"):
+            for what in ("held", "rss", "anonymous", "pss"):
                 column = f"{name}_{what}"
                 grown = [row for row in rows if column in row and not any(
                     0 <= row["hour"] - birth < YOUNG_HOURS for birth in born[name] if birth > 0)]
@@ -1152,9 +1154,9 @@ class Day:
                 print(f"| {name}, {what} | {mib(nearest(self.samples, column, 4))} | {mib(nearest(rows, column, 12))} | "
                       f"{mib(nearest(rows, column, 24))} | {mib(max(row.get(column, 0) for row in self.samples))} | {share:+.1%} | "
                       f"{quarters:+.1%} |")
-                # Only what is resident is judged: the proportional share moves with every command line that maps the same
-                # program, and what is anonymous is part of it, and tells where growth comes from.
-                if judged and what == "rss":
+                # What is resident is judged, or what is held where that is counted, by another allocator: the proportional share
+                # moves with every command line that maps the same program, and what is anonymous tells where growth comes from.
+                if judged and what == ("held" if self.arguments.held else "rss"):
                     if share >= MAX_SLOPE:
                         self.faults.add("memory", f"{name}, {what}: grows by {share:.1%} in 20 hours")
                     if quarters > MAX_QUARTERS:
@@ -1200,8 +1202,12 @@ class Day:
                 print(f"log, {count} times: {level} {message[:150]}")
 
 
-def process_of(pid):
+def process_of(pid, held):
     found = {}
+    if held:
+        # Not there yet, or half written.
+        with contextlib.suppress(OSError, ValueError), open(os.path.join(held, str(pid))) as file:
+            found["held"] = int(file.read())
     with open(f"/proc/{pid}/status") as file:
         for line in file:
             name, _, value = line.partition(":")
@@ -1378,6 +1384,7 @@ def keep(day, folder, to):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clawdbot")
+    parser.add_argument("--held", metavar="DIR", help="where benches/counted_daemon.rs writes what its processes hold")
     parser.add_argument("model")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--devices", type=int, default=60)

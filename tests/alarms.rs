@@ -12,6 +12,8 @@ use crate::support::daemon::Daemon;
 use crate::support::data::stories;
 use crate::support::eventually;
 use crate::support::foreign::certificate_of_a_day;
+#[cfg(target_os = "linux")]
+use crate::support::group::MemoryGroup;
 use crate::support::process;
 use crate::support::prometheus::Prometheus;
 
@@ -129,4 +131,32 @@ async fn a_fault_of_the_program_raises_an_alert() {
         .publish("clawdbot/phone/telemetry", 1, false, json!("boo").to_string())
         .await;
     raised(&prometheus, &["ClawdbotPanicked"]).await;
+}
+
+// Memory that is short for the daemon alone can be had by a control group.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_hog_of_memory_raises_an_alert_that_is_over_when_it_is_gone() {
+    let Some(group) = MemoryGroup::of(1024) else {
+        return;
+    };
+    let daemon = Daemon::launch()
+        .after(group.join())
+        .set("memory.interval_s", 1)
+        .start();
+    let Some(prometheus) = Prometheus::hasty(&daemon) else {
+        return;
+    };
+    let is_raised = || prometheus.firing().contains("ClawdbotMemoryShort");
+    eventually("a first scrape", || {
+        let total = prometheus.query("clawdbot_machine_memory_total_bytes > 0")?;
+        (!total.is_empty()).then_some(())
+    })
+    .await;
+    assert!(!is_raised());
+
+    let hog = group.hog(880);
+    eventually("the alert", || is_raised().then_some(())).await;
+    drop(hog);
+    eventually("its end", || (!is_raised()).then_some(())).await;
 }

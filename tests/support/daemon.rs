@@ -42,7 +42,7 @@ pub(crate) struct Launch {
     application: Option<&'static str>,
     model: Option<PathBuf>,
     /// What a shell does before it becomes the daemon.
-    before: Option<&'static str>,
+    before: Option<String>,
     settings: Vec<(String, String)>,
     variables: Vec<(String, String)>,
 }
@@ -275,8 +275,8 @@ impl Launch {
     }
 
     /// By a shell that does this first.
-    pub(crate) fn after(mut self, script: &'static str) -> Launch {
-        self.before = Some(script);
+    pub(crate) fn after(mut self, script: impl Into<String>) -> Launch {
+        self.before = Some(script.into());
         self
     }
 
@@ -317,7 +317,7 @@ impl Launch {
             Some(model) => vec!["serve".as_ref(), "--model".as_ref(), model.as_ref()],
             None => vec!["serve".as_ref()],
         };
-        let mut command = match (self.application, self.before) {
+        let mut command = match (self.application, &self.before) {
             (None, None) => self.home.command(&arguments),
             (None, Some(script)) => {
                 let script = format!("{script}; exec \"$0\" \"$@\"");

@@ -10,6 +10,8 @@ pub(crate) mod conservation;
 pub(crate) mod daemon;
 pub(crate) mod data;
 pub(crate) mod foreign;
+#[cfg(target_os = "linux")]
+pub(crate) mod group;
 pub(crate) mod hub;
 pub(crate) mod mosquitto;
 #[cfg(feature = "postgres")]

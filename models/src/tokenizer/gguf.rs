@@ -11,7 +11,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
-use super::{Parts, byte_level_bytes, sentence_piece_bytes};
+use super::{NO_CACHE, Parts, byte_level_bytes, sentence_piece_bytes};
 use crate::error::Problem;
 use crate::format::gguf::{Gguf, Value};
 
@@ -197,7 +197,8 @@ fn sentence_piece(
     let mut builder = BPE::builder()
         .vocab_and_merges(owned(&ids), merges)
         .fuse_unk(true)
-        .byte_fallback(true);
+        .byte_fallback(true)
+        .cache_capacity(NO_CACHE);
     if let Some(unknown) = (0..vocabulary.tokens.len()).find(|&id| vocabulary.kind(id) == UNKNOWN) {
         builder = builder.unk_token(vocabulary.tokens[unknown].to_owned());
     }
@@ -286,6 +287,7 @@ fn byte_level(
     let model = BPE::builder()
         .vocab_and_merges(owned(&ids), pairs)
         .ignore_merges(split.whole_words_first)
+        .cache_capacity(NO_CACHE)
         .build()
         .map_err(library)?;
     let mut inner = tokenizers::Tokenizer::new(model);

@@ -47,6 +47,11 @@ struct Parts {
     ends: Vec<u32>,
 }
 
+/// The library notes the first ten thousand words that each thread has seen, up to 8 kB for each, and lets go of none: up to 80 MB
+/// that stand in nobody's account. A text that is not split into words beforehand (SentencePiece's) is one word, so
+/// that nothing is gained for them. For others it saves half a microsecond a token, of a prompt that is computed for seconds.
+const NO_CACHE: usize = 0;
+
 impl Tokenizer {
     /// Loads only the tokenizer of a model: from a `.gguf` file, which may be without tensors, or from a
     /// `tokenizer.json`, beside which `tokenizer_config.json`, `config.json` and `generation_config.json` are read if

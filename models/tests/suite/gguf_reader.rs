@@ -63,6 +63,13 @@ pub(crate) fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
     (result, usize::try_from(PEAK.get() - before).unwrap_or(0))
 }
 
+/// How much more memory this thread holds after some work than before.
+pub(crate) fn kept_by(work: impl FnOnce()) -> isize {
+    let before = HELD.get();
+    work();
+    HELD.get() - before
+}
+
 /// Reads everything there is to read, and holds the memory to its bound.
 fn read(bytes: &[u8]) -> bool {
     let (ok, peak) = peak_of(|| match Gguf::parse(bytes) {

@@ -5,6 +5,7 @@ use std::path::Path;
 use models::Tokenizer;
 use serde_json::Value;
 
+use crate::gguf_reader::kept_by;
 use crate::support::{GgufWriter, file};
 
 fn llama_cpp_vectors(gguf: &Path) {
@@ -86,6 +87,25 @@ fn stories_splits_alike_from_both_files() {
         }
         assert!(tokenizer.is_end(2) && !tokenizer.is_end(1));
         assert_eq!(tokenizer.bos(), Some(1));
+    }
+}
+
+#[test]
+fn no_memory_is_kept_of_the_texts_that_were_encoded() {
+    for path in [
+        shared!("tokenizers/llama.cpp/ggml-vocab-llama-spm.gguf"),
+        shared!("tokenizers/llama.cpp/ggml-vocab-gpt-2.gguf"),
+        shared!("tokenizers/smollm2/tokenizer.json"),
+    ] {
+        let tokenizer = Tokenizer::load(&path).unwrap();
+        let encode = |number: u32| {
+            let text = format!("Words that were never there before: w{number}, x{number}x, {number}.");
+            assert!(!tokenizer.encode(&text).unwrap().is_empty());
+        };
+        // What the library makes once.
+        (0..10).for_each(encode);
+        let kept = kept_by(|| (10..500).for_each(encode));
+        assert!(kept < 1024, "{kept} bytes, {}", path.display());
     }
 }
 
