@@ -52,6 +52,9 @@ fn a_place_that_cannot_be_is_a_wrong_configuration() {
     finished
         .assert_code(2)
         .assert_says(&["log.file", "/dev/null", "no regular file"]);
+    process::finish(&mut home.command(&["check", "--set", "log.file=/dev/null"]))
+        .assert_code(2)
+        .assert_says(&["log.file", "/dev/null", "no regular file"]);
 }
 
 #[test]

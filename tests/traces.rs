@@ -328,6 +328,13 @@ async fn a_log_line_of_a_request_goes_to_the_collector_with_the_id_of_its_trace(
             assert_eq!(attribute(&record, "trace_id")["string_value"], TRACE);
             assert_eq!(attribute(&record, "code")["string_value"], "prompt_too_long");
             assert_eq!(record["severity_text"], "INFO");
+            // The record's own fields, by which a backend links it to the trace and sorts it.
+            assert_eq!(record["trace_id"], TRACE);
+            assert_ne!(record["span_id"], "");
+            assert_ne!(record["span_id"], SPAN);
+            assert_eq!(record["time_unix_nano"], record["observed_time_unix_nano"]);
+            assert!(record["time_unix_nano"].is_string(), "{record}");
+            assert!(record["event_name"].is_null(), "{record}");
             break;
         }
     }

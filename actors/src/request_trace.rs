@@ -11,7 +11,7 @@ use opentelemetry::trace::{
     Span, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
     TraceState,
 };
-use opentelemetry::{Context, KeyValue, global};
+use opentelemetry::{Context, ContextGuard, KeyValue, global};
 use serde_json::{Value, json};
 use topics::message::Message;
 
@@ -122,6 +122,11 @@ impl RequestTrace {
     /// The trace's id, for log lines.
     pub(crate) fn id(&self) -> String {
         self.context.span().span_context().trace_id().to_string()
+    }
+
+    /// While this is held, what the thread says in the log goes to a collector as a part of the request's span.
+    pub(crate) fn speaks(&self) -> ContextGuard {
+        self.context.clone().attach()
     }
 
     /// It was answered.

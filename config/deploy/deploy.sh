@@ -286,6 +286,11 @@ ask_systemd() {
 # Given up by who starts it anew; waiting on would be of no use.
 service_gave_up() { [ "$os" = Linux ] && ask_systemd is-failed; }
 
+# Whether it is started with the machine. An install that was cut off may have written it only.
+service_is_enabled() {
+  [ "$os" = Darwin ] || ask_systemd is-enabled
+}
+
 start_service() {
   if [ "$os" = Darwin ]; then
     service_is_loaded || as_root launchctl bootstrap system "$(at "$service_file")" || return
@@ -664,9 +669,15 @@ build() {
 }
 
 # Nobody ever sees half a program under its name.
+# What was written survives a power failure from here on: else its name may be there, and nothing in it.
+flush() {
+  [ "$mode" != act ] || sync
+}
+
 place() {
   as_placer install -d -m 0755 "$(at "$prefix/bin")"
   as_placer install -m 0755 "$1" "$(at "$prefix/bin/.clawdbot.new")"
+  flush
   as_placer mv -f "$(at "$prefix/bin/.clawdbot.new")" "$(at "$program")"
 }
 
@@ -888,7 +899,7 @@ put_program() {
 install_steps() {
   put_program
   if [ "$service" = yes ]; then
-    if [ "$(service_program)" = "$program" ] && [ "$(service_flag --data-dir)" = "$data_dir" ]; then
+    if [ "$(service_program)" = "$program" ] && [ "$(service_flag --data-dir)" = "$data_dir" ] && service_is_enabled; then
       already "the service, $service_file"
     else
       step "installs the service $service_file, with the user $user and the data directory $data_dir"
@@ -1012,6 +1023,11 @@ rollback_it() {
   agree rollback_steps "$former"
 }
 
+# An empty file is a program as well, which ends well and says nothing.
+is_clawdbot() {
+  case $("$(at "$1")" --version 2>/dev/null || true) in 'clawdbot '*) ;; *) return 1 ;; esac
+}
+
 # Left by an upgrade that was cut off, by a power failure perhaps.
 was_cut_off() { [ -e "$(at "$prefix/bin/.clawdbot.undo")" ]; }
 
@@ -1072,6 +1088,7 @@ exchange() {
     as_root rm -f "$(at "$prefix/bin/.clawdbot.undo.part")"
     fail "the program could not be copied aside; nothing was changed"
   fi
+  flush
   as_root mv -f "$(at "$prefix/bin/.clawdbot.undo.part")" "$(at "$prefix/bin/.clawdbot.undo")"
   [ "$mode" != act ] || unconfirmed=yes
   stop_service
@@ -1103,6 +1120,11 @@ undo() {
   # It ran before; a machine that is busy is no reason to give it up as well.
   [ "$wait_s" -ge 60 ] || wait_s=60
   step "puts the former program back"
+  if [ -e "$(at "$prefix/bin/.clawdbot.undo")" ] && ! is_clawdbot "$prefix/bin/.clawdbot.undo"; then
+    as_root rm -f "$(at "$prefix/bin/.clawdbot.undo")" || return 1
+    complain "the copy of the former program does not run, and is removed; $program stays as it is. Put a good one in its place: deploy.sh upgrade --binary PATH|URL --sha256 HEX"
+    return 1
+  fi
   stop_service || true
   if [ -e "$(at "$prefix/bin/.clawdbot.undo")" ]; then
     as_root mv -f "$(at "$prefix/bin/.clawdbot.undo")" "$(at "$program")" || return 1
@@ -1141,23 +1163,19 @@ copy_store() {
   fi
   as_service rm -f "$(at "$data_dir/store.redb.before-upgrade")"
   as_service cp -p "$(at "$data_dir/store.redb")" "$(at "$data_dir/store.redb.before-upgrade")"
+  flush
   [ "$mode" != act ] || store_copied=yes
 }
 
 back_up() {
   [ "$backup" = yes ] || return 0
-  if ! "$(at "$program")" backup create --help >/dev/null 2>&1; then
-    note "the installed version knows no backups, so there is none of before"
-    return 0
-  fi
+  is_clawdbot "$program" ||
+    fail "$program does not run, so no backup can be made, and nothing was changed. --no-backup upgrades without"
   step "makes a backup in $data_dir/backups"
   as_service install -d -m 0700 "$(at "$data_dir/backups")"
-  # The first one makes the key and prints it, once. In a log it would be for everybody; --json prints none, and the
-  # daemon goes on to warn that nobody has seen it.
-  set -- backup create --directory "$(at "$data_dir/backups")"
-  [ -t 1 ] || set -- "$@" --json
-  clawdbot "$@" || fail "no backup could be made; nothing was changed. --no-backup upgrades without"
-  [ -t 1 ] || note "$(typed backup key show)  prints the key that opens it"
+  # Where nobody has seen the key yet, it says so, or prints it on a terminal.
+  clawdbot backup create --directory "$(at "$data_dir/backups")" ||
+    fail "no backup could be made; nothing was changed. --no-backup upgrades without"
 }
 
 # ------------------------------------------------------------------------------------------------ uninstall, status
@@ -1176,6 +1194,8 @@ uninstall_it() {
 }
 
 uninstall_steps() {
+  # Before anything is done: whoever says no has all of it still.
+  if [ "$purge" = yes ] && peek test -d "$(at "$data_dir")"; then confirm_purge; fi
   if has_service; then
     step "stops the service and removes $service_file"
     if [ -n "$root" ]; then
@@ -1201,7 +1221,6 @@ uninstall_steps() {
   done
   if [ "$purge" = yes ] && peek test -d "$(at "$data_dir")"; then
     step "removes $data_dir with everything in it: keys, certificates, conversations, models, backups"
-    confirm_purge
     if [ "$service" = no ]; then run rm -rf "$(at "$data_dir")"; else as_root rm -rf "$(at "$data_dir")"; fi
     if [ "$service" = yes ] && id "$user" >/dev/null 2>&1; then
       step "removes the user $user"
@@ -1242,7 +1261,7 @@ confirm_purge() {
   local answer=''
   printf 'This cannot be taken back. Type the word "delete" to remove %s: ' "$data_dir"
   read -r answer || true
-  [ "$answer" = delete ] || fail "the data stays in $data_dir"
+  [ "$answer" = delete ] || fail "nothing was changed"
 }
 
 status_it() {
@@ -1264,6 +1283,9 @@ status_it() {
     say "service:   runs ($service_file)"
   else
     say "service:   does not run ($service_file)"
+  fi
+  if has_service && ! service_is_enabled; then
+    say "service:   is not started with the machine; deploy.sh, run again, sees to that"
   fi
   say "data:      $data_dir"
   find_health

@@ -24,6 +24,7 @@ use crate::admin::AdminError;
 use crate::library::LibraryError;
 use crate::security::certificates::OwnError;
 use crate::security::{DataDirError, KeyError};
+use crate::service::MAY_NOT_WRITE;
 use crate::store::ArchiveError;
 
 /// Why there is no backup, or nothing came of it.
@@ -92,10 +93,7 @@ pub enum BackupError {
 
 fn what_helps(error: &io::Error) -> &'static str {
     match error.kind() {
-        // So it is called where systemd has given a service no leave to write.
-        io::ErrorKind::ReadOnlyFilesystem => {
-            "a service of systemd writes there only after `sudo clawdbot service install` was run with that setting"
-        }
+        io::ErrorKind::ReadOnlyFilesystem => MAY_NOT_WRITE,
         _ => "check that it is there, who owns it and that its disk has room",
     }
 }

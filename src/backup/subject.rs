@@ -16,6 +16,8 @@ use crate::settings::{PasswordSource, Settings};
 pub struct Subject {
     dir: DataDir,
     settings_file: Option<PathBuf>,
+    /// Which the settings name, in the library or not.
+    models: Vec<PathBuf>,
     outside: Vec<String>,
 }
 
@@ -25,6 +27,11 @@ impl Subject {
         Subject {
             dir,
             settings_file: settings.file.clone(),
+            models: [&settings.model.path, &settings.model.fallback]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect(),
             outside: outside(settings),
         }
     }
@@ -35,13 +42,22 @@ impl Subject {
     }
 
     pub(super) fn head(&self, made_at_unix_s: u64, has_store: bool) -> Result<Head, BackupError> {
-        let models = Library::of(self.dir.root()).entries()?;
+        let library = Library::of(self.dir.root());
+        let models = library.entries()?;
+        // Those in the library are told of by their names.
+        let is_elsewhere =
+            |path: &&PathBuf| **path != library.embedded() && !models.iter().any(|entry| entry.is_at(path));
+        let models_elsewhere = self.models.iter().filter(is_elsewhere);
+        let outside = models_elsewhere
+            .map(|path| path.display().to_string())
+            .chain(self.outside.iter().cloned())
+            .collect();
         Ok(Head {
             made_at_unix_s,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             has_store,
             models: models.into_iter().map(|entry| entry.manifest).collect(),
-            outside: self.outside.clone(),
+            outside,
         })
     }
 
@@ -65,7 +81,7 @@ impl Subject {
     }
 }
 
-/// Files that the settings name, for people: they lie somewhere else, and their owners look after them.
+/// Files besides models that the settings name, for people: they lie somewhere else, and their owners look after them.
 fn outside(settings: &Settings) -> Vec<String> {
     let certificate = settings.mqtt.certificate.as_ref();
     let clients = certificate.and_then(|files| files.clients.as_ref());
@@ -80,11 +96,7 @@ fn outside(settings: &Settings) -> Vec<String> {
         Some(PasswordSource::File(path)) => Some(path),
         _ => None,
     });
-    // Models in the library are told of by their names.
-    let is_elsewhere = |path: &&PathBuf| !path.starts_with(&settings.data_dir);
     let files = [
-        settings.model.path.as_ref().filter(is_elsewhere),
-        settings.model.fallback.as_ref().filter(is_elsewhere),
         server.map(|files| &files.certificate.path),
         server.map(|files| &files.key.path),
         clients.map(|clients| &clients.authority.path),
@@ -182,6 +194,8 @@ mod tests {
         fs::write(root.join("certs/ca.pem"), "authority").unwrap();
         fs::create_dir(root.join("certs/odd.pem")).unwrap();
         settings.file = Some(root.join("elsewhere.toml"));
+        settings.model.path = Some(root.join("models/by-hand.gguf"));
+        settings.model.fallback = Some(Library::of(&root).embedded());
         let subject = Subject::of(&settings, dir);
         let members = subject.members().unwrap();
         let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
@@ -195,7 +209,12 @@ mod tests {
                 "certs/ca.pem"
             ]
         );
-        assert_eq!(subject.head(1, true).unwrap().outside, ["/somewhere/token"]);
+        let by_hand = root.join("models/by-hand.gguf").display().to_string();
+        assert_eq!(
+            subject.head(1, true).unwrap().outside,
+            [by_hand, "/somewhere/token".to_owned()],
+            "a model that the library does not know, and not the embedded one"
+        );
 
         fs::write(root.join("certs/ca.pem"), vec![b'x'; MAX_MEMBER_BYTES + 1]).unwrap();
         assert!(matches!(subject.members(), Err(BackupError::TooLarge(_))));

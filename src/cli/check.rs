@@ -14,6 +14,7 @@ use crate::library::Library;
 use crate::security::certificates::WatchedCertificate;
 use crate::security::{DataDir, DataDirError, KeyError, keys};
 use crate::settings::{BrokerMode, DEFAULT_TOML, Mqtt, Settings};
+use crate::telemetry::logging;
 
 #[derive(Debug, Args)]
 pub(super) struct CheckFlags {
@@ -54,6 +55,7 @@ pub(super) fn look(settings: &Settings) -> impl Iterator<Item = Result<String, S
         Some(tls(settings)),
         Some(model(settings)),
         broker(settings),
+        log(settings),
     ];
     findings.into_iter().flatten()
 }
@@ -143,6 +145,12 @@ fn model(settings: &Settings) -> Result<String, String> {
         "model: {} ({}, {}, {} parameters, context of {} tokens){commands}",
         model.name, model.architecture, model.format, model.parameters, model.context_length
     ))
+}
+
+fn log(settings: &Settings) -> Option<Result<String, String>> {
+    logging::look(&settings.log)
+        .map_err(|error| error.to_string())
+        .transpose()
 }
 
 /// Reads what the link to an external broker needs, and connects to nobody.

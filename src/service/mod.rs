@@ -17,6 +17,10 @@ pub(crate) const LABEL: &str = "local.clawdbot";
 /// What systemd calls it.
 pub(crate) const UNIT: &str = "clawdbot.service";
 
+/// What helps where a file system can only be read: so it looks where systemd has given a service no leave to write.
+pub(crate) const MAY_NOT_WRITE: &str =
+    "a service of systemd writes there only after `sudo clawdbot service install` was run with that setting";
+
 /// Open files beside those of connections: the store, the model, logs, and what a later version may want.
 const FURTHER_FILES: u64 = 1024;
 /// Saving what is kept may take a little longer than the daemon gives itself.

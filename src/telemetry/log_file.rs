@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::service::MAY_NOT_WRITE;
 use crate::settings::LogPlace;
 
 /// Lines that wait for the disk; what finds them all there is dropped and counted.
@@ -29,13 +30,17 @@ pub(super) struct LogFile {
 
 /// The place of the log takes no line.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "log.file: lines cannot be written to {}: {source}; name a file in a directory that this user may write to, or leave it \
-     empty for stderr", .path.display()
-)]
+#[error("log.file: lines cannot be written to {}: {source}; {}", .path.display(), what_helps(.source))]
 pub struct LogFileError {
     path: PathBuf,
     source: io::Error,
+}
+
+fn what_helps(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => MAY_NOT_WRITE,
+        _ => "name a file in a directory that this user may write to, or leave it empty for stderr",
+    }
 }
 
 impl LogFileError {
@@ -54,12 +59,36 @@ impl LogFileError {
 
 /// Something is there that no lines can be put in.
 const NO_FILE: ErrorKind = ErrorKind::InvalidInput;
+const NO_REGULAR_FILE: &str = "it is there and no regular file";
 
 #[derive(Debug)]
 enum Order {
     Line(Vec<u8>),
     /// To be answered when every line before it is written.
     Answer(SyncSender<()>),
+}
+
+/// What would keep lines from this place for good, found without making anything.
+///
+/// # Errors
+/// As [`LogFile::begin`], where it is nothing that may pass.
+pub(super) fn look(place: &LogPlace) -> Result<(), LogFileError> {
+    let no_place = |says: &str| LogFileError {
+        path: place.path.clone(),
+        source: io::Error::new(NO_FILE, says.to_owned()),
+    };
+    if fs::metadata(&place.path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(no_place(NO_REGULAR_FILE));
+    }
+    let directory = place
+        .path
+        .ancestors()
+        .skip(1)
+        .find_map(|path| fs::metadata(path).ok());
+    match directory {
+        Some(metadata) if !metadata.is_dir() => Err(no_place("what is named as its directory is none")),
+        _ => Ok(()),
+    }
 }
 
 impl LogFile {
@@ -197,7 +226,7 @@ impl Files {
     fn prepare(&mut self) -> io::Result<()> {
         // Such a thing cannot be put aside under another name, and a pipe would keep us waiting for a reader.
         if fs::metadata(&self.path).is_ok_and(|metadata| !metadata.is_file()) {
-            return Err(io::Error::new(NO_FILE, "it is there and no regular file"));
+            return Err(io::Error::new(NO_FILE, NO_REGULAR_FILE));
         }
         self.newest = Some(self.newest()?);
         // Fewer may be kept than before.

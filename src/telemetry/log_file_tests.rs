@@ -178,12 +178,20 @@ fn a_place_that_cannot_be_is_refused_with_what_helps() {
         temp.path().join("file/clawdbot.log"),
         "/dev/null".into(),
     ] {
+        look(&place(&path, 1000, 1)).unwrap_err();
         let refused = LogFile::begin(&place(&path, 1000, 1)).unwrap_err();
         assert!(!refused.may_pass(), "{refused}");
         let error = refused.to_string();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
         assert!(error.contains("leave it empty for stderr"), "{error}");
     }
+}
+
+#[test]
+fn a_place_that_may_be_there_later_is_looked_at_without_making_it() {
+    let temp = tempfile::tempdir().unwrap();
+    look(&place(&temp.path().join("disk/log/clawdbot.log"), 1000, 1)).unwrap();
+    assert!(!temp.path().join("disk").exists());
 }
 
 #[test]

@@ -6,9 +6,14 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use opentelemetry::InstrumentationScope;
+use opentelemetry::logs::LogRecord;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::LogExporter;
-use opentelemetry_sdk::logs::{BatchConfigBuilder, BatchLogProcessor, SdkLoggerProvider};
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::logs::{
+    BatchConfigBuilder, BatchLogProcessor, LogProcessor, SdkLogRecord, SdkLoggerProvider,
+};
 use tracing_subscriber::filter::{dynamic_filter_fn, filter_fn};
 use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -16,7 +21,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use super::log_file::{LogFile, LogFileError};
+use super::log_file::{self, LogFile, LogFileError};
 use super::otlp::{exporter, resource};
 use crate::settings::{Collector, Log, LogFormat, Telemetry};
 
@@ -65,6 +70,16 @@ impl LogError {
             Self::File(error) => error.may_pass(),
         }
     }
+}
+
+/// Says where lines go, if that is a file, without making anything.
+///
+/// # Errors
+/// As [`install`], where it is nothing that may pass.
+pub fn look(log: &Log) -> Result<Option<String>, LogError> {
+    let Some(place) = &log.file else { return Ok(None) };
+    log_file::look(place)?;
+    Ok(Some(format!("log: {}", place.path.display())))
 }
 
 /// Installs the process-wide subscriber. A second call changes nothing, so that tests may each ask.
@@ -141,9 +156,33 @@ fn to_collector(collector: &Collector) -> Result<SdkLoggerProvider, String> {
         .with_batch_config(batches)
         .build();
     Ok(SdkLoggerProvider::builder()
+        .with_log_processor(Completed)
         .with_log_processor(processor)
         .with_resource(resource())
         .build())
+}
+
+/// What the bridge from `tracing` leaves out, and what it makes up.
+#[derive(Debug)]
+struct Completed;
+
+impl LogProcessor for Completed {
+    fn emit(&self, record: &mut SdkLogRecord, _: &InstrumentationScope) {
+        if let (None, Some(observed)) = (record.timestamp(), record.observed_timestamp()) {
+            // Without one a line is of 1970 for whoever looks no further.
+            record.set_timestamp(observed);
+        }
+        // It names a place in the source. A name says that the record is an event with attributes of its own.
+        record.set_event_name("");
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
 }
 
 impl Drop for Logs {

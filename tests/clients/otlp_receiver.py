@@ -32,6 +32,7 @@ class Receiver(BaseHTTPRequestHandler):
                 for scope in resource.scope_logs:
                     for record in scope.log_records:
                         line = MessageToDict(record, preserving_proto_field_name=True)
+                        line["trace_id"], line["span_id"] = record.trace_id.hex(), record.span_id.hex()
                         print(json.dumps({"name": "log", "record": line}), flush=True)
             return self.answer(200, logs_service_pb2.ExportLogsServiceResponse().SerializeToString())
         if self.path != "/v1/traces":

@@ -92,7 +92,10 @@ cat >"$programs/systemctl" <<'PROGRAM'
 echo "systemctl $*" >>"$TEST_STATE/calls"
 unit=$CLAWDBOT_DEPLOY_ROOT/etc/systemd/system/clawdbot.service
 case $1 in
-  daemon-reload | enable | disable | reset-failed) ;;
+  daemon-reload | reset-failed) ;;
+  enable) touch "$TEST_STATE/enabled" ;;
+  disable) rm -f "$TEST_STATE/enabled" ;;
+  is-enabled) [ -e "$TEST_STATE/enabled" ] ;;
   is-active) manager runs ;;
   is-failed) [ -e "$TEST_STATE/failed" ] ;;
   start)
@@ -379,6 +382,16 @@ says "installed already, and healthy"
 it "status says how it is"
 deploy 0 status
 says "clawdbot 0.1.0" "service:   runs" "health:    healthy"
+says_not "started with the machine"
+
+it "a service that was written and not enabled is completed"
+systemctl disable clawdbot
+deploy 0 status
+says "is not started with the machine"
+deploy 0 --binary "$one" --yes
+says "installs the service"
+systemctl is-enabled clawdbot || bad "it is not enabled"
+is_healthy
 
 it "paths of the service that this script cannot read are said, and nothing is done"
 cp "$unit" "$scratch/unit"
@@ -527,6 +540,14 @@ gone "$(dirname "$bin")/.clawdbot.undo"
 is_healthy
 answers
 
+it "a copy of the former program that a power failure spoilt takes nothing's place"
+install -m 0755 /dev/null "$(dirname "$bin")/.clawdbot.undo"
+deploy 1 rollback --yes
+says "does not run, and is removed"
+is_version "$two"
+gone "$(dirname "$bin")/.clawdbot.undo"
+is_healthy
+
 it "rollback goes to the program of before, and back again"
 deploy 0 rollback --yes
 is_version "$unwilling"
@@ -579,7 +600,7 @@ says "what is not of Clawdbot" "holidays"
 if command -v script >/dev/null; then
   # A terminal, at which somebody types.
   script -qec "bash '$deploy' uninstall --purge" /dev/null < <(sleep 1; echo y; sleep 1; echo no; sleep 1) >"$said" 2>&1 || true
-  says 'Type the word "delete"' "the data stays"
+  says 'Type the word "delete"' "nothing was changed"
   [ -e "$data" ] || bad "the data is gone"
   script -qec "bash '$deploy' uninstall --purge" /dev/null < <(sleep 1; echo y; sleep 1; echo delete; sleep 1) >"$said" 2>&1
 else

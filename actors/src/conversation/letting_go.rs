@@ -68,6 +68,7 @@ impl Conversation {
         let mut abandoned = Vec::new();
         for running in &mut self.running {
             if !seen(&self.switchboard, &running.reply, &mut running.last_receiver_seen) {
+                let _speaks = running.trace.as_ref().map(RequestTrace::speaks);
                 let trace_id = running.trace.as_ref().map(RequestTrace::id);
                 tracing::info!(id = running.id, topic = %running.reply.topic, trace_id, "nobody can receive the answer: cancelled");
                 abandoned.push(running.job);

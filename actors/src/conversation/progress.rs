@@ -135,7 +135,10 @@ impl Handler<Progress> for Conversation {
                 };
                 self.end(&running, End::failed(error));
                 if let Some(trace) = running.trace.take() {
-                    tracing::info!(id = running.id, code, trace_id = trace.id(), "a request failed");
+                    {
+                        let _speaks = trace.speaks();
+                        tracing::info!(id = running.id, code, trace_id = trace.id(), "a request failed");
+                    }
                     trace.failed(&code);
                 }
                 self.next(ctx);

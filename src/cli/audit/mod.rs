@@ -13,6 +13,7 @@ mod sockets;
 mod tree;
 mod weak;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -25,7 +26,8 @@ use super::report::{Examined, Finding, Report};
 use super::{Failure, GlobalFlags, block_on};
 use crate::admin::{self, AdminError, AdminRequest};
 use crate::security::DataDir;
-use crate::settings::{self, Settings};
+use crate::service::Manager;
+use crate::settings::{self, Settings, Sources};
 
 #[derive(Debug, Args)]
 pub(super) struct AuditFlags {
@@ -60,7 +62,16 @@ struct Subject {
 }
 
 pub(super) fn run(global: &GlobalFlags, flags: &AuditFlags) -> Result<(), Failure> {
-    let sources = global.sources(Vec::new());
+    let mut sources = global.sources(Vec::new());
+    if platform::user::is_root()
+        && let Ok(text) = fs::read_to_string(Manager::here().file())
+        && let Some(data_dir) = turn_to_the_service(&mut sources, Manager::here(), &text)
+    {
+        eprintln!(
+            "clawdbot: this is about the installed service, in {}; --data-dir names another",
+            data_dir.display()
+        );
+    }
     let mut report = Report::default();
     match settings::load(&sources) {
         Ok(settings) => {
@@ -70,6 +81,24 @@ pub(super) fn run(global: &GlobalFlags, flags: &AuditFlags) -> Result<(), Failur
         Err(error) => report.note_wrong_settings(&error),
     }
     report.conclude(flags.json, "something is open that must not be; see above")
+}
+
+/// Root asks about the service, of which this is the text, unless they name what they ask about: a data directory of their own is
+/// not what runs on this machine.
+fn turn_to_the_service(sources: &mut Sources, manager: Manager, text: &str) -> Option<PathBuf> {
+    let is_named = sources.config_file.is_some()
+        || sources.flags.iter().any(|flag| flag.key == "data_dir")
+        || sources
+            .environment
+            .iter()
+            .any(|(name, _)| name == "CLAWDBOT__DATA_DIR");
+    if is_named {
+        return None;
+    }
+    let data_dir = manager.data_dir_in(text)?;
+    sources.platform_data_dir = Some(data_dir.clone());
+    sources.config_file = manager.config_in(text);
+    Some(data_dir)
 }
 
 fn audit(
@@ -243,6 +272,7 @@ fn there(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Flag;
 
     #[test]
     fn every_check_has_an_id_of_its_own() {
@@ -256,6 +286,43 @@ mod tests {
             ids.iter()
                 .all(|id| id.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
         );
+    }
+
+    #[test]
+    fn root_asks_about_the_installed_service_unless_a_place_is_named() {
+        let temp = tempfile::tempdir().unwrap();
+        let config = temp.path().join("hub.toml");
+        fs::write(&config, "[mqtt]\nsession_threads = 1\n").unwrap();
+        let unit = format!(
+            "WorkingDirectory=/srv/hub\nExecStart=\"/bin/clawdbot\" \"--config\" \"{}\" \"serve\"\n",
+            config.display()
+        );
+        let own = || Sources {
+            platform_data_dir: Some(PathBuf::from("/root/.local/share/clawdbot")),
+            ..Sources::default()
+        };
+        let mut sources = own();
+        let turned = turn_to_the_service(&mut sources, Manager::Systemd, &unit);
+        assert_eq!(turned, Some(PathBuf::from("/srv/hub")));
+        let settings = settings::load(&sources).unwrap();
+        assert_eq!(
+            (settings.data_dir, settings.mqtt.session_threads),
+            ("/srv/hub".into(), 1)
+        );
+
+        let mut named = own();
+        named.flags = vec![Flag {
+            name: "--data-dir",
+            key: "data_dir".to_owned(),
+            value: "/srv/other".to_owned(),
+        }];
+        assert_eq!(turn_to_the_service(&mut named, Manager::Systemd, &unit), None);
+        assert_eq!(settings::load(&named).unwrap().data_dir, Path::new("/srv/other"));
+        let mut named = own();
+        named
+            .environment
+            .insert("CLAWDBOT__DATA_DIR".to_owned(), "/srv/third".into());
+        assert_eq!(turn_to_the_service(&mut named, Manager::Systemd, &unit), None);
     }
 
     #[test]

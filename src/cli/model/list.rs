@@ -73,7 +73,7 @@ pub(super) fn run(desk: &Desk, _flags: &ListFlags) -> Result<(), Failure> {
             say("configured is \"embedded\", the assistant that comes with the program")
         }
         Some(path) if !entries.iter().any(|entry| entry.is_at(path)) => say(format!(
-            "configured is {}, which is not in the models folder",
+            "configured is {}, which was not imported (`clawdbot model import` copies it to the others)",
             path.display()
         )),
         _ => Ok(()),
