@@ -139,6 +139,7 @@ EXPECTED = [
 WARM_HOURS = 10
 YOUNG_HOURS = 6  # a process that took another's place fills its caches first, as the one before it did
 MAX_SLOPE, MAX_QUARTERS = 0.05, 0.03
+MIN_GROWTH_BYTES = 1 << 20  # less is where the allocator cuts its pages
 # Threads for what may block stay ten seconds; with looks at files every second, two that took turns never leave.
 MORE_THREADS = 2
 MAX_DISK_SHARE, MAX_DISK_BYTES = 0.05, 1 << 20
@@ -1150,16 +1151,17 @@ class Day:
                     continue
                 median = statistics.median(value for _, value in points)
                 share = 20 * theil_sen(points) / median
-                quarters = quarter(points, 18, 24) / quarter(points, 12, 18) - 1 if points[-1][0] > 20 else 0
+                third = quarter(points, 12, 18)
+                quarters = quarter(points, 18, 24) / third - 1 if points[-1][0] > 20 else 0
                 print(f"| {name}, {what} | {mib(nearest(self.samples, column, 4))} | {mib(nearest(rows, column, 12))} | "
                       f"{mib(nearest(rows, column, 24))} | {mib(max(row.get(column, 0) for row in self.samples))} | {share:+.1%} | "
                       f"{quarters:+.1%} |")
                 # What is resident is judged, or what is held where that is counted, by another allocator: the proportional share
                 # moves with every command line that maps the same program, and what is anonymous tells where growth comes from.
                 if judged and what == ("held" if self.arguments.held else "rss"):
-                    if share >= MAX_SLOPE:
+                    if share >= MAX_SLOPE and share * median >= MIN_GROWTH_BYTES:
                         self.faults.add("memory", f"{name}, {what}: grows by {share:.1%} in 20 hours")
-                    if quarters > MAX_QUARTERS:
+                    if quarters > MAX_QUARTERS and quarters * third >= MIN_GROWTH_BYTES:
                         self.faults.add("memory", f"{name}, {what}: the last quarter is {quarters:.1%} above the third")
         for column, unit in (("disk", mib), ("disk_blocks", mib), ("store", mib), ("daemon_fds", str), ("daemon_threads", str),
                              ("series", str), ("mqtt_sessions", str), ("mqtt_retained", str)):
