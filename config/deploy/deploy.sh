@@ -286,6 +286,14 @@ ask_systemd() {
 # Given up by who starts it anew; waiting on would be of no use.
 service_gave_up() { [ "$os" = Linux ] && ask_systemd is-failed; }
 
+# How often it fell and was started again since we started it. What launchd says of that was never seen.
+falls() {
+  local count=0
+  [ "$os" = Darwin ] || count=$(systemctl show --property=NRestarts --value clawdbot 2>/dev/null) || count=0
+  case $count in '' | *[!0-9]*) count=0 ;; esac
+  printf %s "$count"
+}
+
 # Whether it is started with the machine. An install that was cut off may have written it only.
 service_is_enabled() {
   [ "$os" = Darwin ] || ask_systemd is-enabled
@@ -296,6 +304,8 @@ start_service() {
     service_is_loaded || as_root launchctl bootstrap system "$(at "$service_file")" || return
     as_root launchctl kickstart "system/$label"
   else
+    # Or its falls of before were counted, too, where it was stopped between two of them. A unit not yet known has none.
+    [ "$mode" != act ] || as_root sh -c 'systemctl reset-failed clawdbot 2>/dev/null || true'
     # Not until it is ready, which one that hangs never is: whether it is healthy is seen by asking it.
     as_root systemctl start --no-block clawdbot
   fi
@@ -850,6 +860,10 @@ wait_until_healthy() {
     esac
     if service_gave_up; then
       note "the service gave up"
+      return 1
+    fi
+    if [ "$(falls)" -ge 3 ]; then
+      note "it falls again and again"
       return 1
     fi
     sleep 1

@@ -55,6 +55,7 @@ while true; do
     exit 0
   fi
   sleep 1
+  echo "$(($(cat "$TEST_STATE/falls") + 1))" >"$TEST_STATE/falls"
 done
 PROGRAM
 
@@ -66,6 +67,7 @@ case $1 in
   start)
     shift
     rm -f "$TEST_STATE/failed"
+    echo 0 >"$TEST_STATE/falls"
     words=()
     for word in "$@"; do
       case $word in /*) word=$CLAWDBOT_DEPLOY_ROOT$word ;; esac
@@ -98,6 +100,7 @@ case $1 in
   is-enabled) [ -e "$TEST_STATE/enabled" ] ;;
   is-active) manager runs ;;
   is-failed) [ -e "$TEST_STATE/failed" ] ;;
+  show) cat "$TEST_STATE/falls" ;;
   start)
     manager runs || eval "manager start $(sed -n 's/^ExecStart=//p' "$unit")"
     ;;
