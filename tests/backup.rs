@@ -95,7 +95,7 @@ async fn a_backup_of_a_running_daemon_goes_on_in_another_data_directory() {
     let backup = daemon.home().path().join("my backup");
     let finished = daemon.cli(&["backup", "create", text(&backup)]);
     finished.assert_code(0);
-    finished.assert_says(&["clawdbot backup key show"]);
+    finished.assert_says(&["clawdbot backup key show --data-dir"]);
     assert_eq!(mode(&backup), 0o600);
     let shown = daemon.cli(&["backup", "key", "show"]);
     let key = key_of(daemon.home(), &shown);

@@ -294,9 +294,9 @@ falls() {
   printf %s "$count"
 }
 
-# Whether it is started with the machine. An install that was cut off may have written it only.
+# Whether it is started with the machine. An install that was cut off may have written it only. Anybody may ask.
 service_is_enabled() {
-  [ "$os" = Darwin ] || ask_systemd is-enabled
+  [ "$os" = Darwin ] || [ "$(systemctl is-enabled clawdbot 2>/dev/null || true)" != disabled ]
 }
 
 start_service() {
@@ -678,16 +678,22 @@ build() {
   as_builder "$cargo" build --release --locked --manifest-path "$source_dir/Cargo.toml"
 }
 
-# Nobody ever sees half a program under its name.
-# What was written survives a power failure from here on: else its name may be there, and nothing in it.
+# Has what was written to a directory reach the disk before it gets its name: after a power failure the name might be there,
+# and nothing in it. Of that file system alone, since another one may hang; macOS can do all of them only, and says when it
+# has begun.
 flush() {
-  [ "$mode" != act ] || sync
+  if [ "$os" = Darwin ]; then
+    [ "$mode" != act ] || sync
+  else
+    "$1" sync -f "$(at "$2")"
+  fi
 }
 
+# Nobody ever sees half a program under its name.
 place() {
   as_placer install -d -m 0755 "$(at "$prefix/bin")"
   as_placer install -m 0755 "$1" "$(at "$prefix/bin/.clawdbot.new")"
-  flush
+  flush as_placer "$prefix/bin"
   as_placer mv -f "$(at "$prefix/bin/.clawdbot.new")" "$(at "$program")"
 }
 
@@ -913,8 +919,13 @@ put_program() {
 install_steps() {
   put_program
   if [ "$service" = yes ]; then
-    if [ "$(service_program)" = "$program" ] && [ "$(service_flag --data-dir)" = "$data_dir" ] && service_is_enabled; then
-      already "the service, $service_file"
+    if [ "$(service_program)" = "$program" ] && [ "$(service_flag --data-dir)" = "$data_dir" ]; then
+      if service_is_enabled; then
+        already "the service, $service_file"
+      else
+        step "has the service started with the machine"
+        as_root systemctl enable clawdbot
+      fi
     else
       step "installs the service $service_file, with the user $user and the data directory $data_dir"
       if service_runs; then stop_service; fi
@@ -1102,7 +1113,7 @@ exchange() {
     as_root rm -f "$(at "$prefix/bin/.clawdbot.undo.part")"
     fail "the program could not be copied aside; nothing was changed"
   fi
-  flush
+  flush as_root "$prefix/bin"
   as_root mv -f "$(at "$prefix/bin/.clawdbot.undo.part")" "$(at "$prefix/bin/.clawdbot.undo")"
   [ "$mode" != act ] || unconfirmed=yes
   stop_service
@@ -1135,8 +1146,11 @@ undo() {
   [ "$wait_s" -ge 60 ] || wait_s=60
   step "puts the former program back"
   if [ -e "$(at "$prefix/bin/.clawdbot.undo")" ] && ! is_clawdbot "$prefix/bin/.clawdbot.undo"; then
-    as_root rm -f "$(at "$prefix/bin/.clawdbot.undo")" || return 1
-    complain "the copy of the former program does not run, and is removed; $program stays as it is. Put a good one in its place: deploy.sh upgrade --binary PATH|URL --sha256 HEX"
+    as_root mv -f "$(at "$prefix/bin/.clawdbot.undo")" "$(at "$prefix/bin/.clawdbot.undo.bad")" || return 1
+    complain "the copy of the former program does not run (it says: $("$(at "$prefix/bin/.clawdbot.undo.bad")" --version 2>&1 || true)), and is put aside as $prefix/bin/.clawdbot.undo.bad; $program stays as it is. Put a good one in its place: deploy.sh upgrade --binary PATH|URL --sha256 HEX"
+    if in_data_dir store.redb.before-upgrade; then
+      complain "the store of before that upgrade is $data_dir/store.redb.before-upgrade; copy it away before the next one"
+    fi
     return 1
   fi
   stop_service || true
@@ -1176,8 +1190,9 @@ copy_store() {
     return 0
   fi
   as_service rm -f "$(at "$data_dir/store.redb.before-upgrade")"
-  as_service cp -p "$(at "$data_dir/store.redb")" "$(at "$data_dir/store.redb.before-upgrade")"
-  flush
+  as_service cp -p "$(at "$data_dir/store.redb")" "$(at "$data_dir/store.redb.before-upgrade.part")"
+  flush as_service "$data_dir"
+  as_service mv -f "$(at "$data_dir/store.redb.before-upgrade.part")" "$(at "$data_dir/store.redb.before-upgrade")"
   [ "$mode" != act ] || store_copied=yes
 }
 
@@ -1190,6 +1205,7 @@ back_up() {
   # Where nobody has seen the key yet, it says so, or prints it on a terminal.
   clawdbot backup create --directory "$(at "$data_dir/backups")" ||
     fail "no backup could be made; nothing was changed. --no-backup upgrades without"
+  [ -t 1 ] || note "$(typed backup key show)  prints the key that opens it"
 }
 
 # ------------------------------------------------------------------------------------------------ uninstall, status
@@ -1227,7 +1243,7 @@ uninstall_steps() {
   fi
   local file
   for file in "$program" "$program.previous" "$prefix/bin/.clawdbot.undo" \
-    "$prefix/bin/.clawdbot.undo.part" "$prefix/bin/.clawdbot.new"; do
+    "$prefix/bin/.clawdbot.undo.part" "$prefix/bin/.clawdbot.undo.bad" "$prefix/bin/.clawdbot.new"; do
     if [ -e "$(at "$file")" ]; then
       step "removes $file"
       as_placer rm -f "$(at "$file")"

@@ -187,8 +187,9 @@ impl Desk {
         }
         if !is_shown(dir) {
             tracing::warn!(
-                "nobody has seen the key of the backups: run `clawdbot backup key show` and write it down, since \
-                 without it they open nothing once this disk is gone"
+                data_dir = %dir.root().display(),
+                "nobody has seen the key of the backups: run `clawdbot backup key show` with this --data-dir and as this \
+                 user, and write it down, since without it they open nothing once this disk is gone"
             );
         }
         Ok(())

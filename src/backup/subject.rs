@@ -44,14 +44,17 @@ impl Subject {
     pub(super) fn head(&self, made_at_unix_s: u64, has_store: bool) -> Result<Head, BackupError> {
         let library = Library::of(self.dir.root());
         let models = library.entries()?;
-        // Those in the library are told of by their names.
-        let is_elsewhere =
+        // Those in the library are told of by their names; one that was laid beside them by hand is in no backup either.
+        let is_unknown =
             |path: &&PathBuf| **path != library.embedded() && !models.iter().any(|entry| entry.is_at(path));
-        let models_elsewhere = self.models.iter().filter(is_elsewhere);
-        let outside = models_elsewhere
+        let mut outside: Vec<String> = self
+            .models
+            .iter()
+            .filter(is_unknown)
             .map(|path| path.display().to_string())
-            .chain(self.outside.iter().cloned())
             .collect();
+        outside.dedup();
+        outside.extend(self.outside.iter().cloned());
         Ok(Head {
             made_at_unix_s,
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -93,6 +93,21 @@ impl Sources {
         }
     }
 
+    /// What a service of the system sees: the directory that it is started with, and a settings file; nothing of a shell's variables
+    /// or of a person's files.
+    pub fn of_service(data_dir: &Path, config_file: Option<PathBuf>) -> Sources {
+        let data_dir = Flag {
+            name: "--data-dir",
+            key: "data_dir".to_owned(),
+            value: data_dir.display().to_string(),
+        };
+        Sources {
+            config_file,
+            flags: vec![data_dir],
+            ..Sources::default()
+        }
+    }
+
     /// All layers, the weakest first, and the file of one. What cannot be read becomes a problem, and the rest goes on.
     pub(super) fn layers(&self, problems: &mut Vec<Problem>) -> (Vec<Layer>, Option<PathBuf>) {
         let environment = self.environment_layer(problems);

@@ -6,7 +6,7 @@
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
@@ -28,12 +28,20 @@ pub(super) struct LogFile {
     lost: Arc<AtomicU64>,
 }
 
+#[derive(Debug)]
+enum Order {
+    Line(Vec<u8>),
+    /// To be answered when every line before it is written.
+    Answer(SyncSender<()>),
+}
+
 /// The place of the log takes no line.
 #[derive(Debug, thiserror::Error)]
 #[error("log.file: lines cannot be written to {}: {source}; {}", .path.display(), what_helps(.source))]
 pub struct LogFileError {
     path: PathBuf,
     source: io::Error,
+    may_pass: bool,
 }
 
 fn what_helps(error: &io::Error) -> &'static str {
@@ -46,48 +54,36 @@ fn what_helps(error: &io::Error) -> &'static str {
 impl LogFileError {
     /// Whether another start may find the place well: a disk that is not there yet leaves a directory where nobody may write.
     pub fn may_pass(&self) -> bool {
-        !matches!(
-            self.source.kind(),
-            NO_FILE
-                | ErrorKind::AlreadyExists
-                | ErrorKind::NotADirectory
-                | ErrorKind::IsADirectory
-                | ErrorKind::InvalidFilename
-        )
+        self.may_pass
     }
 }
 
-/// Something is there that no lines can be put in.
-const NO_FILE: ErrorKind = ErrorKind::InvalidInput;
-const NO_REGULAR_FILE: &str = "it is there and no regular file";
-
-#[derive(Debug)]
-enum Order {
-    Line(Vec<u8>),
-    /// To be answered when every line before it is written.
-    Answer(SyncSender<()>),
-}
-
-/// What would keep lines from this place for good, found without making anything.
+/// Looks at the place without making anything. Whether lines can be written there now.
 ///
 /// # Errors
-/// As [`LogFile::begin`], where it is nothing that may pass.
-pub(super) fn look(place: &LogPlace) -> Result<(), LogFileError> {
+/// What keeps lines from there for good.
+pub(super) fn look(place: &LogPlace) -> Result<bool, LogFileError> {
     let no_place = |says: &str| LogFileError {
         path: place.path.clone(),
-        source: io::Error::new(NO_FILE, says.to_owned()),
+        source: io::Error::other(says.to_owned()),
+        may_pass: false,
     };
-    if fs::metadata(&place.path).is_ok_and(|metadata| !metadata.is_file()) {
-        return Err(no_place(NO_REGULAR_FILE));
+    if let Ok(metadata) = fs::metadata(&place.path) {
+        // A directory cannot be put aside under another name, and a pipe would keep us waiting for a reader.
+        return match metadata.is_file() {
+            true => Ok(platform::files::may_write(&place.path)),
+            false => Err(no_place("it is there and no regular file")),
+        };
     }
-    let directory = place
-        .path
-        .ancestors()
-        .skip(1)
-        .find_map(|path| fs::metadata(path).ok());
-    match directory {
-        Some(metadata) if !metadata.is_dir() => Err(no_place("what is named as its directory is none")),
-        _ => Ok(()),
+    let nearest = |path: &Path| {
+        fs::metadata(path)
+            .ok()
+            .map(|metadata| (path.to_owned(), metadata))
+    };
+    match place.path.ancestors().skip(1).find_map(nearest) {
+        Some((_, metadata)) if !metadata.is_dir() => Err(no_place("what is named as its directory is none")),
+        Some((directory, _)) => Ok(platform::files::may_write(&directory)),
+        None => Ok(false),
     }
 }
 
@@ -95,9 +91,11 @@ impl LogFile {
     /// # Errors
     /// What is wrong with the place. A disk that is full now is no reason not to start.
     pub(super) fn begin(place: &LogPlace) -> Result<LogFile, LogFileError> {
+        look(place)?;
         let refused = |source: io::Error| LogFileError {
             path: place.path.clone(),
             source,
+            may_pass: true,
         };
         let mut files = Files::at(place);
         if let Err(error) = files.prepare()
@@ -224,10 +222,6 @@ impl Files {
 
     /// Opens the file before anything is said, so that a place that cannot be is told at the start.
     fn prepare(&mut self) -> io::Result<()> {
-        // Such a thing cannot be put aside under another name, and a pipe would keep us waiting for a reader.
-        if fs::metadata(&self.path).is_ok_and(|metadata| !metadata.is_file()) {
-            return Err(io::Error::new(NO_FILE, NO_REGULAR_FILE));
-        }
         self.newest = Some(self.newest()?);
         // Fewer may be kept than before.
         let mut beyond = self.keep.saturating_add(1);

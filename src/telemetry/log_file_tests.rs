@@ -188,9 +188,18 @@ fn a_place_that_cannot_be_is_refused_with_what_helps() {
 }
 
 #[test]
+fn a_link_to_a_disk_that_is_not_there_yet_may_lead_somewhere_later() {
+    let temp = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(temp.path().join("disk"), temp.path().join("log")).unwrap();
+    let refused = LogFile::begin(&place(&temp.path().join("log/clawdbot.log"), 1000, 1)).unwrap_err();
+    assert!(refused.may_pass(), "{refused}");
+}
+
+#[test]
 fn a_place_that_may_be_there_later_is_looked_at_without_making_it() {
     let temp = tempfile::tempdir().unwrap();
-    look(&place(&temp.path().join("disk/log/clawdbot.log"), 1000, 1)).unwrap();
+    let path = temp.path().join("disk/log/clawdbot.log");
+    assert!(look(&place(&path, 1000, 1)).unwrap(), "it can be made");
     assert!(!temp.path().join("disk").exists());
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use opentelemetry::InstrumentationScope;
-use opentelemetry::logs::LogRecord;
+use opentelemetry::logs::{LogRecord, Severity};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::LogExporter;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -78,8 +78,11 @@ impl LogError {
 /// As [`install`], where it is nothing that may pass.
 pub fn look(log: &Log) -> Result<Option<String>, LogError> {
     let Some(place) = &log.file else { return Ok(None) };
-    log_file::look(place)?;
-    Ok(Some(format!("log: {}", place.path.display())))
+    let note = match log_file::look(place)? {
+        true => "",
+        false => " (where this user may not write now)",
+    };
+    Ok(Some(format!("log: {}{note}", place.path.display())))
 }
 
 /// Installs the process-wide subscriber. A second call changes nothing, so that tests may each ask.
@@ -174,6 +177,11 @@ impl LogProcessor for Completed {
         }
         // It names a place in the source. A name says that the record is an event with attributes of its own.
         record.set_event_name("");
+    }
+
+    /// Whether somebody wants it is for those to say who send it.
+    fn event_enabled(&self, _: Severity, _: &str, _: Option<&str>) -> bool {
+        false
     }
 
     fn force_flush(&self) -> OTelSdkResult {

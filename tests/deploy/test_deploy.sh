@@ -97,7 +97,12 @@ case $1 in
   daemon-reload | reset-failed) ;;
   enable) touch "$TEST_STATE/enabled" ;;
   disable) rm -f "$TEST_STATE/enabled" ;;
-  is-enabled) [ -e "$TEST_STATE/enabled" ] ;;
+  is-enabled)
+    if [ -e "$TEST_STATE/enabled" ]; then echo enabled; else
+      echo disabled
+      exit 1
+    fi
+    ;;
   is-active) manager runs ;;
   is-failed) [ -e "$TEST_STATE/failed" ] ;;
   show) cat "$TEST_STATE/falls" ;;
@@ -392,8 +397,9 @@ systemctl disable clawdbot
 deploy 0 status
 says "is not started with the machine"
 deploy 0 --binary "$one" --yes
-says "installs the service"
-systemctl is-enabled clawdbot || bad "it is not enabled"
+says "has the service started with the machine"
+systemctl is-enabled clawdbot >/dev/null || bad "it is not enabled"
+[ "$pid" = "$(daemon)" ] || bad "the daemon was started anew"
 is_healthy
 
 it "paths of the service that this script cannot read are said, and nothing is done"
@@ -546,7 +552,7 @@ answers
 it "a copy of the former program that a power failure spoilt takes nothing's place"
 install -m 0755 /dev/null "$(dirname "$bin")/.clawdbot.undo"
 deploy 1 rollback --yes
-says "does not run, and is removed"
+says "does not run" ".clawdbot.undo.bad"
 is_version "$two"
 gone "$(dirname "$bin")/.clawdbot.undo"
 is_healthy
@@ -591,6 +597,7 @@ says "the service gave up" "it is ill" "installed, but not healthy" "doctor"
 deploy 0 uninstall --yes
 
 it "purge asks for a word, and removes everything"
+deploy 0 --binary "$one" --yes
 deploy 1 uninstall --purge
 [ -e "$data" ] || bad "the data is gone"
 mkdir -p "$root/srv/photos"
@@ -605,6 +612,8 @@ if command -v script >/dev/null; then
   script -qec "bash '$deploy' uninstall --purge" /dev/null < <(sleep 1; echo y; sleep 1; echo no; sleep 1) >"$said" 2>&1 || true
   says 'Type the word "delete"' "nothing was changed"
   [ -e "$data" ] || bad "the data is gone"
+  [ -e "$bin" ] || bad "the program is gone"
+  is_healthy
   script -qec "bash '$deploy' uninstall --purge" /dev/null < <(sleep 1; echo y; sleep 1; echo delete; sleep 1) >"$said" 2>&1
 else
   echo "SKIPPED: nobody types at deploy.sh: there is no program script" >&2

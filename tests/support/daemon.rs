@@ -320,7 +320,7 @@ impl Launch {
         let mut command = match (self.application, &self.before) {
             (None, None) => self.home.command(&arguments),
             (None, Some(script)) => {
-                let script = format!("{script}; exec \"$0\" \"$@\"");
+                let script = format!("{script} && exec \"$0\" \"$@\"");
                 let shell: [&OsStr; 3] = [
                     "-c".as_ref(),
                     script.as_ref(),

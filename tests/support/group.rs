@@ -21,19 +21,21 @@ impl MemoryGroup {
         } else {
             ("/sys/fs/cgroup", "memory.max")
         };
-        let group = MemoryGroup(Path::new(parent).join(format!("clawdbot-test-{}", std::process::id())));
-        let made =
-            fs::create_dir(&group.0).and_then(|()| fs::write(group.0.join(limit), (mib << 20).to_string()));
-        match made {
-            Ok(()) => Some(group),
-            Err(error) => {
-                say(&format!(
-                    "SKIPPED: alerts of a machine that is short of memory: {} cannot be made: {error}",
-                    group.0.display()
-                ));
-                None
-            }
-        }
+        let made = tempfile::Builder::new()
+            .prefix("clawdbot-test-")
+            .tempdir_in(parent)
+            .and_then(|directory| {
+                // What is in it are the kernel's files, which go with it alone.
+                let group = MemoryGroup(directory.keep());
+                fs::write(group.0.join(limit), (mib << 20).to_string())?;
+                Ok(group)
+            });
+        made.inspect_err(|error| {
+            say(&format!(
+                "SKIPPED: an alert of a machine that is short of memory: no control group can be made in {parent}: {error}"
+            ));
+        })
+        .ok()
     }
 
     /// What a shell does to be in it, with all that it starts.

@@ -6,11 +6,16 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Component, Path};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Access, Mode, OFlags, access, openat};
 
 /// The number of the user in whose name this process acts; 0 is root.
 pub fn effective_user() -> u32 {
     rustix::process::geteuid().as_raw()
+}
+
+/// Whether this user may write there now, for people: what is done about it is to try.
+pub fn may_write(path: &Path) -> bool {
+    access(path, Access::WRITE_OK).is_ok()
 }
 
 /// Sets the permission bits of what is below a directory, or of the directory itself where `below` is empty.

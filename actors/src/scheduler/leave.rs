@@ -46,7 +46,7 @@ impl Handler<AskLeave> for Scheduler {
             return;
         }
         let what = ask.what;
-        if self.chores.ask(outside::now(), ask).is_err() {
+        if self.chores.ask(outside::now(), what, ask).is_err() {
             tracing::warn!(what, "too much of the daemon's own work waits");
         }
         self.dispatch(ctx);
@@ -75,13 +75,18 @@ impl Scheduler {
         let Some(begun) = self.chores.next(now, is_quiet) else {
             return;
         };
-        let Begun { chore, number, .. } = begun;
-        if begun.is_beside_another {
-            let hours = LONGEST_HOLD.as_secs() / 3600;
+        let Begun {
+            chore,
+            number,
+            beside,
+        } = begun;
+        if let Some(what) = beside {
+            let minutes = LONGEST_HOLD.as_secs() / 60;
             tracing::warn!(
-                hours,
-                "some of the daemon's own work takes longer than that, and is waited for no more; \
-                 does a disk hang?"
+                what,
+                minutes,
+                "some of the daemon's own work takes longer than these minutes and is waited for no more; look whether a \
+                 disk hangs"
             );
         }
         tracing::debug!(what = chore.what, "the daemon's own work begins");

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde_json::Value;
+use tokenizers::ModelWrapper;
 
 use super::{NO_CACHE, Parts, byte_level_bytes, sentence_piece_bytes};
 use crate::error::{ModelError, Problem};
@@ -27,10 +28,12 @@ fn parts(json: Value, config: &Value, end_configs: &[Value]) -> Result<Parts, St
     // Made for training: a prompt is never cut or filled up here.
     inner.with_truncation(None).map_err(|error| error.to_string())?;
     inner.with_padding(None);
-    // It is lent for reading only.
-    let mut model = inner.get_model().clone();
-    model.resize_cache(NO_CACHE);
-    inner.with_model(model);
+    // It is lent for reading only, so that a vocabulary is there twice for some milliseconds. The other kinds have no cache.
+    if let ModelWrapper::BPE(_) | ModelWrapper::Unigram(_) = inner.get_model() {
+        let mut model = inner.get_model().clone();
+        model.resize_cache(NO_CACHE);
+        inner.with_model(model);
+    }
 
     let added = inner.get_added_tokens_decoder();
     let vocabulary = inner.get_vocab(true);

@@ -64,9 +64,11 @@ struct Subject {
 pub(super) fn run(global: &GlobalFlags, flags: &AuditFlags) -> Result<(), Failure> {
     let mut sources = global.sources(Vec::new());
     if platform::user::is_root()
+        && is_unnamed(&sources)
         && let Ok(text) = fs::read_to_string(Manager::here().file())
-        && let Some(data_dir) = turn_to_the_service(&mut sources, Manager::here(), &text)
+        && let Some(data_dir) = Manager::here().data_dir_in(&text)
     {
+        sources = Sources::of_service(&data_dir, Manager::here().config_in(&text));
         eprintln!(
             "clawdbot: this is about the installed service, in {}; --data-dir names another",
             data_dir.display()
@@ -83,22 +85,11 @@ pub(super) fn run(global: &GlobalFlags, flags: &AuditFlags) -> Result<(), Failur
     report.conclude(flags.json, "something is open that must not be; see above")
 }
 
-/// Root asks about the service, of which this is the text, unless they name what they ask about: a data directory of their own is
-/// not what runs on this machine.
-fn turn_to_the_service(sources: &mut Sources, manager: Manager, text: &str) -> Option<PathBuf> {
-    let is_named = sources.config_file.is_some()
-        || sources.flags.iter().any(|flag| flag.key == "data_dir")
-        || sources
-            .environment
-            .iter()
-            .any(|(name, _)| name == "CLAWDBOT__DATA_DIR");
-    if is_named {
-        return None;
-    }
-    let data_dir = manager.data_dir_in(text)?;
-    sources.platform_data_dir = Some(data_dir.clone());
-    sources.config_file = manager.config_in(text);
-    Some(data_dir)
+/// Whether nobody has said what is asked about. Root's own data directory is not what runs on this machine: they ask about the service.
+fn is_unnamed(sources: &Sources) -> bool {
+    sources.config_file.is_none()
+        && sources.flags.is_empty()
+        && !sources.environment.contains_key("CLAWDBOT__DATA_DIR")
 }
 
 fn audit(
@@ -272,7 +263,6 @@ fn there(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Flag;
 
     #[test]
     fn every_check_has_an_id_of_its_own() {
@@ -289,40 +279,20 @@ mod tests {
     }
 
     #[test]
-    fn root_asks_about_the_installed_service_unless_a_place_is_named() {
-        let temp = tempfile::tempdir().unwrap();
-        let config = temp.path().join("hub.toml");
-        fs::write(&config, "[mqtt]\nsession_threads = 1\n").unwrap();
-        let unit = format!(
-            "WorkingDirectory=/srv/hub\nExecStart=\"/bin/clawdbot\" \"--config\" \"{}\" \"serve\"\n",
-            config.display()
-        );
-        let own = || Sources {
-            platform_data_dir: Some(PathBuf::from("/root/.local/share/clawdbot")),
+    fn who_names_a_place_asks_about_that() {
+        assert!(is_unnamed(&Sources::default()));
+        let of_flag = Sources::of_service(Path::new("/srv/hub"), None);
+        assert!(!is_unnamed(&of_flag));
+        let of_file = Sources {
+            config_file: Some(PathBuf::from("/etc/hub.toml")),
             ..Sources::default()
         };
-        let mut sources = own();
-        let turned = turn_to_the_service(&mut sources, Manager::Systemd, &unit);
-        assert_eq!(turned, Some(PathBuf::from("/srv/hub")));
-        let settings = settings::load(&sources).unwrap();
-        assert_eq!(
-            (settings.data_dir, settings.mqtt.session_threads),
-            ("/srv/hub".into(), 1)
-        );
-
-        let mut named = own();
-        named.flags = vec![Flag {
-            name: "--data-dir",
-            key: "data_dir".to_owned(),
-            value: "/srv/other".to_owned(),
-        }];
-        assert_eq!(turn_to_the_service(&mut named, Manager::Systemd, &unit), None);
-        assert_eq!(settings::load(&named).unwrap().data_dir, Path::new("/srv/other"));
-        let mut named = own();
-        named
+        assert!(!is_unnamed(&of_file));
+        let mut of_variable = Sources::default();
+        of_variable
             .environment
-            .insert("CLAWDBOT__DATA_DIR".to_owned(), "/srv/third".into());
-        assert_eq!(turn_to_the_service(&mut named, Manager::Systemd, &unit), None);
+            .insert("CLAWDBOT__DATA_DIR".to_owned(), "/srv/hub".into());
+        assert!(!is_unnamed(&of_variable));
     }
 
     #[test]

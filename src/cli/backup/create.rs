@@ -68,7 +68,8 @@ pub(super) fn run(global: &GlobalFlags, flags: &CreateFlags) -> Result<(), Failu
         Some(_) => {
             eprintln!(
                 "clawdbot: nobody has seen the key of the backups, and it is printed here for a terminal only: run \
-                 `clawdbot backup key show` and write it down"
+                 `clawdbot backup key show --data-dir {}` as the same user and write it down",
+                dir.root().display()
             );
             Ok(())
         }

@@ -1,6 +1,5 @@
 //! `clawdbot service install`: does what is missing, and says what that was.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,7 +10,7 @@ use super::call::Call;
 use super::machine::Machine;
 use super::{Failure, GlobalFlags, Place, manage, no_settings, places, say};
 use crate::service::{Manager, Service};
-use crate::settings::{self, Flag, Settings, Sources};
+use crate::settings::{self, Settings, Sources};
 
 /// Where the program is looked for below another root.
 const USUAL_PROGRAM: &str = "/usr/local/bin/clawdbot";
@@ -139,7 +138,7 @@ fn absolute(flag: &str, path: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// The settings as the service sees them: nothing of this shell's variables, and of this person's files.
+/// The settings as the service sees them.
 fn settings_of(machine: &Machine, data_dir: &Path, config: Option<&Path>) -> Result<Settings, Failure> {
     let here = machine.at(&data_dir.join("clawdbot.toml"));
     let config_file = match config {
@@ -149,19 +148,7 @@ fn settings_of(machine: &Machine, data_dir: &Path, config: Option<&Path>) -> Res
         None if machine.is_elsewhere() => Some(PathBuf::from("/dev/null")),
         None => None,
     };
-    let data_dir = Flag {
-        name: "--data-dir",
-        key: "data_dir".to_owned(),
-        value: data_dir.display().to_string(),
-    };
-    let sources = Sources {
-        config_file,
-        environment: HashMap::new(),
-        flags: vec![data_dir],
-        platform_data_dir: None,
-        platform_config_dir: None,
-    };
-    Ok(settings::load(&sources)?)
+    Ok(settings::load(&Sources::of_service(data_dir, config_file))?)
 }
 
 fn check_settings(machine: &Machine, service: &Service, settings: &Settings) -> Result<(), Failure> {
