@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A day of a busy household in twenty minutes: flat memory, bounded disk, no error, and every message and answer where it
-# belongs. See day.py, whose first table is the day; what was found stands in benches/README.md.
+# belongs. See day/table.py, which is the day; what was found stands in benches/README.md.
 #
 #   benches/day.sh                 the whole day
 #   MINUTES=2 benches/day.sh       a quick look: as much in a second, but a tenth of it; flatness is not judged then
@@ -41,5 +41,5 @@ fi
 # What an owner has set for a daemon of theirs is not for this one.
 for variable in $(compgen -e CLAWDBOT__ || true); do unset "$variable"; done
 
-"$python" benches/day.py "$CLAWDBOT" "$model" --minutes "${MINUTES:-20}" --devices "${DEVICES:-60}" \
+"$python" benches/day "$CLAWDBOT" "$model" --minutes "${MINUTES:-20}" --devices "${DEVICES:-60}" \
   --seed "${SEED:-$RANDOM}" ${KEEP:+--keep "$KEEP"} ${held:+--held "$held"}
