@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         loop {
             let counted = ALLOCATOR.stats();
             let held = counted.bytes_allocated.saturating_sub(counted.bytes_deallocated);
-            // Whoever reads it knows an empty file, and that one of a process that is gone grows old.
+            // Whoever reads it passes over an empty one, and one that is old: its process is gone, or counts no more.
             if let Err(error) = fs::write(&file, held.to_string()) {
                 eprintln!("counted_daemon: {}: {error}", file.display());
                 return;

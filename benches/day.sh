@@ -6,7 +6,7 @@
 #   MINUTES=2 benches/day.sh       a quick look: as much in a second, but a tenth of it; flatness is not judged then
 #   DEVICES=30                     a smaller house [default: 60]
 #   HELD=1                         judge what is allocated, counted by benches/counted_daemon.rs, and not what is resident
-#   CLAWDBOT=path                  a built clawdbot, or counted_daemon
+#   CLAWDBOT=path                  a built clawdbot; with HELD, a built counted_daemon
 #   CLAWDBOT_BENCH_CACHE=folder    where the Python environment is kept [default: target/bench-peers]
 #   KEEP=folder                    where samples, metrics and the log stay [default: nowhere, unless something is off]
 #   SEED=number                    the same chances again
@@ -32,14 +32,8 @@ elif [[ -z ${CLAWDBOT:-} ]]; then
   CLAWDBOT=${CARGO_TARGET_DIR:-target}/release/clawdbot
 fi
 
-held=""
-if [[ -n ${HELD:-} ]]; then
-  held=$(mktemp -d)
-  trap 'rm -rf "$held"' EXIT
-fi
-
 # What an owner has set for a daemon of theirs is not for this one.
 for variable in $(compgen -e CLAWDBOT__ || true); do unset "$variable"; done
 
-"$python" benches/day "$CLAWDBOT" "$model" --minutes "${MINUTES:-20}" --devices "${DEVICES:-60}" \
-  --seed "${SEED:-$RANDOM}" ${KEEP:+--keep "$KEEP"} ${held:+--held "$held"}
+exec "$python" benches/day "$CLAWDBOT" "$model" --minutes "${MINUTES:-20}" --devices "${DEVICES:-60}" \
+  --seed "${SEED:-$RANDOM}" ${KEEP:+--keep "$KEEP"} ${HELD:+--held}

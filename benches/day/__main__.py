@@ -1,7 +1,7 @@
 """A day of a busy household, with a day's coming and going in twenty minutes: is memory flat, the disk bounded, and nothing
 lost, doubled, out of order or said in the log that is an error?
 
-    python benches/day CLAWDBOT MODEL [--minutes 20] [--devices 60] [--seed N] [--keep DIR] [--held DIR]
+    python benches/day CLAWDBOT MODEL [--minutes 20] [--devices 60] [--seed N] [--keep DIR] [--held]
 
 The table (table.py) is the day. Times of the day (an hour, a period) are shortened by 24 hours to --minutes; what happens in a
 second of this clock is the same however many minutes there are, so that fewer minutes have less of everything, not
@@ -29,7 +29,7 @@ from verdict import judge
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clawdbot")
-    parser.add_argument("--held", metavar="DIR", help="where benches/counted_daemon.rs writes what its processes hold")
+    parser.add_argument("--held", action="store_true", help="CLAWDBOT is benches/counted_daemon.rs: judge what it holds")
     parser.add_argument("model")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--devices", type=int, default=60)
@@ -39,6 +39,9 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = tempfile.mkdtemp(prefix="clawdbot-day-")
     atexit.register(shutil.rmtree, folder, True)
+    if arguments.held:
+        arguments.held = os.path.join(folder, "held")
+        os.mkdir(arguments.held)
     day = Day(arguments, folder)
     try:
         day.live()

@@ -9,6 +9,9 @@ import re
 import time
 
 
+COUNT_IS_OLD_S = 5  # it is written every second
+
+
 class Samples:
     def __init__(self, hub, agenda, held):
         self.hub, self.agenda, self.held = hub, agenda, held
@@ -46,9 +49,10 @@ class Samples:
 def process_of(pid, held):
     found = {}
     if held:
-        # Not there yet, or half written.
+        # Not there yet, or half written; and one who counts no more must not be taken for one who grows no more.
         with contextlib.suppress(OSError, ValueError), open(os.path.join(held, str(pid))) as file:
-            found["held"] = int(file.read())
+            if time.time() - os.fstat(file.fileno()).st_mtime < COUNT_IS_OLD_S:
+                found["held"] = int(file.read())
     with open(f"/proc/{pid}/status") as file:
         for line in file:
             name, _, value = line.partition(":")

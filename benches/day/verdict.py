@@ -25,6 +25,7 @@ def judge_memory(day, rows, judged):
     born = collections.defaultdict(list)
     for at, which in day.hub.lives:
         born[which].append((at - day.agenda.start) / day.agenda.hour_s)
+    of_interest = "held" if day.arguments.held else "rss"
     for name in ("daemon", "worker", "assistant"):
         for what in ("held", "rss", "anonymous", "pss"):
             column = f"{name}_{what}"
@@ -32,6 +33,8 @@ def judge_memory(day, rows, judged):
                 0 <= row["hour"] - birth < YOUNG_HOURS for birth in born[name] if birth > 0)]
             points = [(row["hour"], row[column]) for row in grown]
             if len(points) < 8:
+                if judged and what == of_interest:
+                    day.faults.add("memory", f"{name}, {what}: it was measured {len(points)} times, which is too few")
                 continue
             median = statistics.median(value for _, value in points)
             share = 20 * theil_sen(points) / median
@@ -42,10 +45,10 @@ def judge_memory(day, rows, judged):
                   f"{quarters:+.1%} |")
             # What is resident is judged, or what is held where that is counted, by another allocator: the proportional share
             # moves with every command line that maps the same program, and what is anonymous tells where growth comes from.
-            if judged and what == ("held" if day.arguments.held else "rss"):
-                if share >= MAX_SLOPE and share * median >= MIN_GROWTH_BYTES:
+            if judged and what == of_interest:
+                if share >= MAX_SLOPE and share * median >= MIN_GROWTH_BYTES[what]:
                     day.faults.add("memory", f"{name}, {what}: grows by {share:.1%} in 20 hours")
-                if quarters > MAX_QUARTERS and quarters * third >= MIN_GROWTH_BYTES:
+                if quarters > MAX_QUARTERS and quarters * third >= MIN_GROWTH_BYTES[what]:
                     day.faults.add("memory", f"{name}, {what}: the last quarter is {quarters:.1%} above the third")
 
 
