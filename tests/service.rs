@@ -560,3 +560,22 @@ fn without_a_watchdog_systemd_hears_the_rest() {
     assert!(!lines.iter().any(|line| line == "WATCHDOG=1"), "{lines:?}");
     assert_eq!(daemon.exit(PATIENCE).expect("it exits").code(), Some(0));
 }
+
+#[test]
+fn systemd_is_asked_for_patience_while_the_store_of_a_killed_daemon_is_looked_through() {
+    let launch = Daemon::launch();
+    let path = launch.home().path().join("notify");
+    let socket = socket_at(&path);
+    let mut killed = launch.clone().start();
+    killed.signal(Signal::KILL);
+    killed.exit(PATIENCE).expect("it is dead");
+    let _daemon = launch
+        .variable("NOTIFY_SOCKET", path.to_str().expect("UTF-8"))
+        .start();
+    let lines = heard(&socket, |lines| lines.iter().any(|line| line == "READY=1"));
+    assert_eq!(
+        lines.first().map(String::as_str),
+        Some("EXTEND_TIMEOUT_USEC=3600000000"),
+        "{lines:?}"
+    );
+}

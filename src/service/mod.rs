@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::settings::Settings;
 
-pub(crate) use watchdog::Watch;
+pub(crate) use watchdog::{Watch, takes_long};
 
 /// What launchd calls it.
 pub(crate) const LABEL: &str = "local.clawdbot";

@@ -41,8 +41,8 @@ Restart=on-failure
 RestartSec={restart}
 RestartPreventExitStatus=2
 WatchdogSec={watchdog}
-# Looking through a large store after a power cut takes as long as its disk takes.
-TimeoutStartSec=3600
+# While it looks through a large store after a power cut, the daemon asks for more.
+TimeoutStartSec=300
 TimeoutStopSec={stop}
 # The daemon tells its inference process itself; whoever is left in the end is killed.
 KillMode=mixed

@@ -59,7 +59,7 @@ fn the_unit_says_each_thing_once() {
         ("RestartSec", "5"),
         ("RestartPreventExitStatus", "2"),
         ("WatchdogSec", "30"),
-        ("TimeoutStartSec", "3600"),
+        ("TimeoutStartSec", "300"),
         ("TimeoutStopSec", "35"),
         ("KillMode", "mixed"),
         ("LimitNOFILE", "4024"),

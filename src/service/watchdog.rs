@@ -91,6 +91,15 @@ impl Watch {
     }
 }
 
+/// The longest that may take for which [`takes_long`] asks.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Asks whoever waits until the daemon is ready for an hour from now on: something is under way that takes as long as its disk takes.
+pub(crate) fn takes_long() {
+    let most = u32::try_from(PATIENCE.as_micros()).unwrap_or(u32::MAX);
+    tell(&[NotifyState::ExtendTimeoutUsec(most)]);
+}
+
 fn watch(keeper: &Keeper, pulse: &Pulse, words: &Mutex<String>, stopped: &mpsc::Receiver<()>) {
     let every = keeper.look_every();
     let (mut hanging, mut told) = (Hanging::default(), String::new());

@@ -20,6 +20,7 @@ use super::backend::{Backend, Batch, Page, PageSize, Place, Reading, Work, Writi
 use super::database::DatabaseError;
 use super::record::tables;
 use super::vault::{OPENING_BYTES, Opening};
+use crate::service;
 
 pub(super) const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
 pub(super) const KEYS: TableDefinition<&str, &[u8]> = TableDefinition::new("keys");
@@ -60,6 +61,7 @@ impl RedbFile {
         let open = move || {
             let (began, told) = (Instant::now(), AtomicU64::new(0));
             let looks = move |session: &mut RepairSession| {
+                service::takes_long();
                 let times = began.elapsed().as_secs() / SAID_EVERY_S;
                 if told.swap(times, Relaxed) < times {
                     let percent = (session.progress() * 100.0).floor();
