@@ -36,6 +36,9 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", help="a folder for samples, metrics and the log")
     arguments = parser.parse_args()
+    if arguments.minutes < 2:
+        # An hour's acts would come within two seconds, and wait for threads.
+        parser.error("--minutes must be 2 at least")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = tempfile.mkdtemp(prefix="clawdbot-day-")
     atexit.register(shutil.rmtree, folder, True)
