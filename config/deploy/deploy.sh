@@ -1108,6 +1108,8 @@ exchange() {
   back_up
   note_health
   step "stops the service, and copies its store aside"
+  # Left beside a store by an upgrade of before: it must not be taken for this one's, should this one be cut off.
+  as_service rm -f "$(at "$data_dir/store.redb.before-upgrade")"
   # What undo puts back is the whole program, or nothing yet.
   if ! as_root cp -p "$(at "$program")" "$(at "$prefix/bin/.clawdbot.undo.part")"; then
     as_root rm -f "$(at "$prefix/bin/.clawdbot.undo.part")"
@@ -1189,7 +1191,6 @@ copy_store() {
     note "there is no room to copy the store ($mib MiB); only the backup can bring it back"
     return 0
   fi
-  as_service rm -f "$(at "$data_dir/store.redb.before-upgrade")"
   as_service cp -p "$(at "$data_dir/store.redb")" "$(at "$data_dir/store.redb.before-upgrade.part")"
   flush as_service "$data_dir"
   as_service mv -f "$(at "$data_dir/store.redb.before-upgrade.part")" "$(at "$data_dir/store.redb.before-upgrade")"
